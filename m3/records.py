@@ -1,0 +1,152 @@
+"""The nouns of m3: what one stage hands to the next, and the one legend of shape letters.
+
+    B batch                S tokens of a sample       K modalities
+    N packed input tokens  M packed target tokens     D model width
+    H heads                E head width               V vocabulary
+    J = 13 joints          T frames
+
+Arrays before batching are NumPy, from batching on they are torch. A mask's name says what True means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+JOINT_NAMES = (
+    "head",
+    "left_shoulder", "right_shoulder",
+    "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist",
+    "left_hip", "right_hip",
+    "left_knee", "right_knee",
+    "left_ankle", "right_ankle",
+)  # fmt: skip
+NUM_JOINTS = len(JOINT_NAMES)
+
+
+@dataclass(frozen=True)
+class Joints:
+    """Joint positions of T frames in continuous pixels: (0, 0) is the top-left corner of the frame.
+
+    xy: (T, 13, 2) float64, x then y; the centre of the first pixel is (0.5, 0.5).
+    is_visible: (T, 13) bool, False where the annotator saw no joint or where it lies outside the frame.
+    """
+
+    xy: np.ndarray
+    is_visible: np.ndarray
+
+    def __post_init__(self) -> None:
+        num_frames = len(self.xy)
+        if self.xy.shape != (num_frames, NUM_JOINTS, 2) or self.is_visible.shape != (num_frames, NUM_JOINTS):
+            raise ValueError(
+                f"joints need shapes (T, {NUM_JOINTS}, 2) and (T, {NUM_JOINTS}), "
+                f"got {self.xy.shape} and {self.is_visible.shape}"
+            )
+        if not np.isfinite(self.xy).all():
+            frame, joint, _ = np.argwhere(~np.isfinite(self.xy))[0]
+            raise ValueError(f"joint {JOINT_NAMES[joint]} of frame {frame} is not finite: {self.xy[frame, joint]}")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video of one person.
+
+    id: unique within its source, and a valid file name (no "/" and no ".", which end a WebDataset key).
+    frames: T pictures, each (height, width, 3) uint8 RGB, decoded when indexed.
+    joints: of the same T frames, or None for a video without annotations.
+    action: the label as the source spells it ("golf_swing"), or None.
+    is_train: the source's own split flag, or None where it has none.
+    """
+
+    id: str
+    frames: Sequence[np.ndarray]
+    joints: Joints | None
+    action: str | None = None
+    is_train: bool | None = None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A clip that was not used, and why."""
+
+    clip: str
+    reason: str
+
+
+class FramePair(NamedTuple):
+    """A reference frame and its successor, as frame indices from 0, with their SSIM (None: not computed)."""
+
+    reference: int
+    successor: int
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class TokenizedPair:
+    """One sample of a shard.
+
+    key: "{clip}-{reference frame:06d}".
+    tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints.
+    caption: of the reference frame, or None.
+    meta: clip, reference, successor, ssim, canvas, action, pose_extent_px (see `PairInfo`).
+    """
+
+    key: str
+    tokens: dict[str, np.ndarray]
+    caption: str | None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairInfo:
+    """What is known of a row of the token table besides its tokens.
+
+    pose_extent_px: larger side, in canvas pixels, of the box around all 13 joints (invisible ones
+        included) over all frames of the clip: the L of PCK@a. None for clips without joints.
+    """
+
+    key: str
+    clip: str
+    reference: int
+    successor: int
+    action: str | None
+    pose_extent_px: float | None
+
+
+class TokenBatch(NamedTuple):
+    """What a loader yields: whole, unmasked samples.
+
+    tokens: (B, S) int64 ids, modalities side by side in the order of the modality table.
+    sample: (B,) int64 index of each sample in its split.
+    epoch: (B,) int64 how often the split had been seen whole when the sample was drawn.
+    """
+
+    tokens: Tensor
+    sample: Tensor
+    epoch: Tensor
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """The chosen tokens of B samples, one after the other without padding (N inputs or M targets).
+
+    All fields but `lengths` are (N,) int64. Samples follow each other in order; within a sample the
+    tokens are in the order of the modality table, positions ascending.
+
+    ids: token ids. Of targets only the loss reads them.
+    modality: index into the modality table.
+    position: position within the modality, from 0.
+    sample: row of the batch, 0 … B − 1, ascending.
+    lengths: (B,) int64 tokens of each sample; they sum to N.
+    """
+
+    ids: Tensor
+    modality: Tensor
+    position: Tensor
+    sample: Tensor
+    lengths: Tensor

@@ -1,0 +1,64 @@
+"""Randomness as a pure function: (seed, epoch, sample) → numbers, never of rank, worker or batch.
+
+Nothing in m3 touches a global random state. NumPy code asks `numpy_generator`; batched torch code carries a
+`SampleGenerator`, whose row b depends on nothing but the seed and the identity of sample b.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN = -0x61C8864680B583EB  # 2⁶⁴ / golden ratio, as a signed 64-bit integer
+_MIX_1 = -0x40A7B892E31B1A47
+_MIX_2 = -0x6B2FB644ECCEEE15
+
+
+def numpy_generator(seed: int, *labels: int | str) -> np.random.Generator:
+    """An independent generator for each tuple of labels (a clip's id, an epoch, …)."""
+    words = [label if isinstance(label, int) else zlib.crc32(label.encode()) for label in labels]
+    return np.random.default_rng([seed, *words])
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) on int64, which wraps like uint64."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+class SampleGenerator:
+    """B independent SplitMix64 streams, one per sample, advanced together.
+
+    Args:
+        seed: of the run; any integer, 0 included.
+        purpose: a word that keeps the draws of different stages apart ("budgets", "sampling").
+        sample: (B,) int64 identities; equal identities get equal streams, in whatever batch they stand.
+        epoch: (B,) int64 or an int, a second identity.
+    """
+
+    def __init__(self, seed: int, purpose: str, sample: Tensor, epoch: Tensor | int = 0) -> None:
+        key = torch.full_like(sample, seed) * _GOLDEN + zlib.crc32(purpose.encode())
+        key = _mix(key) + epoch * _GOLDEN
+        self._state = _mix(_mix(key) + sample * _GOLDEN)  # (B,)
+
+    def bits(self, *shape: int) -> Tensor:
+        """(B, *shape) int64, uniform over all 2⁶⁴ values."""
+        count = int(np.prod(shape, dtype=np.int64))
+        steps = torch.arange(1, count + 1, device=self._state.device)
+        drawn = _mix(self._state[:, None] + steps * _GOLDEN)  # (B, count)
+        self._state = self._state + count * _GOLDEN
+        return drawn.view(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(B, *shape) float64 in the open interval (0, 1)."""
+        return (((self.bits(*shape) >> 11) & 0x1FFFFFFFFFFFFF).double() + 0.5) * 2.0**-53
+
+    def rows(self, index: Tensor) -> SampleGenerator:
+        """The streams of some samples, continuing where they stand; `index`: (B',) int64 or (B,) bool."""
+        chosen = object.__new__(SampleGenerator)
+        chosen._state = self._state[index]
+        return chosen

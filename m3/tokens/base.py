@@ -1,0 +1,42 @@
+"""What every picture tokenizer of m3 does, and the way between uint8 pictures and its pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STRIDE = 16
+"""A picture token stands for 16 × 16 pixels."""
+
+
+class PictureTokenizer(ABC):
+    """Pixels ↔ ids 0 … 63,999 on a grid 16 times coarser.
+
+    name: "mini", "cosmos", …
+    fingerprint: sha256 of the weights, hexadecimal; data and checkpoints of another fingerprint do not match.
+    """
+
+    name: str
+    fingerprint: str
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [−1, 1], H and W multiples of 16 → (B, H/16, W/16) int64 ids."""
+
+    @abstractmethod
+    def decode(self, ids: Tensor) -> Tensor:
+        """(B, h, w) integer ids → (B, 3, 16h, 16w) float in [−1, 1]. Raises ValueError for an illegal id."""
+
+
+def to_pixels(frames: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [−1, 1]."""
+    return torch.as_tensor(frames, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """(B, 3, H, W) float in [−1, 1] → (B, H, W, 3) uint8, rounded to nearest."""
+    scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
