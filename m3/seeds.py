@@ -42,7 +42,7 @@ class SampleGenerator:
 
     def __init__(self, seed: int, purpose: str, sample: Tensor, epoch: Tensor | int = 0) -> None:
         key = torch.full_like(sample, seed) * _GOLDEN + zlib.crc32(purpose.encode())
-        key = _mix(key) + epoch * _GOLDEN
+        key = _mix(key) + torch.as_tensor(epoch, device=sample.device) * _GOLDEN
         self._state = _mix(_mix(key) + sample * _GOLDEN)  # (B,)
 
     def bits(self, *shape: int) -> Tensor:
@@ -50,12 +50,12 @@ class SampleGenerator:
         count = int(np.prod(shape, dtype=np.int64))
         steps = torch.arange(1, count + 1, device=self._state.device)
         drawn = _mix(self._state[:, None] + steps * _GOLDEN)  # (B, count)
-        self._state = self._state + count * _GOLDEN
+        self._state = self._state + steps[-1] * _GOLDEN
         return drawn.view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float64 in the open interval (0, 1)."""
-        return (((self.bits(*shape) >> 11) & 0x1FFFFFFFFFFFFF).double() + 0.5) * 2.0**-53
+        return (((self.bits(*shape) >> 12) & 0xFFFFFFFFFFFFF).double() + 0.5) * 2.0**-52
 
     def rows(self, index: Tensor) -> SampleGenerator:
         """The streams of some samples, continuing where they stand; `index`: (B',) int64 or (B,) bool."""
