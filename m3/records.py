@@ -61,6 +61,7 @@ class Clip:
     joints: of the same T frames, or None for a video without annotations.
     action: the label as the source spells it ("golf_swing"), or None.
     is_train: the source's own split flag, or None where it has none.
+    notes: what was odd about it but did not hinder its use, for the manifest.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Clip:
     joints: Joints | None
     action: str | None = None
     is_train: bool | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
