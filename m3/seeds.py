@@ -57,8 +57,20 @@ class SampleGenerator:
         """(B, *shape) float64 in the open interval (0, 1)."""
         return (((self.bits(*shape) >> 12) & 0xFFFFFFFFFFFFF).double() + 0.5) * 2.0**-52
 
+    @property
+    def device(self) -> torch.device:
+        return self._state.device
+
     def rows(self, index: Tensor) -> SampleGenerator:
-        """The streams of some samples, continuing where they stand; `index`: (B',) int64 or (B,) bool."""
-        chosen = object.__new__(SampleGenerator)
-        chosen._state = self._state[index]
-        return chosen
+        """The streams of some samples, continuing where they stand; `index`: (B',) int64."""
+        return self._with_state(self._state[index])
+
+    def fork(self, purpose: str) -> SampleGenerator:
+        """Other streams of the same samples, whose draws leave this generator's as they are."""
+        return self._with_state(_mix(self._state + zlib.crc32(purpose.encode())))
+
+    @staticmethod
+    def _with_state(state: Tensor) -> SampleGenerator:
+        generator = object.__new__(SampleGenerator)
+        generator._state = state
+        return generator
