@@ -1,0 +1,72 @@
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): six bounded numbers, each rounded to a few levels.
+
+A picture token is one mixed-radix number: with levels (8, 8, 8, 5, 5, 5) the digits count 1, 8, 64, 512, 2560 and
+12800, digit 0 least significant, as in Cosmos-0.1 DI. Digit d of a place with L levels stands for the value
+(d − L//2) / (L//2): −1 … 0.75 of 8 levels, −1 … 1 of 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+
+import torch
+from torch import Tensor, nn
+
+from m3.modalities import FSQ_LEVELS
+
+
+def basis(levels: Sequence[int]) -> tuple[int, ...]:
+    """What a digit counts: (1, 8, 64, 512, 2560, 12800) for the levels of m3."""
+    return tuple(accumulate(levels[:-1], mul, initial=1))
+
+
+def ids_to_digits(ids: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
+    """(…) integer ids → (…, len(levels)) int64 digits. Raises ValueError for an id outside 0 … prod(levels) − 1."""
+    radix = torch.tensor(levels, device=ids.device)
+    weights = torch.tensor(basis(levels), device=ids.device)
+    ids = ids.long()
+    num_ids = int(radix.prod())
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_ids:
+        raise ValueError(f"token ids {int(ids.min())} … {int(ids.max())}: legal ids are 0 … {num_ids - 1}")
+    return ids.unsqueeze(-1) // weights % radix
+
+
+def digits_to_ids(digits: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
+    """(…, len(levels)) integer digits → (…) int64 ids. Raises ValueError for a digit outside 0 … level − 1."""
+    radix = torch.tensor(levels, device=digits.device)
+    weights = torch.tensor(basis(levels), device=digits.device)
+    digits = digits.long()
+    if bool(((digits < 0) | (digits >= radix)).any()):
+        raise ValueError(f"digits must lie in 0 … level − 1 of the levels {tuple(levels)}")
+    return (digits * weights).sum(-1)
+
+
+class FSQ(nn.Module):
+    """Rounds (…, 6) numbers to the grid, and lets gradients pass straight through the rounding. Has no weights."""
+
+    def __init__(self, levels: Sequence[int] = FSQ_LEVELS) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.register_buffer("middle", torch.tensor([level // 2 for level in levels], dtype=torch.float32), persistent=False)
+        self.register_buffer("last", torch.tensor([level - 1.0 for level in levels]), persistent=False)
+
+    def bound(self, z: Tensor) -> Tensor:
+        """Any number → one that rounds to −(L//2) … L − 1 − L//2; 0 → 0. An even L has no middle level: half an offset."""
+        scale = self.last / 2 * (1 + 1e-3)
+        offset = torch.where(self.last % 2 == 1, 0.5, 0.0)
+        return torch.tanh(z + torch.atanh(offset / scale)) * scale - offset
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(…, 6) float → (…, 6) values on the grid, in [−1, 1]."""
+        bounded = self.bound(z)
+        return (bounded + (bounded.round() - bounded).detach()) / self.middle
+
+    def values_to_ids(self, values: Tensor) -> Tensor:
+        """(…, 6) values on the grid → (…) int64 ids."""
+        return digits_to_ids((values * self.middle + self.middle).round(), self.levels)
+
+    def ids_to_values(self, ids: Tensor) -> Tensor:
+        """(…) integer ids → (…, 6) float32 values on the grid. Raises ValueError for an illegal id."""
+        return (ids_to_digits(ids, self.levels) - self.middle) / self.middle

@@ -1,0 +1,161 @@
+"""The mini tokenizer: m3's own small FSQ auto-encoder, with the interface of Cosmos DI16×16 and weights in the package.
+
+Convolutions throughout, so that every canvas whose sides are multiples of 16 works. Most of the width is at stride
+16, where wide depthwise kernels let each token and each decoded patch see the picture around it: sixteen bits are too
+few for 16 × 16 pixels on their own, but neighbours can share what is common to them, such as a sky.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from m3.modalities import FSQ_LEVELS
+from m3.tokens.base import STRIDE, PictureTokenizer
+from m3.tokens.fsq import FSQ
+
+WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
+"""The shipped weights; `weights/README.md` beside them says what made them."""
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(x))), without a norm, as in EDSR (Lim et al. 2017): norms cost contrast in restored pictures."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ContextBlock(nn.Module):
+    """x + MLP(norm(depthwise 7 × 7(x))), a ConvNeXt block (Liu et al. 2022)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 7, padding=3, groups=width),
+            nn.GroupNorm(1, width),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Upsample(nn.Sequential):
+    """(B, C, h, w) → (B, C', 2h, 2w) by a sub-pixel convolution (Shi et al. 2016)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(nn.Conv2d(width_in, 4 * width_out, 1), nn.PixelShuffle(2))
+
+
+class MiniAutoEncoder(nn.Module):
+    """Pixels → FSQ values → pixels.
+
+    Args:
+        widths: channels at stride 4, 8 and 16.
+        encoder_depths, decoder_depths: residual blocks at stride 4 and 8, context blocks at stride 16.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int] = (64, 128, 256),
+        encoder_depths: tuple[int, int, int] = (1, 1, 2),
+        decoder_depths: tuple[int, int, int] = (3, 3, 5),
+    ) -> None:
+        super().__init__()
+        fine, middle, coarse = widths
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),  # (B, 48, H/4, W/4)
+            nn.Conv2d(48, fine, 3, padding=1),
+            *(ResidualBlock(fine) for _ in range(encoder_depths[0])),
+            nn.Conv2d(fine, middle, 2, stride=2),  # (B, 128, H/8, W/8)
+            *(ResidualBlock(middle) for _ in range(encoder_depths[1])),
+            nn.Conv2d(middle, coarse, 2, stride=2),  # (B, 256, h, w)
+            *(ContextBlock(coarse) for _ in range(encoder_depths[2])),
+            nn.Conv2d(coarse, len(FSQ_LEVELS), 1),
+        )
+        self.quantize = FSQ()
+        self.decoder = nn.Sequential(
+            nn.Conv2d(len(FSQ_LEVELS), coarse, 3, padding=1),
+            *(ContextBlock(coarse) for _ in range(decoder_depths[2])),
+            Upsample(coarse, middle),
+            *(ResidualBlock(middle) for _ in range(decoder_depths[1])),
+            Upsample(middle, fine),
+            *(ResidualBlock(fine) for _ in range(decoder_depths[0])),
+            nn.Conv2d(fine, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [−1, 1] → (B, h, w, 6) float32 values on the FSQ grid, h = H/16."""
+        return self.quantize(self.encoder(pixels).float().permute(0, 2, 3, 1))
+
+    def decode(self, values: Tensor) -> Tensor:
+        """(B, h, w, 6) FSQ values → (B, 3, H, W), about [−1, 1], not clamped."""
+        return self.decoder(values.permute(0, 3, 1, 2).contiguous())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.decode(self.encode(pixels))
+
+
+def save_weights(model: MiniAutoEncoder, path: Path) -> None:
+    """Write the weights as fp16 safetensors, whole or not at all."""
+    halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(path.name + ".tmp")
+    safetensors.torch.save_file(halves, partial)
+    os.replace(partial, path)
+
+
+class MiniTokenizer(PictureTokenizer):
+    """The trained auto-encoder as a tokenizer; computes in float32.
+
+    Args:
+        path: a safetensors file of `save_weights`, or None for the shipped weights.
+        device: where to compute.
+
+    Raises FileNotFoundError or ValueError naming the file where it holds no weights of the mini tokenizer.
+    """
+
+    name = "mini"
+
+    def __init__(self, path: str | None = None, device: torch.device | str = "cpu") -> None:
+        source = WEIGHTS if path is None else Path(path)
+        if not source.is_file():
+            raise FileNotFoundError(f"tokenizer.path={source}: no such file; leave it null for the shipped weights")
+        content = source.read_bytes()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.device = torch.device(device)
+        self.model = MiniAutoEncoder()
+        try:
+            self.model.load_state_dict(safetensors.torch.load(content))
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise ValueError(f"tokenizer.path={source}: not weights of the mini tokenizer: {error}") from error
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side == 0 or side % STRIDE for side in pixels.shape[2:]):
+            raise ValueError(f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {STRIDE}")
+        values = self.model.encode(pixels.to(self.device, torch.float32))
+        return self.model.quantize.values_to_ids(values)
+
+    @torch.inference_mode()
+    def decode(self, ids: Tensor) -> Tensor:
+        if ids.ndim != 3:
+            raise ValueError(f"ids of shape {tuple(ids.shape)}: need (B, h, w)")
+        values = self.model.quantize.ids_to_values(ids.to(self.device))
+        return self.model.decode(values).clamp(-1, 1)
