@@ -1,0 +1,30 @@
+"""How many tokens each step of a sampler decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Schedule = Literal["cosine", "linear"]
+SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear")
+
+
+def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int, ...]:
+    """Tokens decided at each of `num_steps` steps: all positive, `num_tokens` in sum.
+
+    "cosine" leaves a share cos(π/2 · t/T) undecided after step t of T, few tokens first and many last
+    (Chang et al., MaskGIT, CVPR 2022); "linear" leaves 1 − t/T. Where rounding would leave a step without a
+    token, it gets one. Raises ValueError unless 1 <= num_steps <= num_tokens.
+    """
+    if not 1 <= num_steps <= num_tokens:
+        raise ValueError(f"num_steps={num_steps}: need 1 <= num_steps <= {num_tokens}, the tokens to decide")
+    if kind not in SCHEDULES:
+        raise ValueError(f"schedule={kind!r}: choose one of {', '.join(SCHEDULES)}")
+    counts, undecided = [], num_tokens
+    for step in range(1, num_steps + 1):
+        share = math.cos(math.pi / 2 * step / num_steps) if kind == "cosine" else 1 - step / num_steps
+        # Each of the steps still to come needs a token, and so does this one.
+        left = min(max(round(num_tokens * share), num_steps - step), undecided - 1)
+        counts.append(undecided - left)
+        undecided = left
+    return tuple(counts)
