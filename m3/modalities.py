@@ -13,6 +13,9 @@ from m3.records import NUM_JOINTS
 FSQ_LEVELS = (8, 8, 8, 5, 5, 5)
 """Levels of the six digits of a picture token (Cosmos-0.1 DI, and m3's own mini tokenizer)."""
 
+PICTURE_STRIDE = 16
+"""A picture token stands for 16 × 16 pixels; canvas sizes are multiples of it."""
+
 NUM_JOINT_BINS = 8192
 """Ids of an x or y token. A visibility token uses the first two of them."""
 

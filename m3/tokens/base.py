@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STRIDE = 16
-"""A picture token stands for 16 × 16 pixels."""
+from m3.modalities import PICTURE_STRIDE as STRIDE
+
+__all__ = ["STRIDE", "PictureTokenizer", "to_frames", "to_pixels"]
 
 
 class PictureTokenizer(ABC):
