@@ -1,0 +1,93 @@
+"""Attention between packed tokens of many samples: every token sees the tokens of its own sample only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+
+from m3.records import PackedTokens
+
+
+class Segments:
+    """Where each sample lies in N packed tokens, in the two layouts that attention kernels want.
+
+    slot: (N,) int64 index of each token in the flattened (B, longest) padded layout.
+    is_real: (B, longest) bool, False in the padding.
+    boundaries: (B + 1,) int32 cumulative lengths from 0.
+    longest: tokens of the longest sample.
+    """
+
+    def __init__(self, packed: PackedTokens) -> None:
+        lengths = packed.lengths
+        self.longest = int(lengths.max())
+        self.boundaries = F.pad(lengths.cumsum(0), (1, 0)).int()
+        rank = torch.arange(len(packed.ids), device=lengths.device) - self.boundaries[packed.sample]
+        self.slot = packed.sample * self.longest + rank
+        self.is_real = torch.arange(self.longest, device=lengths.device) < lengths[:, None]
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """(N, H, E) → (B, H, longest, E), zeros in the padding."""
+        batch_size, longest = self.is_real.shape
+        padded = rows.new_zeros(batch_size * longest, *rows.shape[1:]).index_copy(0, self.slot, rows)
+        return padded.view(batch_size, longest, *rows.shape[1:]).transpose(1, 2)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(B, H, longest, E) → (N, H, E)."""
+        return padded.transpose(1, 2).flatten(0, 1).index_select(0, self.slot)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:
+    """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
+
+    Padded with a key mask, except in half precision on a GPU from compute capability 8.0 on, where
+    `torch.nn.attention.varlen` works on the packed tokens themselves.
+    """
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        if torch.cuda.get_device_capability(query.device) >= (8, 0):
+            return varlen_attn(
+                query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest
+            )  # fmt: skip
+    attended = F.scaled_dot_product_attention(
+        queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=keys.is_real[:, None, None, :]
+    )
+    return queries.unpad(attended)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over packed tokens, bias-free.
+
+    qkv_proj: rows are all of q, then k, then v; within each, head after head.
+    """
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.attn_out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        query, key, value = self.qkv_proj(x).unflatten(1, (3, -1, self.head_width)).unbind(1)  # (N, H, E) each
+        return self.attn_out_proj(attend(query, key, value, segments, segments).flatten(1))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of packed queries over packed context, bias-free.
+
+    kv_proj: rows are all of k, then v.
+    """
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.kv_proj = nn.Linear(width, 2 * width, bias=False)
+        self.attn_out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
+        query = self.q_proj(x).unflatten(1, (-1, self.head_width))  # (M, H, E)
+        key, value = self.kv_proj(context).unflatten(1, (2, -1, self.head_width)).unbind(1)  # (N, H, E) each
+        return self.attn_out_proj(attend(query, key, value, queries, keys).flatten(1))

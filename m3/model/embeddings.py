@@ -1,0 +1,122 @@
+"""From ids and positions to vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from m3.modalities import JOINTS, PICTURE, ModalityTable, Vocabulary
+from m3.tokens.fsq import ids_to_digits
+
+INIT_STD = 0.02
+
+
+def sincos_1d(length: int, width: int) -> Tensor:
+    """(length, width) fixed position embedding: sines, then cosines, wavelengths 2π … 2π · 10,000 (Vaswani et al. 2017)."""
+    frequencies = 10_000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def sincos_2d(side: int, width: int) -> Tensor:
+    """(side · side, width), row-major: half of the width embeds the row, half the column."""
+    line = sincos_1d(side, width // 2)
+    return torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], dim=1)
+
+
+class PositionEmbedding(nn.Module):
+    """Fixed embedding of the position within a modality; positions restart at 0 in each.
+
+    layout: "1d" (as published) or "2d", in which picture tokens are embedded by row and column.
+    """
+
+    def __init__(self, table: ModalityTable, width: int, layout: Literal["1d", "2d"]) -> None:
+        super().__init__()
+        if layout not in ("1d", "2d"):
+            raise ValueError(f"model.positions={layout!r}: choose 1d or 2d")
+        if width % 4:
+            raise ValueError(f"model.width={width}: sin-cos positions need a multiple of 4")
+        embedding = torch.zeros(table.num_modalities, max(table.max_seq_lens), width)  # (K, longest, D)
+        for k, (vocabulary, length) in enumerate(zip(table.vocabularies, table.max_seq_lens)):
+            if vocabulary is PICTURE and layout == "2d":
+                side = math.isqrt(length)
+                if side**2 != length:
+                    raise ValueError(f"model.positions=2d needs a square picture grid, {table.modalities[k]} has {length} tokens")
+                embedding[k, :length] = sincos_2d(side, width)
+            else:
+                embedding[k, :length] = sincos_1d(length, width)
+        self.register_buffer("embedding", embedding, persistent=False)
+
+    def forward(self, modality: Tensor, position: Tensor) -> Tensor:
+        """(N,), (N,) → (N, D)."""
+        return self.embedding[modality, position]
+
+
+class TokenEmbedding(nn.Embedding):
+    """One learned vector per id."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__(vocabulary.num_ids, width)
+
+
+class DigitEmbedding(nn.Module):
+    """A picture token is the sum of the learned vectors of its FSQ digits."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__()
+        self.levels = vocabulary.digits
+        self.digits = nn.ModuleList(nn.Embedding(level, width) for level in self.levels)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(N,) → (N, D)."""
+        columns = ids_to_digits(ids, self.levels).unbind(-1)
+        return sum(embedding(column) for embedding, column in zip(self.digits, columns))
+
+
+def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
+    """(num_ids, 2 · num_frequencies) sines and cosines of id / num_ids, from half a cycle to 256 cycles."""
+    place = (torch.arange(num_ids, dtype=torch.float64) + 0.5) / num_ids
+    cycles = torch.logspace(-1, 8, num_frequencies, base=2, dtype=torch.float64)
+    angles = 2 * math.pi * place[:, None] * cycles
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+class OrdinalTable(nn.Module):
+    """A (num_ids, D) table for ids that are places on a line: what it learns of one id it learns of its neighbours.
+
+    Rows are a free table plus a learned linear map of fixed Fourier features of the id (the idea of Tancik et al.,
+    NeurIPS 2020). Without it, each of the 8,192 places of a joint would have to be learned on its own.
+    """
+
+    def __init__(self, num_ids: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("features", ordinal_features(num_ids), persistent=False)
+        self.free = nn.Parameter(torch.zeros(num_ids, width))
+        self.smooth = nn.Parameter(torch.zeros(self.features.shape[1], width))
+
+    def rows(self) -> Tensor:
+        """(num_ids, D)."""
+        return self.free + self.features @ self.smooth
+
+
+class OrdinalEmbedding(OrdinalTable):
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__(vocabulary.num_ids, width)
+        nn.init.normal_(self.free, std=INIT_STD)
+        nn.init.normal_(self.smooth, std=INIT_STD)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(N,) → (N, D)."""
+        return self.free[ids] + self.features[ids] @ self.smooth
+
+
+def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:
+    """The embedding that goes with a head (see `m3.model.heads.build_head`)."""
+    if vocabulary is PICTURE and head == "factorized":
+        return DigitEmbedding(vocabulary, width)
+    if vocabulary is JOINTS and joints == "ordinal":
+        return OrdinalEmbedding(vocabulary, width)
+    return TokenEmbedding(vocabulary, width)

@@ -1,0 +1,156 @@
+"""The 4M encoder-decoder (Mizrahi et al., NeurIPS 2023) on packed tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from m3.modalities import ModalityTable, Vocabulary
+from m3.model.attention import Segments
+from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
+from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
+from m3.model.heads import FactorizedHead, FlatHead, build_head
+from m3.records import PackedTokens
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the decoder attends to: (N, D) vectors of the input tokens, and where each sample's lie."""
+
+    rows: Tensor
+    segments: Segments
+
+
+class EncoderDecoder(nn.Module):
+    """Predicts target tokens from input tokens; linear layers see real tokens only.
+
+    Args:
+        table: the modalities, in the order of the indices in `PackedTokens.modality`.
+        width: D, a multiple of head_width.
+        encoder_depth, decoder_depth: blocks.
+        head_width: E.
+        mlp_ratio: hidden width of an MLP, in widths.
+        logits: "legal" gives each kind of modality embeddings and logits for the ids it can have; "table" one
+            vocabulary of `max(vocab_sizes)` ids that all modalities share (published).
+        head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
+        joints: "table" (each joint id on its own, published) or "ordinal" (neighbouring ids share what is
+            learned; needs logits=legal).
+        positions: "1d" (published) or "2d" for picture tokens.
+    Raises:
+        ValueError naming the key for options that contradict each other.
+    """
+
+    def __init__(
+        self,
+        table: ModalityTable,
+        width: int = 512,
+        encoder_depth: int = 6,
+        decoder_depth: int = 6,
+        head_width: int = 64,
+        mlp_ratio: float = 4.0,
+        logits: Literal["legal", "table"] = "legal",
+        head: Literal["flat", "factorized"] = "flat",
+        joints: Literal["table", "ordinal"] = "table",
+        positions: Literal["1d", "2d"] = "1d",
+    ) -> None:
+        super().__init__()
+        _check_options(width, encoder_depth, decoder_depth, head_width, logits, head, joints)
+        self.table = table
+        self.vocabularies = table.vocabularies
+        if logits == "table":
+            self.vocabularies = (Vocabulary("table", max(table.vocab_sizes)),) * table.num_modalities
+        distinct = {vocabulary.name: vocabulary for vocabulary in self.vocabularies}
+
+        self.enc_tok_emb = nn.ModuleDict({n: build_embedding(v, width, head, joints) for n, v in distinct.items()})
+        self.enc_mod_emb = nn.Embedding(table.num_modalities, width)
+        self.dec_mod_emb = nn.Embedding(table.num_modalities, width)
+        self.pos_emb = PositionEmbedding(table, width, positions)
+        self.encoder = nn.ModuleList(EncoderBlock(width, head_width, mlp_ratio) for _ in range(encoder_depth))
+        self.enc_norm = Norm(width)
+        self.dec_context_proj = nn.Linear(width, width)
+        self.decoder = nn.ModuleList(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
+        self.dec_norm = Norm(width)
+        self.to_logits = nn.ModuleDict({n: build_head(v, width, head, joints) for n, v in distinct.items()})
+        self.apply(_initialise)
+
+    def encode(self, inputs: PackedTokens) -> Context:
+        """N input tokens → their (N, D) context."""
+        segments = Segments(inputs)
+        positions = self.pos_emb(inputs.modality, inputs.position)
+        x = self._embed_ids(inputs) + self.enc_mod_emb(inputs.modality) + positions  # (N, D)
+        for block in self.encoder:
+            x = block(x, segments)
+        return Context(self.dec_context_proj(self.enc_norm(x)) + positions, segments)
+
+    def decode(self, context: Context, targets: PackedTokens) -> Tensor:
+        """M queries (modality and position, no ids) → (M, D) hidden vectors for the heads."""
+        segments = Segments(targets)
+        x = self.dec_mod_emb(targets.modality) + self.pos_emb(targets.modality, targets.position)  # (M, D)
+        for block in self.decoder:
+            x = block(x, context.rows, segments, context.segments)
+        return self.dec_norm(x)
+
+    def forward(self, inputs: PackedTokens, targets: PackedTokens) -> Tensor:
+        """Hidden vectors (M, D) of the targets, given the inputs of the same samples."""
+        return self.decode(self.encode(inputs), targets)
+
+    def head_of(self, modality: int) -> FlatHead | FactorizedHead:
+        return self.to_logits[self.vocabularies[modality].name]
+
+    def digit_logits(self, hidden: Tensor, modality: int) -> tuple[Tensor, ...]:
+        """(M', D) hidden vectors of one modality → (M', V_d) logits for each digit d of its vocabulary.
+
+        Digits are independent given the hidden vector. A flat head has one digit: the id.
+        """
+        return self.head_of(modality).digit_logits(hidden)
+
+    def digits_of(self, ids: Tensor, modality: int) -> tuple[Tensor, ...]:
+        """(M',) ids → one (M',) tensor for each digit."""
+        return self.head_of(modality).digits_of(ids)
+
+    def ids_of(self, digits: tuple[Tensor, ...], modality: int) -> Tensor:
+        """The inverse of `digits_of`."""
+        return self.head_of(modality).ids_of(digits)
+
+    def _embed_ids(self, inputs: PackedTokens) -> Tensor:
+        embedded = None
+        for name, embedding in self.enc_tok_emb.items():
+            members = [k for k, vocabulary in enumerate(self.vocabularies) if vocabulary.name == name]
+            if len(members) == self.table.num_modalities:
+                return embedding(inputs.ids)
+            is_member = torch.isin(inputs.modality, torch.tensor(members, device=inputs.ids.device))
+            rows = is_member.nonzero().squeeze(1)
+            vectors = embedding(inputs.ids[rows])
+            if embedded is None:
+                embedded = vectors.new_zeros(len(inputs.ids), vectors.shape[1])
+            embedded = embedded.index_copy(0, rows, vectors)
+        return embedded
+
+
+def _check_options(
+    width: int, encoder_depth: int, decoder_depth: int, head_width: int, logits: str, head: str, joints: str
+) -> None:
+    for key, value, choices in (
+        ("logits", logits, ("legal", "table")),
+        ("head", head, ("flat", "factorized")),
+        ("joints", joints, ("table", "ordinal")),
+    ):
+        if value not in choices:
+            raise ValueError(f"model.{key}={value!r}: choose {' or '.join(choices)}")
+    if logits == "table" and (head, joints) != ("flat", "table"):
+        raise ValueError(f"model.logits=table has one shared flat table; it excludes model.head={head} with model.joints={joints}")
+    if width < 1 or head_width < 1 or width % head_width:
+        raise ValueError(f"model.width={width} must be a multiple of model.head_width={head_width}")
+    if encoder_depth < 1 or decoder_depth < 1:
+        raise ValueError(f"model.encoder_depth={encoder_depth}, model.decoder_depth={decoder_depth}: need at least 1")
+
+
+def _initialise(module: nn.Module) -> None:
+    """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads and ordinal tables keep their own."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
