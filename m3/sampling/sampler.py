@@ -25,7 +25,7 @@ Pick = Literal["sample", "argmax", "mean", "median"]
 PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
 ORDINAL_PICKS = ("mean", "median")
 
-_LOGITS_AT_ONCE = 2**22
+_LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""
 
 
@@ -170,7 +170,8 @@ def _propose(
     legal = [table.num_legal_ids(scheme.modality, position) for position in range(table.max_seq_lens[k])]
     num_legal = torch.tensor(legal, device=tokens.device)[targets.position]  # (M,)
     uniform = uniform[targets.sample, targets.position]  # (M, draws)
-    rows_at_once = max(1, _LOGITS_AT_ONCE // table.vocab_sizes[k])
+    width = sum(logits.shape[1] for logits in model.digit_logits(hidden[:1], k))
+    rows_at_once = max(1, _LOGITS_AT_ONCE // width)
     proposal = torch.zeros_like(tokens[:, columns])
     confidence = torch.full(proposal.shape, -math.inf, dtype=torch.float64, device=tokens.device)
     for rows in torch.arange(len(hidden), device=tokens.device).split(rows_at_once):
