@@ -24,7 +24,7 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Background:
-    """kind: a key of `PAINTERS`; seed: of its colours and shapes; horizon: where the ground begins, 0 top … 1 bottom."""
+    """kind: a key of `PAINTERS`; seed: of colours and shapes; horizon: where the ground begins, 0 top … 1 bottom."""
 
     kind: str
     seed: int
@@ -85,7 +85,8 @@ class _Easel:
         far_x = vanish + (x_near - vanish) * 0.25
         half, far_half = width / 2, width / 8
         self.polygon(
-            [(far_x - far_half, horizon), (far_x + far_half, horizon), (x_near + half, 1.0), (x_near - half, 1.0)], colour
+            [(far_x - far_half, horizon), (far_x + far_half, horizon), (x_near + half, 1.0), (x_near - half, 1.0)],
+            colour,
         )
 
 
@@ -110,8 +111,8 @@ def _gym(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     if rng.uniform() < 0.6:
         mat, left = hsv(rng.uniform(), 0.5, 0.55), rng.uniform(0.05, 0.3)
         near = horizon + 0.75 * (1 - horizon)
-        easel.polygon([(left + 0.08, near - 0.12), (left + 0.5, near - 0.12), (left + 0.62, near + 0.02), (left, near + 0.02)],
-                      mat)  # fmt: skip
+        far, close = near - 0.12, near + 0.02
+        easel.polygon([(left + 0.08, far), (left + 0.5, far), (left + 0.62, close), (left, close)], mat)
     easel.box(0, horizon - 0.012, 1, horizon + 0.012, blend(wood, (0, 0, 0), 0.5))
 
 
@@ -175,7 +176,9 @@ def _court(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     easel.box(far_left, top, far_right, top + 0.014, white)
     middle = top + (1 - top) * rng.uniform(0.35, 0.75)
     share = (middle - top) / (1 - top)
-    easel.box(far_left + (left - far_left) * share, middle, far_right + (right - far_right) * share, middle + 0.02, white)
+    easel.box(
+        far_left + (left - far_left) * share, middle, far_right + (right - far_right) * share, middle + 0.02, white
+    )
 
 
 def _street(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
@@ -183,7 +186,11 @@ def _street(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     x = -rng.uniform(0, 0.15)
     while x < 1:
         width, top = rng.uniform(0.2, 0.38), horizon * rng.uniform(0.02, 0.4)
-        wall = hsv(rng.uniform(0, 0.15) if rng.uniform() < 0.7 else rng.uniform(), rng.uniform(0.1, 0.4), rng.uniform(0.55, 0.85))
+        wall = hsv(
+            rng.uniform(0, 0.15) if rng.uniform() < 0.7 else rng.uniform(),
+            rng.uniform(0.1, 0.4),
+            rng.uniform(0.55, 0.85),
+        )
         easel.box(x, top, x + width, horizon + 0.02, wall)
         pane = blend(wall, (60, 84, 110), 0.65)
         for row in range(2):
@@ -201,7 +208,9 @@ def _street(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     if rng.uniform() < 0.7:
         line = kerb + (1 - kerb) * 0.6
         for x in np.arange(rng.uniform(-0.3, 0), 1, 0.45):
-            easel.polygon([(x + 0.02, line), (x + 0.27, line), (x + 0.25, line + 0.03), (x, line + 0.03)], (224, 214, 160))
+            easel.polygon(
+                [(x + 0.02, line), (x + 0.27, line), (x + 0.25, line + 0.03), (x, line + 0.03)], (224, 214, 160)
+            )
 
 
 def _beach(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
@@ -209,7 +218,9 @@ def _beach(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     _sky(easel, rng, sea)
     water = hsv(rng.uniform(0.48, 0.58), rng.uniform(0.45, 0.65), rng.uniform(0.6, 0.8))
     if rng.uniform() < 0.5:
-        easel.ellipse(rng.uniform(0, 1), sea, rng.uniform(0.3, 0.6), rng.uniform(0.06, 0.14), blend(water, (90, 100, 90), 0.6))
+        easel.ellipse(
+            rng.uniform(0, 1), sea, rng.uniform(0.3, 0.6), rng.uniform(0.06, 0.14), blend(water, (90, 100, 90), 0.6)
+        )
     easel.gradient(sea, horizon + 0.02, blend(water, (20, 50, 90), 0.3), blend(water, (255, 255, 255), 0.25))
     sand = hsv(rng.uniform(0.09, 0.12), rng.uniform(0.25, 0.4), rng.uniform(0.8, 0.92))
     easel.gradient(horizon, 1, blend(sand, (120, 90, 60), 0.2), sand)
@@ -265,12 +276,11 @@ def _stadium(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     _sky(easel, rng, horizon * 0.3)
     tiers = int(rng.integers(3, 5))
     for k in range(tiers):
-        top = horizon * (0.25 + 0.6 * k / tiers)
-        easel.gradient(top, horizon * (0.25 + 0.6 * (k + 1) / tiers), blend(stand, (255, 255, 255), 0.1 + 0.22 * (k % 2)),
-                       blend(stand, (0, 0, 0), 0.15))  # fmt: skip
+        top, bottom = (horizon * (0.25 + 0.6 * step / tiers) for step in (k, k + 1))
+        easel.gradient(top, bottom, blend(stand, (255, 255, 255), 0.1 + 0.22 * (k % 2)), blend(stand, (0, 0, 0), 0.15))
+    stair, top, bottom = blend(stand, (255, 255, 255), 0.5), horizon * 0.25, horizon * 0.86
     for x in np.arange(rng.uniform(0.05, 0.25), 1, rng.uniform(0.3, 0.45)):
-        easel.polygon([(x, horizon * 0.25), (x + 0.03, horizon * 0.25), (x + 0.05, horizon * 0.86), (x, horizon * 0.86)],
-                      blend(stand, (255, 255, 255), 0.5))  # fmt: skip
+        easel.polygon([(x, top), (x + 0.03, top), (x + 0.05, bottom), (x, bottom)], stair)
     easel.box(0, horizon * 0.85, 1, horizon, hsv(rng.uniform(), rng.uniform(0.4, 0.6), rng.uniform(0.6, 0.85)))
     if rng.uniform() < 0.5:
         field = hsv(rng.uniform(0.27, 0.36), rng.uniform(0.4, 0.55), rng.uniform(0.5, 0.65))
@@ -291,11 +301,17 @@ def _mountains(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     for layer in range(2):
         colour = blend(rock, (210, 220, 235), 0.4 - 0.3 * layer)
         for _ in range(3):
-            x, top, half = rng.uniform(0, 1), horizon * rng.uniform(0.2 + 0.25 * layer, 0.5 + 0.25 * layer), rng.uniform(0.2, 0.4)
+            x, top, half = (
+                rng.uniform(0, 1),
+                horizon * rng.uniform(0.2 + 0.25 * layer, 0.5 + 0.25 * layer),
+                rng.uniform(0.2, 0.4),
+            )
             easel.polygon([(x - half, horizon), (x, top), (x + half, horizon)], colour)
             cut = (horizon - top) * 0.28
             side = half * cut / (horizon - top)
-            easel.polygon([(x - side, top + cut), (x, top), (x + side, top + cut)], blend(colour, (255, 255, 255), 0.75))
+            easel.polygon(
+                [(x - side, top + cut), (x, top), (x + side, top + cut)], blend(colour, (255, 255, 255), 0.75)
+            )
     snow = rng.uniform() < 0.4
     ground = (226, 232, 240) if snow else hsv(rng.uniform(0.12, 0.3), rng.uniform(0.25, 0.45), rng.uniform(0.55, 0.7))
     easel.gradient(horizon, 1, blend(ground, (90, 100, 110), 0.2), ground)
@@ -323,7 +339,9 @@ PAINTERS: dict[str, Callable[[_Easel, np.random.Generator, float], None]] = {
 def paint_background(background: Background, size: tuple[int, int]) -> np.ndarray:
     """(height, width, 3) float32 in 0 … 255, read-only; the same call gives the same array."""
     easel = _Easel(size)
-    PAINTERS[background.kind](easel, numpy_generator(background.seed, "background", background.kind), background.horizon)
+    PAINTERS[background.kind](
+        easel, numpy_generator(background.seed, "background", background.kind), background.horizon
+    )
     height, width = size
     small = easel.image.resize((width, height), Image.Resampling.BOX)
     blurred = small.filter(ImageFilter.GaussianBlur(0.004 * height))

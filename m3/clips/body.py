@@ -77,11 +77,15 @@ def estimate_scale(xy: np.ndarray, is_usable: np.ndarray) -> float | None:
     if not lengths:
         return None
     longest = np.sort(lengths)[::-1]
-    chosen = longest[1:6] if len(longest) > 6 else longest[: max(len(longest) - 1, 1)]  # the very longest may be an error
+    chosen = (
+        longest[1:6] if len(longest) > 6 else longest[: max(len(longest) - 1, 1)]
+    )  # the very longest may be an error
     return float(chosen.mean())
 
 
-def pose_of(xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], depth: np.ndarray | None = None) -> Pose | None:
+def pose_of(
+    xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], depth: np.ndarray | None = None
+) -> Pose | None:
     """The posed body behind the labels of one frame, or None where they show too little of one.
 
     xy (13, 2) pixels, is_visible (13,) bool, size (height, width), depth (13,) pixels towards the viewer or None.
@@ -140,7 +144,9 @@ def _up(xy: np.ndarray, is_usable: np.ndarray, neck: np.ndarray, pelvis: np.ndar
     return up / max(np.hypot(*up), 1e-6)
 
 
-def _guess_facing(xy: np.ndarray, is_usable: np.ndarray, is_visible: np.ndarray, up: np.ndarray, scale: float) -> np.ndarray:
+def _guess_facing(
+    xy: np.ndarray, is_usable: np.ndarray, is_visible: np.ndarray, up: np.ndarray, scale: float
+) -> np.ndarray:
     side = np.array([-up[1], up[0]])
     # The subject's left is on the right of the picture when the chest faces the viewer.
     across = [

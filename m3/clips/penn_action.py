@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
-from m3.clips.base import ClipError
-from m3.records import NUM_JOINTS, Joints
+from m3.clips.base import ClipError, spread
+from m3.records import NUM_JOINTS, Clip, Joints
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,107 @@ def _is_train(fields: dict[str, Any], path: Path) -> bool:
     if value.size != 1 or value.item() not in (1, -1):
         raise ClipError(f"{path.name}: train is {value.tolist()}, need 1 (train) or -1 (test)")
     return value.item() == 1
+
+
+class FrameFolder(Sequence):
+    """JPEGs of one clip, decoded when indexed.
+
+    Args:
+        paths: in order.
+        size: (height, width) that each must have.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
+        self._paths = paths
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(height, width, 3) uint8. Raises ClipError for a file that is damaged or of another size."""
+        path = self._paths[index]
+        try:
+            with Image.open(path) as picture:
+                frame = np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ClipError(f"{path.parent.name}/{path.name}: not a readable picture ({error})") from error
+        if frame.shape[:2] != self._size:
+            raise ClipError(
+                f"{path.parent.name}/{path.name}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
+                f"the label says {self._size[0]} x {self._size[1]}"
+            )
+        return frame
+
+
+class PennAction:
+    """Clips of a folder with `frames/` and `labels/`.
+
+    Args:
+        root: the folder.
+        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        name: of the data set, for the manifest and the default output folder.
+
+    Raises FileNotFoundError where the folder does not have that layout.
+    """
+
+    def __init__(self, root: str | Path, max_clips: int | None = None, name: str = "penn_action") -> None:
+        self.root = Path(root)
+        self.name = name
+        for folder in ("frames", "labels"):
+            if not (self.root / folder).is_dir():
+                raise FileNotFoundError(
+                    f"source.root={root}: no folder {folder}/ in it; Penn Action has frames/0001/000001.jpg … and labels/0001.mat …"
+                )
+        labelled = {path.stem for path in (self.root / "labels").glob("*.mat")}
+        filmed = {path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name[0] != "."}
+        if not labelled | filmed:
+            raise FileNotFoundError(f"source.root={root}: no labels/*.mat and no folders in frames/")
+        self._ids = spread(sorted(labelled | filmed), max_clips)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def clip_ids(self) -> list[str]:
+        return self._ids
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, label files, and names and sizes of the JPEGs."""
+        digest = hashlib.sha256()
+        for clip_id in self._ids:
+            digest.update(f"{clip_id}\n".encode())
+            label = self.root / "labels" / f"{clip_id}.mat"
+            digest.update(label.read_bytes() if label.exists() else b"")
+            for path in _pictures(self.root / "frames" / clip_id):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def read(self, clip_id: str) -> Clip:
+        if "." in clip_id:
+            raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
+        label = read_label(self.root / "labels" / f"{clip_id}.mat")
+        pictures = _pictures(self.root / "frames" / clip_id)
+        num_frames = min(label.num_frames, len(pictures))
+        if not num_frames:
+            raise ClipError(f"frames/{clip_id}: no JPEGs")
+        for number, path in enumerate(pictures[:num_frames], start=1):
+            if not path.stem.isdecimal() or int(path.stem) != number:
+                raise ClipError(f"frames/{clip_id}: expected {number:06d}.jpg, found {path.name}")
+        notes = label.notes
+        if len(pictures) != label.num_frames:
+            notes += (f"labels of {label.num_frames} frames, {len(pictures)} JPEGs: used the first {num_frames}",)
+        return Clip(
+            id=clip_id,
+            frames=FrameFolder(pictures[:num_frames], label.size),
+            joints=Joints(label.joints.xy[:num_frames], label.joints.is_visible[:num_frames]),
+            action=label.action,
+            is_train=label.is_train,
+            notes=notes,
+        )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """JPEGs of a clip by name; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")

@@ -1,8 +1,8 @@
 """Joints → RGB frame: a clothed body with volume, standing in a place.
 
 Limbs are chains of tapered capsules, drawn from their signed distance inside their bounding boxes only: the distance
-gives the anti-aliased silhouette, the height of the round surface gives its shading. Parts are painted from far to near.
-The same joints and scene give the same bytes.
+gives the anti-aliased silhouette, the height of the round surface gives its shading. Parts are painted from far to
+near. The same joints and scene give the same bytes.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ _HAIRS = ((34, 28, 26), (66, 44, 32), (112, 74, 44), (176, 134, 78), (224, 190, 
 def random_scene(rng: np.random.Generator, feet: float = 0.85) -> Scene:
     """A scene drawn from `rng`. feet: where, 0 top … 1 bottom, the person usually stands; the horizon lies above."""
     hue = rng.uniform()
-    shirt = hsv(hue, rng.uniform(0.45, 0.85), rng.uniform(0.6, 0.95)) if rng.uniform() < 0.75 else hsv(
-        hue, 0.05, rng.choice([0.25, 0.9]))  # fmt: skip
-    trousers = hsv(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.55)) if rng.uniform() < 0.6 else hsv(
-        0.6, 0.1, rng.choice([0.2, 0.35, 0.8]))  # fmt: skip
+    shirt = hsv(hue, rng.uniform(0.45, 0.85), rng.uniform(0.6, 0.95))
+    if rng.uniform() < 0.25:
+        shirt = hsv(hue, 0.05, rng.choice([0.25, 0.9]))
+    trousers = hsv(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.55))
+    if rng.uniform() < 0.4:
+        trousers = hsv(0.6, 0.1, rng.choice([0.2, 0.35, 0.8]))
     light = np.array([rng.choice([-1, 1]) * rng.uniform(0.35, 0.6), -rng.uniform(0.4, 0.65), 0.7])
     light /= np.linalg.norm(light)
     warmth = rng.uniform(-0.05, 0.05)
@@ -151,7 +153,9 @@ class _Canvas:
         y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5)
         return (slice(y0, y1), slice(x0, x1)), x, y
 
-    def paint(self, where: tuple[slice, slice], distance: np.ndarray, colour: np.ndarray, halo: np.ndarray | None) -> None:
+    def paint(
+        self, where: tuple[slice, slice], distance: np.ndarray, colour: np.ndarray, halo: np.ndarray | None
+    ) -> None:
         """Lays a part over the picture, first darkening (`halo`) what it nearly touches.
 
         distance: (h, w) signed pixels to its outline, negative inside. colour: (h, w, 3).
@@ -394,7 +398,9 @@ def _head(canvas: _Canvas, pose: Pose, scene: Scene) -> None:
     face = np.array([pose.facing[0], -0.12, pose.facing[2]])
     face = face / np.linalg.norm(face)  # along side, axis, towards the viewer
     fall = centre - axis * 0.05 * s - side * 0.035 * s * face[0]
-    hair = [_Segment(centre - side * 0.02 * s * face[0], fall - axis * 0.055 * s, 0.055 * thick, 0.04 * thick, scene.hair)]
+    hair = [
+        _Segment(centre - side * 0.02 * s * face[0], fall - axis * 0.055 * s, 0.055 * thick, 0.04 * thick, scene.hair)
+    ]
     if scene.is_long_haired and face[2] > -0.2:
         _paint_chain(canvas, hair, 0.012 * s, pose.neck)
     nape = pose.neck - 0.01 * s * axis
@@ -453,7 +459,7 @@ def _shadow(canvas: _Canvas, pose: Pose, ground_y: float | None) -> None:
         return
     where, x, y = window
     dx, dy = (x - np.float32(centre_x)) / np.float32(radius_x), (y - np.float32(lowest)) / np.float32(radius_y)
-    canvas.rgb[where] *= (1 - np.float32(0.42) * np.exp(-(dx * dx) ** 1.5 - dy * dy))[..., None]
+    canvas.rgb[where] *= (1 - np.float32(0.42) * np.exp(-((dx * dx) ** 1.5) - dy * dy))[..., None]
 
 
 @lru_cache(maxsize=4)

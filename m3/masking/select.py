@@ -46,7 +46,8 @@ def _choose_positions(generator: SampleGenerator, table: ModalityTable, batch_si
     keys = generator.bits(table.num_tokens)  # (B, S); their order within a modality is the permutation
     is_input, is_target = [], []
     for k, modality_keys in enumerate(keys.split(table.max_seq_lens, dim=1)):
-        ordered = torch.nn.functional.pad(modality_keys.sort(1).values, (0, 1), value=_LAST_KEY)  # (B, L + 1)
+        beyond = torch.full_like(modality_keys[:, :1], _LAST_KEY)
+        ordered = torch.cat([modality_keys.sort(1).values, beyond], 1)  # (B, L + 1)
         input_bound = ordered.gather(1, inputs[:, k, None])
         target_bound = ordered.gather(1, (inputs + targets)[:, k, None])
         is_input.append(modality_keys < input_bound)

@@ -100,6 +100,19 @@ class MiniAutoEncoder(nn.Module):
             nn.PixelShuffle(4),
         )
 
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw fresh weights: He-normal kernels; residual branches start at a tenth, sub-pixel copies start equal."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, (ResidualBlock, ContextBlock)):
+                module.body[-1].weight.data *= 0.1
+            elif isinstance(module, Upsample):
+                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies show no checkerboard (Aitken et al. 2017)
+                kernel.copy_(kernel[::4].repeat_interleave(4, dim=0))
+
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [−1, 1] → (B, h, w, 6) float32 values on the FSQ grid, h = H/16."""
         return self.quantize(self.encoder(pixels).float().permute(0, 2, 3, 1))
@@ -146,14 +159,14 @@ class MiniTokenizer(PictureTokenizer):
             raise ValueError(f"tokenizer.path={source}: not weights of the mini tokenizer: {error}") from error
         self.model.eval().requires_grad_(False).to(self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side == 0 or side % STRIDE for side in pixels.shape[2:]):
             raise ValueError(f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {STRIDE}")
         values = self.model.encode(pixels.to(self.device, torch.float32))
         return self.model.quantize.values_to_ids(values)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
         if ids.ndim != 3:
             raise ValueError(f"ids of shape {tuple(ids.shape)}: need (B, h, w)")

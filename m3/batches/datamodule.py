@@ -1,0 +1,154 @@
+"""Batches of whole samples for training and evaluation, as a pure function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from m3.batches.table import TokenTable
+from m3.modalities import ModalityTable
+from m3.records import TokenBatch
+from m3.seeds import numpy_generator
+
+
+class TrainBatches(Dataset):
+    """Item i is the batch of step i: the samples follow each other through endless, newly shuffled epochs.
+
+    Every batch is full; one that crosses the end of an epoch takes its rest from the next. The samples of a step
+    are the same for every number of ranks with the same global batch.
+    """
+
+    def __init__(self, rows: np.ndarray, batch_size: int, num_steps: int, seed: int, rank: int, num_ranks: int) -> None:
+        self.rows, self.batch_size, self.num_steps = rows, batch_size, num_steps
+        self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> TokenBatch:
+        first = (step * self.num_ranks + self.rank) * self.batch_size
+        place = np.arange(first, first + self.batch_size)  # (B,) in the endless sequence of samples
+        epoch, place = place // len(self.rows), place % len(self.rows)
+        sample = np.array([self._order(int(e))[p] for e, p in zip(epoch, place)])
+        return _batch(self.rows, sample, epoch)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            if len(self._orders) > self.batch_size:  # a batch touches few epochs; keep what the next one may need
+                self._orders.clear()
+            self._orders[epoch] = numpy_generator(self.seed, "epoch", epoch).permutation(len(self.rows))
+        return self._orders[epoch]
+
+
+class EvalBatches(Dataset):
+    """The samples of a split in order, each exactly once over all ranks; the last batch may be smaller."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, rank: int, num_ranks: int) -> None:
+        self.rows, self.batch_size = rows, batch_size
+        self.samples = np.arange(rank, len(rows), num_ranks)
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.batch_size)
+
+    def __getitem__(self, index: int) -> TokenBatch:
+        sample = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
+        return _batch(self.rows, sample, np.zeros_like(sample))
+
+
+def _batch(rows: np.ndarray, sample: np.ndarray, epoch: np.ndarray) -> TokenBatch:
+    tokens = torch.from_numpy(rows[sample].astype(np.int64))  # (B, S)
+    return TokenBatch(tokens, torch.from_numpy(sample), torch.from_numpy(epoch))
+
+
+class _FromStep(Sampler):
+    """Indices from `first` on."""
+
+    def __init__(self, length: int) -> None:
+        self.first, self.length = 0, length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class ResumableLoader(DataLoader):
+    """Yields the items of `dataset` in order. Its state is the number of batches handed out, not of those that
+    workers have prefetched, so that a run resumed in the middle sees the batches it would have seen."""
+
+    def __init__(self, dataset: Dataset, num_workers: int, pin_memory: bool) -> None:
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=_FromStep(len(dataset)),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+        )
+        self._num_yielded = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._num_yielded = self.sampler.first
+        for item in super().__iter__():
+            self._num_yielded += 1
+            yield item
+        self.sampler.first = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_yielded": self._num_yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.first = state["num_yielded"]
+
+
+class TokenDataModule(pl.LightningDataModule):
+    """Train and eval batches from the token tables of a dataset.
+
+    Args:
+        root: folder that `preprocess.py` wrote.
+        table: the modalities of the run; their tokens are taken from the dataset's rows in the table's order.
+        batch_size: samples per device and step.
+        eval_batch_size: samples per device and evaluation batch; changes no result.
+        seed: of the shuffling.
+        num_workers: loader processes; a memory-mapped table needs none.
+    Raises:
+        FileNotFoundError, from `TokenTable.open`, saying which command makes the data.
+        ValueError if the dataset lacks a modality or has it in another length.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        table: ModalityTable,
+        batch_size: int,
+        eval_batch_size: int = 64,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.table, self.seed, self.num_workers = root, table, seed, num_workers
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.train_split = TokenTable.open(root, "train")
+        self.eval_split = TokenTable.open(root, "eval")
+
+    def train_dataloader(self) -> ResumableLoader:
+        rows = self.train_split.columns(self.table)
+        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+        batches = TrainBatches(rows, self.batch_size, self.trainer.max_steps, self.seed, rank, num_ranks)
+        return ResumableLoader(batches, self.num_workers, self._pin_memory)
+
+    def val_dataloader(self) -> DataLoader:
+        rows = self.eval_split.columns(self.table)
+        batches = EvalBatches(rows, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"

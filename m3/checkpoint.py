@@ -1,0 +1,127 @@
+"""Checkpoints: written whole or not at all, read without pickles, refused where they do not match."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from m3.modalities import ModalityTable
+from m3.model.encoder_decoder import EncoderDecoder
+
+_MODEL_PREFIX = "model."
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the final name and renames; loads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".tmp")
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Keeps the newest `keep` checkpoints, one every `every_n_steps` steps and one after the last step."""
+
+    def __init__(self, dirpath: str, every_n_steps: int, keep: int = 2) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="{step:08d}",
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            every_n_train_steps=every_n_steps,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        path = Path(self.dirpath) / f"step={trainer.global_step:08d}.ckpt"
+        if not path.exists():
+            trainer.save_checkpoint(path)
+
+
+def newest_checkpoint(run_folder: str | Path) -> Path | None:
+    """The checkpoint of the largest step in `run_folder/checkpoints`, or None."""
+    found = {}
+    for path in (Path(run_folder) / "checkpoints").glob("step=*.ckpt"):
+        if match := re.fullmatch(r"step=(\d+)\.ckpt", path.name):
+            found[int(match[1])] = path
+    return found[max(found)] if found else None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model and what it was trained with.
+
+    model: in eval mode.
+    table: its modalities.
+    config: the run's composed configuration.
+    data: identity of its data: canvas_size, tokenizer (name), tokenizer_fingerprint, ….
+    step: optimizer steps it was trained for.
+    """
+
+    model: EncoderDecoder
+    table: ModalityTable
+    config: dict[str, Any]
+    data: dict[str, Any]
+    step: int
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Loads a `.ckpt` file, or the newest checkpoint of a run folder.
+
+    Raises:
+        FileNotFoundError saying which command trains a model.
+        ValueError for a file that holds no m3 checkpoint.
+    """
+    file = Path(path) if Path(path).is_file() else newest_checkpoint(path)
+    if file is None:
+        raise FileNotFoundError(f"{path}: no checkpoint there; train one with `python train.py name=NAME`")
+    checkpoint = torch.load(file, map_location=device, weights_only=True)
+    if "m3" not in checkpoint or "model" not in checkpoint["m3"]["config"]:
+        raise ValueError(f"{file}: not a checkpoint of an m3 model (it lacks its configuration)")
+    identity = checkpoint["m3"]
+    model = instantiate(identity["config"]["model"])
+    weights = {
+        name.removeprefix(_MODEL_PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(_MODEL_PREFIX)
+    }
+    model.load_state_dict(weights)
+    model = model.to(device).eval()
+    return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])
+
+
+def check_resumable(path: Path, identity: dict[str, Any]) -> None:
+    """Raises ValueError listing what differs between a checkpoint and the run that wants to continue it."""
+    saved = torch.load(path, map_location="cpu", weights_only=True).get("m3", {})
+    differences = []
+    for section in ("modalities", "model", "optim", "task", "seed"):
+        differences += _differences(section, saved["config"].get(section), identity["config"].get(section))
+    differences += _differences("data", saved["data"], identity["data"])
+    if differences:
+        raise ValueError(f"{path} cannot be continued, it was made with other settings: " + "; ".join(differences))
+
+
+def _differences(name: str, saved: Any, current: Any) -> list[str]:
+    if isinstance(saved, dict) and isinstance(current, dict):
+        keys = sorted(saved.keys() | current.keys())
+        return [line for key in keys for line in _differences(f"{name}.{key}", saved.get(key), current.get(key))]
+    return [] if saved == current else [f"{name} was {saved!r} and is {current!r}"]

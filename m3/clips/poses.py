@@ -1,0 +1,106 @@
+"""Real label files with rendered pictures: annotated motion of data sets whose frames are not at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from m3.clips.base import ClipError, spread
+from m3.clips.penn_action import read_label
+from m3.clips.render import Scene, random_scene, render_frame
+from m3.records import Clip, Joints
+from m3.seeds import numpy_generator
+
+
+class RenderedFrames(Sequence):
+    """Pictures of one clip's joints, rendered when indexed.
+
+    Args:
+        joints: in pixels of pictures of `size`.
+        size: (height, width).
+        scene: body, clothes and background, the same in all frames.
+    """
+
+    def __init__(self, joints: Joints, size: tuple[int, int], scene: Scene) -> None:
+        self._joints = joints
+        self._size = size
+        self._scene = scene
+
+    def __len__(self) -> int:
+        return len(self._joints.xy)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        return render_frame(self._joints.xy[index], self._joints.is_visible[index], self._size, self._scene)
+
+
+class Poses:
+    """Clips rendered from a folder of Penn Action label files.
+
+    Args:
+        labels: the folder with the `.mat` files.
+        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        max_side: render at the label's own frame size, but with no side longer than this; None for no limit.
+        seed: of bodies, clothes and backgrounds.
+        name: of the data set, for the manifest and the default output folder.
+
+    Raises FileNotFoundError where the folder holds no label files.
+    """
+
+    def __init__(
+        self,
+        labels: str | Path,
+        max_clips: int | None = None,
+        max_side: int | None = None,
+        seed: int = 0,
+        name: str = "poses",
+    ) -> None:
+        if max_side is not None and max_side < 16:
+            raise ValueError(f"source.max_side={max_side}: need at least 16 px, or null for no limit")
+        self.labels = Path(labels)
+        self.max_side = max_side
+        self.seed = seed
+        self.name = name
+        ids = sorted(path.stem for path in self.labels.glob("*.mat"))
+        if not ids:
+            raise FileNotFoundError(f"source.labels={labels}: no *.mat files there; give Penn Action's labels/ folder")
+        self._ids = spread(ids, max_clips)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def clip_ids(self) -> list[str]:
+        return self._ids
+
+    def fingerprint(self) -> str:
+        """sha256 over ids and label files."""
+        digest = hashlib.sha256()
+        for clip_id in self._ids:
+            digest.update(f"{clip_id}\n".encode() + (self.labels / f"{clip_id}.mat").read_bytes())
+        return digest.hexdigest()
+
+    def read(self, clip_id: str) -> Clip:
+        if "." in clip_id:
+            raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
+        label = read_label(self.labels / f"{clip_id}.mat")
+        size = self._render_size(label.size)
+        factor = np.array([size[1] / label.size[1], size[0] / label.size[0]])  # along x and y
+        joints = Joints(label.joints.xy * factor, label.joints.is_visible)
+        scene = random_scene(numpy_generator(self.seed, "scene", clip_id))
+        return Clip(
+            id=clip_id,
+            frames=RenderedFrames(joints, size, scene),
+            joints=joints,
+            action=label.action,
+            is_train=label.is_train,
+            notes=label.notes,
+        )
+
+    def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        longest = max(size)
+        if self.max_side is None or longest <= self.max_side:
+            return size
+        return max(1, round(size[0] * self.max_side / longest)), max(1, round(size[1] * self.max_side / longest))

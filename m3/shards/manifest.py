@@ -1,0 +1,143 @@
+"""The manifest: what a folder of shards holds and how it was made. It is written last; without it there is no data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from m3.modalities import JOINTS, PICTURE
+from m3.records import NUM_JOINTS, Rejection
+
+MANIFEST_NAME = "dataset.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredModality:
+    """One token member of every sample.
+
+    name: as in the modality table; the member is `{name}.npy`.
+    shape: of the stored array, whose dtype is uint16.
+    vocabulary: "picture" or "joints".
+    num_ids: ids are 0 … num_ids − 1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    vocabulary: str
+    num_ids: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sample."""
+        length = 1
+        for side in self.shape:
+            length *= side
+        return length
+
+
+def pair_modalities(grid: tuple[int, int]) -> tuple[StoredModality, ...]:
+    """The four modalities of a pair, for pictures of `grid` = (rows, columns) tokens."""
+    picture = (grid, PICTURE.name, PICTURE.num_ids)
+    joints = ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids)
+    return (
+        StoredModality("tok_rgb", *picture),
+        StoredModality("coords", *joints),
+        StoredModality("tok_rgb_next", *picture),
+        StoredModality("coords_next", *joints),
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: name relative to the manifest ("train/000000.tar"), number of pairs, sha256 of its bytes."""
+
+    name: str
+    num_pairs: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`dataset.json`.
+
+    settings: the configuration of each stage, without paths, devices and worker counts.
+    source: name and fingerprint (sha256) of the data that went in.
+    canvas: mode and size in pixels.
+    modalities: in the order in which their tokens stand in a row of the token table.
+    tokenizer: name, fingerprint (sha256 of the weights) and settings of the picture tokenizer.
+    num_clips: clips per split.
+    shards: per split.
+    rejected: clips that were not used.
+    notes: oddities of clips that were used.
+    """
+
+    settings: dict[str, Any]
+    source: dict[str, str]
+    canvas: dict[str, Any]
+    modalities: tuple[StoredModality, ...]
+    tokenizer: dict[str, Any]
+    num_clips: dict[str, int]
+    shards: dict[str, tuple[Shard, ...]]
+    rejected: tuple[Rejection, ...]
+    notes: tuple[dict[str, str], ...]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def canvas_size(self) -> int:
+        return self.canvas["size"]
+
+    @property
+    def num_tokens(self) -> int:
+        """S, the tokens of a pair."""
+        return sum(modality.length for modality in self.modalities)
+
+    def num_pairs(self, split: str) -> int:
+        return sum(shard.num_pairs for shard in self.shards[split])
+
+    def to_json(self) -> str:
+        fields = asdict(self)
+        fields["num_pairs"] = {split: self.num_pairs(split) for split in self.shards}
+        ordered = {"schema_version": fields.pop("schema_version"), **fields}
+        return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
+
+    def save(self, root: Path) -> None:
+        """Write `root/dataset.json`, whole or not at all."""
+        path = root / MANIFEST_NAME
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, root: str | Path) -> Manifest:
+        """Read `root/dataset.json`. Raises FileNotFoundError, or ValueError where this m3 cannot read it."""
+        path = Path(root) / MANIFEST_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no such file, so there is no complete data set. Make one with "
+                f"`python preprocess.py out={root}` (source=demo needs no data of your own)"
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error}); make the data again with overwrite=true") from error
+        if fields.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path}: schema version {fields.get('schema_version')}, this m3 reads {SCHEMA_VERSION}; "
+                "make the data again with overwrite=true"
+            )
+        del fields["num_pairs"]
+        fields["modalities"] = tuple(StoredModality(**m | {"shape": tuple(m["shape"])}) for m in fields["modalities"])
+        fields["shards"] = {split: tuple(Shard(**s) for s in shards) for split, shards in fields["shards"].items()}
+        fields["rejected"] = tuple(Rejection(**r) for r in fields["rejected"])
+        fields["notes"] = tuple(fields["notes"])
+        return cls(**fields)
+
+
+def manifest_hash(root: str | Path) -> str:
+    """sha256 of `root/dataset.json`, hexadecimal: the identity of a data set."""
+    return hashlib.sha256((Path(root) / MANIFEST_NAME).read_bytes()).hexdigest()

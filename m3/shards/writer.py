@@ -1,0 +1,71 @@
+"""Samples into WebDataset tars whose bytes depend on nothing but the samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from webdataset import TarWriter
+
+from m3.records import TokenizedPair
+from m3.shards.manifest import Shard
+
+
+class _Hashing:
+    """A binary file that takes the sha256 of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_per_shard: int) -> tuple[Shard, ...]:
+    """Write `root/{split}/000000.tar …`, each whole or not at all; the folder exists even without pairs."""
+    (root / split).mkdir(parents=True, exist_ok=True)
+    remaining = iter(pairs)
+    shards = []
+    while chunk := list(islice(remaining, pairs_per_shard)):
+        name = f"{split}/{len(shards):06d}.tar"
+        shards.append(Shard(name, len(chunk), _write_tar(root / name, chunk)))
+    return tuple(shards)
+
+
+def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
+    """Write one tar and return its sha256."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        with TarWriter(hashing, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
+            for pair in pairs:
+                tar.write(_members(pair))
+    os.replace(temporary, path)
+    return hashing.sha256.hexdigest()
+
+
+def _members(pair: TokenizedPair) -> dict[str, Any]:
+    tokens = {f"{name}.npy": _npy(ids) for name, ids in pair.tokens.items()}
+    captions = [] if pair.caption is None else [pair.caption]
+    return {"__key__": pair.key, **tokens, "captions.json": _json(captions), "meta.json": _json(pair.meta)}
+
+
+def _npy(ids: np.ndarray) -> bytes:
+    if ids.dtype != np.uint16:
+        raise ValueError(f"tokens are stored as uint16, got {ids.dtype}")
+    buffer = BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(ids), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8")

@@ -1,0 +1,91 @@
+"""The optimisation recipe: durations in tokens, AdamW with decay groups, warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Durations in steps, and the learning rate of each step. Made by `Recipe.schedule`."""
+
+    num_steps: int
+    num_warmup_steps: int
+    lr: float
+    min_lr: float
+
+    def lr_at(self, step: int) -> float:
+        """lr · (i + 1)/W in the W warm-up steps, then half a cosine that ends at min_lr in the last step."""
+        if step < self.num_warmup_steps:
+            return self.lr * (step + 1) / self.num_warmup_steps
+        span = self.num_steps - 1 - self.num_warmup_steps
+        progress = min((step - self.num_warmup_steps) / span, 1.0) if span > 0 else 1.0
+        return self.min_lr + (self.lr - self.min_lr) / 2 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`conf/optim/*.yaml`.
+
+    batch_size: samples per device and step.
+    total_tokens, warmup_tokens: durations in millions of nominal tokens.
+    num_tokens_per_sample: nominal tokens of a sample, inputs and targets together.
+    lr, min_lr: of the warm-up's end and of the last step.
+    weight_decay, betas: of AdamW; norms and biases do not decay.
+    clip_grad: largest norm of the whole gradient.
+    dtype: fp32, fp16 or bf16; a hardware config that sets a precision overrides it.
+
+    Raises ValueError naming the key.
+    """
+
+    batch_size: int
+    total_tokens: float
+    warmup_tokens: float
+    num_tokens_per_sample: int
+    lr: float
+    min_lr: float
+    weight_decay: float
+    clip_grad: float
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    betas: Sequence[float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "total_tokens", "num_tokens_per_sample", "lr", "clip_grad"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
+        if not 0 <= self.warmup_tokens < self.total_tokens:
+            raise ValueError(f"optim.warmup_tokens={self.warmup_tokens}: must lie in [0, total_tokens={self.total_tokens})")
+        if not 0 <= self.min_lr <= self.lr:
+            raise ValueError(f"optim.min_lr={self.min_lr}: must lie in [0, lr={self.lr}]")
+        if self.weight_decay < 0:
+            raise ValueError(f"optim.weight_decay={self.weight_decay}: must not be negative")
+        if self.dtype not in PRECISION_OF:
+            raise ValueError(f"optim.dtype={self.dtype!r}: choose {', '.join(PRECISION_OF)}")
+
+    def schedule(self, num_devices: int) -> Schedule:
+        """Converts tokens to steps: ceil(tokens / (num_tokens_per_sample · batch_size · num_devices))."""
+        tokens_per_step = self.num_tokens_per_sample * self.batch_size * num_devices
+
+        def steps(millions: float) -> int:
+            return math.ceil(millions * 1e6 / tokens_per_step)
+
+        return Schedule(steps(self.total_tokens), steps(self.warmup_tokens), self.lr, self.min_lr)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
+        """Fused AdamW; parameters with fewer than two dimensions (norms, biases) are not decayed."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), fused=True)
+
+
+PRECISION_OF = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+"""Lightning's name for each dtype."""

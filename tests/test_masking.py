@@ -1,0 +1,199 @@
+"""Budgets against the design's figures, positions against the properties that they promise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from m3.masking.budgets import draw_budgets, log_gamma_draws
+from m3.masking.select import can_be_target, choose, pack
+from m3.modalities import ModalityTable
+from m3.seeds import SampleGenerator
+
+M3 = ModalityTable(
+    modalities=["tok_rgb", "coords", "tok_rgb_next", "coords_next"],
+    vocab_sizes=[65536] * 4,
+    max_seq_lens=[256, 39, 256, 39],
+    input_alphas=[1, 1, 1, 1],
+    target_alphas=[1, 1, 1, 1],
+    input_tokens_range=[32, 128],
+    target_tokens_range=[32, 128],
+    clamped="drop",
+)
+M4 = dataclasses.replace(
+    M3,
+    input_alphas=[1.5, 1.5, 0.5, 0.5],
+    target_alphas=[0.5, 0.5, 1.5, 1.5],
+    input_tokens_range=[96, 256],
+    target_tokens_range=[39, 256],
+)
+
+
+def generator(num_samples: int, seed: int = 0, epoch: int = 0) -> SampleGenerator:
+    return SampleGenerator(seed, "test", torch.arange(num_samples), epoch)
+
+
+def random_tokens(num_samples: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 64_000, (2, num_samples, 256))
+    places = rng.integers(0, 8_192, (2, num_samples, 26))
+    visible = rng.integers(0, 2, (2, num_samples, 13))
+    frames = [np.concatenate([p, c, v], 1) for p, c, v in zip(pictures, places, visible)]
+    return torch.from_numpy(np.concatenate(frames, 1))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 1.5, 4.0])
+def test_gamma_draws_follow_the_gamma_distribution(alpha: float) -> None:
+    # The second alpha keeps the first on the general path of the sampler even where it is 1.
+    alphas = torch.tensor([alpha, 2.5], dtype=torch.float64)
+    draws = log_gamma_draws(generator(20_000), alphas, 2).exp()[:, 1, 0].numpy()
+    assert stats.kstest(draws, "gamma", args=(alpha,)).pvalue > 1e-4
+
+
+def test_drop_budgets_meet_the_published_means() -> None:
+    inputs, targets = (side.double() for side in draw_budgets(generator(100_000), M3, 100_000))
+    for side, means in ((inputs, [20.01, 17.76, 20.01, 17.76]), (targets, [20.01, 11.80, 20.01, 11.80])):
+        standard_error = side.std(0) / len(side) ** 0.5
+        assert ((side.mean(0) - torch.tensor(means)).abs() < 3 * standard_error + 0.005).all()
+
+
+def naive_budget(rng: np.random.Generator, alphas, bounds, room) -> np.ndarray:
+    """One side of one sample in drop mode, as the paper says it."""
+    alphas = np.asarray(alphas, float)
+    total = rng.integers(bounds[0], bounds[1] + 1)
+    budget = np.floor(rng.dirichlet(alphas) * total).astype(int)
+    while budget.sum() < total:
+        budget[rng.dirichlet(alphas).argmax()] += 1
+    return np.minimum(budget, room)
+
+
+def test_unequal_alphas_agree_with_a_naive_loop() -> None:
+    rng = np.random.default_rng(1)
+    naive_inputs = np.array([naive_budget(rng, M4.input_alphas, (96, 256), M4.max_seq_lens) for _ in range(8_000)])
+    naive_targets = np.array(
+        [naive_budget(rng, M4.target_alphas, (39, 256), np.array(M4.max_seq_lens) - used) for used in naive_inputs]
+    )
+    for ours, naive in zip(draw_budgets(generator(8_000), M4, 8_000), (naive_inputs, naive_targets)):
+        for k in range(4):
+            assert stats.ks_2samp(ours[:, k].numpy(), naive[:, k]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("base", [M3, M4])
+def test_redistributed_budgets_keep_their_total_and_their_bounds(base: ModalityTable) -> None:
+    table = dataclasses.replace(base, clamped="redistribute")
+    inputs, targets = draw_budgets(generator(20_000), table, 20_000)
+    lengths = torch.tensor(table.max_seq_lens)
+    assert (inputs + targets <= lengths).all() and (inputs >= 0).all() and (targets >= 0).all()
+    for side, (low, high) in ((inputs, table.input_tokens_range), (targets, table.target_tokens_range)):
+        totals = side.sum(1)
+        assert totals.min() == low and totals.max() == high
+        histogram = torch.bincount(totals - low)
+        assert stats.chisquare(histogram.numpy()).pvalue > 1e-4  # uniform on the inclusive range
+
+
+def test_a_modality_with_alpha_zero_gets_nothing() -> None:
+    table = dataclasses.replace(
+        M3, input_alphas=[1, 2, 0, 0], target_alphas=[0, 0, 1, 1], clamped="redistribute", input_tokens_range=[1, 290]
+    )
+    inputs, targets = draw_budgets(generator(5_000), table, 5_000)
+    assert (inputs[:, 2:] == 0).all() and (targets[:, :2] == 0).all()
+    assert inputs.sum(1).min() >= 1 and inputs.sum(1).max() > 280
+
+
+def test_no_sample_is_left_without_targets() -> None:
+    table = dataclasses.replace(
+        M3, target_alphas=[0, 1, 0, 1], target_tokens_range=[1, 2], input_tokens_range=[300, 400], clamped="drop"
+    )
+    _, targets = draw_budgets(generator(20_000), table, 20_000)
+    assert (targets.sum(1) >= 1).all()
+
+
+def test_positions_are_disjoint_and_as_many_as_budgeted() -> None:
+    everything_visible = torch.ones(500, M3.num_tokens, dtype=torch.long)
+    inputs, targets = draw_budgets(generator(500), M3, 500)
+    is_input, is_target = choose(everything_visible, M3, generator(500))
+    assert not (is_input & is_target).any()
+    for k, name in enumerate(M3.modalities):
+        assert (is_input[:, M3.columns(name)].sum(1) == inputs[:, k]).all()
+        assert (is_target[:, M3.columns(name)].sum(1) == targets[:, k]).all()
+
+
+def test_every_sample_has_inputs_and_allowed_targets() -> None:
+    tokens = random_tokens(5_000)
+    for table in (M3, M4):
+        is_input, is_target = choose(tokens, table, generator(5_000))
+        assert is_input.any(1).all() and is_target.any(1).all()
+        assert not (is_input & is_target).any() and not (is_target & ~can_be_target(tokens, table)).any()
+
+
+def test_every_position_is_chosen_equally_often() -> None:
+    is_input, _ = choose(random_tokens(200).repeat(50, 1), M3, generator(10_000))
+    for name in M3.modalities:
+        counts = is_input[:, M3.columns(name)].sum(0).numpy()
+        assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_invisible_joints_are_inputs_but_never_targets() -> None:
+    tokens = random_tokens(2)
+    coords = M3.columns("coords_next")
+    tokens[0, coords] = torch.tensor([7] * 26 + [1, 0] + [1] * 11)
+    is_allowed = can_be_target(tokens, M3)[0, coords]
+    assert is_allowed.tolist() == [True, False] + [True] * 11 + [True, False] + [True] * 11 + [True] * 13
+
+
+def test_masks_depend_on_the_sample_alone() -> None:
+    tokens = random_tokens(64)
+    sample = torch.arange(64)
+    together = choose(tokens, M3, SampleGenerator(3, "train", sample, 5))
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    for part in order.split(7):
+        alone = choose(tokens[part], M3, SampleGenerator(3, "train", sample[part], torch.full((len(part),), 5)))
+        assert all(torch.equal(a, t[part]) for a, t in zip(alone, together))
+    for other in (SampleGenerator(4, "train", sample, 5), SampleGenerator(3, "train", sample, 6)):
+        assert not torch.equal(choose(tokens, M3, other)[0], together[0])
+
+
+def test_packing_lists_tokens_in_order() -> None:
+    table = dataclasses.replace(M3, modalities=["coords", "tok_rgb"], vocab_sizes=[65536] * 2, max_seq_lens=[39, 2],
+                                input_alphas=[1, 1], target_alphas=[1, 1], input_tokens_range=[1, 5],
+                                target_tokens_range=[1, 5])  # fmt: skip
+    tokens = torch.arange(82).view(2, 41)
+    is_chosen = torch.zeros(2, 41, dtype=torch.bool)
+    is_chosen[0, [3, 40]] = True
+    is_chosen[1, [0, 38, 39]] = True
+    packed = pack(tokens, is_chosen, table)
+    assert packed.ids.tolist() == [3, 40, 41, 79, 80]
+    assert packed.modality.tolist() == [0, 1, 0, 0, 1]
+    assert packed.position.tolist() == [3, 1, 0, 38, 0]
+    assert packed.sample.tolist() == [0, 0, 1, 1, 1]
+    assert packed.lengths.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"input_tokens_range": [0, 5]}, "input_tokens_range"),
+        ({"target_tokens_range": [400, 600]}, "target_tokens_range"),
+        ({"input_tokens_range": [32, 500], "target_tokens_range": [32, 128]}, "input_tokens_range"),
+        ({"input_alphas": [0, 0, 0, 0]}, "input_alphas"),
+        ({"input_alphas": [-1, 1, 1, 1]}, "input_alphas"),
+        ({"target_alphas": [1, 1]}, "target_alphas"),
+        ({"max_seq_lens": [256, 38, 256, 39]}, "max_seq_lens"),
+        ({"vocab_sizes": [60_000, 65536, 65536, 65536]}, "vocab_sizes"),
+        ({"modalities": ["tok_rgb", "coords", "depth", "coords_next"]}, "depth"),
+        ({"clamped": "keep"}, "clamped"),
+    ],
+)
+def test_an_impossible_table_is_refused_by_name(change: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        dataclasses.replace(M3, **change)
+
+
+def test_offsets_of_unequal_lengths() -> None:
+    table = dataclasses.replace(M3, max_seq_lens=[17, 39, 256, 39], input_tokens_range=[1, 20], target_tokens_range=[1, 20])
+    assert table.offsets == (0, 17, 56, 312) and table.num_tokens == 351
+    assert table.columns("tok_rgb_next") == slice(56, 312)

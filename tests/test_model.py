@@ -1,0 +1,235 @@
+"""The packed model against a naive padded one, and the figures of the design."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_masking import M3, generator, random_tokens
+from torch import Tensor
+
+from m3.loss import _checkpointed_cross_entropy, average, chunked_cross_entropy, summed_cross_entropy
+from m3.masking.select import choose, pack
+from m3.model.encoder_decoder import EncoderDecoder
+from m3.records import PackedTokens
+
+SMALL = dict(width=32, encoder_depth=2, decoder_depth=2, head_width=16)
+
+
+def small_model(**options) -> EncoderDecoder:
+    torch.manual_seed(0)
+    model = EncoderDecoder(M3, **{**SMALL, **options})
+    for parameter in model.parameters():  # every weight, heads and norms too, so that a forgotten one shows
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+def packed_pair(num_samples: int) -> tuple[PackedTokens, PackedTokens]:
+    tokens = random_tokens(num_samples)
+    is_input, is_target = choose(tokens, M3, generator(num_samples))
+    return pack(tokens, is_input, M3), pack(tokens, is_target, M3)
+
+
+def naive_norm(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+
+
+def naive_attention(query: Tensor, key: Tensor, value: Tensor, is_real_key: Tensor, head_width: int) -> Tensor:
+    """(B, Q, D), (B, N, D), (B, N, D), (B, N) bool → (B, Q, D), one head after the other."""
+    heads = []
+    for head in range(query.shape[-1] // head_width):
+        part = slice(head * head_width, (head + 1) * head_width)
+        scores = query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(head_width)
+        scores = scores.masked_fill(~is_real_key[:, None], -math.inf)
+        heads.append(scores.softmax(-1) @ value[..., part])
+    return torch.cat(heads, -1)
+
+
+def naive_mlp(x: Tensor, mlp: torch.nn.Module) -> Tensor:
+    hidden = x @ mlp.fc1.weight.T
+    return hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))) @ mlp.fc2.weight.T
+
+
+def naive_logits(model: EncoderDecoder, tokens: Tensor, inputs: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
+    """Padded to the longest sample, as the papers draw it; `logits=table` with one shared vocabulary.
+
+    inputs, targets: for each sample the columns of its tokens. Returns (num targets, V) logits per sample.
+    """
+    columns_to_place = [(k, p) for k, length in enumerate(M3.max_seq_lens) for p in range(length)]
+    width, head_width = SMALL["width"], SMALL["head_width"]
+
+    def padded(chosen: list[Tensor], vector) -> tuple[Tensor, Tensor]:
+        longest = max(map(len, chosen))
+        x = torch.zeros(len(chosen), longest, width, dtype=torch.float64)
+        is_real = torch.zeros(len(chosen), longest, dtype=torch.bool)
+        rows = [torch.stack([vector(b, int(c)) for c in columns]) for b, columns in enumerate(chosen)]
+        for b, row in enumerate(rows):
+            x = x.index_put((torch.tensor(b), torch.arange(len(row))), row)
+            is_real[b, : len(row)] = True
+        return x, is_real
+
+    def position(c: int) -> Tensor:
+        k, p = columns_to_place[c]
+        i = torch.arange(width // 2, dtype=torch.float64)
+        angle = p / 10_000 ** (i / (width // 2))
+        return torch.cat([angle.sin(), angle.cos()])
+
+    table = model.enc_tok_emb["table"].weight
+    x, is_real = padded(
+        inputs,
+        lambda b, c: table[tokens[b, c]] + model.enc_mod_emb.weight[columns_to_place[c][0]] + position(c),
+    )
+    input_positions, _ = padded(inputs, lambda b, c: position(c))
+    for block in model.encoder:
+        query, key, value = (naive_norm(x, block.norm1) @ block.attn.qkv_proj.weight.T).split(width, -1)
+        x = x + naive_attention(query, key, value, is_real, head_width) @ block.attn.attn_out_proj.weight.T
+        x = x + naive_mlp(naive_norm(x, block.norm2), block.mlp)
+    projection = model.dec_context_proj
+    context = naive_norm(x, model.enc_norm) @ projection.weight.T + projection.bias + input_positions
+    y, is_target = padded(targets, lambda b, c: model.dec_mod_emb.weight[columns_to_place[c][0]] + position(c))
+    for block in model.decoder:
+        query, key, value = (naive_norm(y, block.norm1) @ block.self_attn.qkv_proj.weight.T).split(width, -1)
+        y = y + naive_attention(query, key, value, is_target, head_width) @ block.self_attn.attn_out_proj.weight.T
+        query = naive_norm(y, block.query_norm) @ block.cross_attn.q_proj.weight.T
+        key, value = (naive_norm(context, block.context_norm) @ block.cross_attn.kv_proj.weight.T).split(width, -1)
+        y = y + naive_attention(query, key, value, is_real, head_width) @ block.cross_attn.attn_out_proj.weight.T
+        y = y + naive_mlp(naive_norm(y, block.norm2), block.mlp)
+    logits = naive_norm(y, model.dec_norm) @ model.to_logits["table"].weight.T
+    return [logits[b, : len(columns)] for b, columns in enumerate(targets)]
+
+
+def test_packed_loss_and_gradients_equal_a_naive_padded_model() -> None:
+    tokens = random_tokens(3)
+    is_input, is_target = choose(tokens, M3, generator(3))
+    model = small_model(logits="table")
+    inputs, targets = pack(tokens, is_input, M3), pack(tokens, is_target, M3)
+    hidden = model(inputs, targets)
+    sums, counts = [], []
+    for k in range(4):
+        rows = targets.modality == k
+        sums.append(summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k)))
+        counts.append(rows.sum())
+    loss = average(torch.stack(sums), torch.stack(counts), "present")
+    loss.backward()
+    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    model.zero_grad()
+    columns = [[mask[b].nonzero().squeeze(1) for b in range(3)] for mask in (is_input, is_target)]
+    logits = torch.cat(naive_logits(model, tokens, *columns))
+    ids = torch.cat([tokens[b, chosen] for b, chosen in enumerate(columns[1])])
+    nll = -logits.log_softmax(-1)[torch.arange(len(ids)), ids]
+    modality = torch.cat([torch.bucketize(c, torch.tensor(M3.offsets), right=True) - 1 for c in columns[1]])
+    naive = torch.stack([nll[modality == k].mean() for k in range(4) if (modality == k).any()]).mean()
+    naive.backward()
+    assert loss.item() == pytest.approx(naive.item(), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_parameters_of_the_m3_recipe() -> None:
+    with torch.device("meta"):
+        model = EncoderDecoder(M3)
+    outside = ("enc_tok_emb", "enc_mod_emb", "dec_mod_emb", "to_logits")
+    assert sum(p.numel() for name, p in model.named_parameters() if not name.startswith(outside)) == 44_322_304
+
+
+@pytest.mark.parametrize(
+    ("options", "picture_ids", "joint_ids"),
+    [
+        ({}, 64_000, 8_192),
+        ({"head": "factorized"}, 64_000, 8_192),
+        ({"joints": "ordinal", "positions": "2d"}, 64_000, 8_192),
+        ({"logits": "table"}, 65_536, 65_536),
+    ],
+)
+def test_first_losses_are_those_of_equal_odds(options: dict, picture_ids: int, joint_ids: int) -> None:
+    model = EncoderDecoder(M3, **SMALL, **options)
+    inputs, targets = packed_pair(8)
+    hidden = model(inputs, targets)
+    for k, num_ids in enumerate([picture_ids, joint_ids] * 2):
+        rows = targets.modality == k
+        loss = summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k)) / rows.sum()
+        assert float(loss) == pytest.approx(math.log(num_ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"head": "factorized", "joints": "ordinal"}, {"logits": "table"}])
+def test_the_loss_is_minus_the_log_probability_of_the_digits(options: dict) -> None:
+    model = small_model(**options)
+    inputs, targets = packed_pair(2)
+    hidden = model(inputs, targets)
+    for k in range(4):
+        rows = targets.modality == k
+        log_p = torch.zeros(int(rows.sum()), dtype=torch.float64)
+        digits = model.digits_of(targets.ids[rows], k)
+        for logits, digit in zip(model.digit_logits(hidden[rows], k), digits):
+            log_p += logits.log_softmax(-1).gather(1, digit[:, None]).squeeze(1)
+        assert torch.equal(model.ids_of(digits, k), targets.ids[rows])
+        loss = summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k))
+        assert float(loss) == pytest.approx(-float(log_p.sum()), rel=1e-5)
+
+
+def test_samples_do_not_see_each_other() -> None:
+    model = small_model()
+    tokens = random_tokens(4)
+    is_input, is_target = choose(tokens, M3, generator(4))
+    together = model(pack(tokens, is_input, M3), pack(tokens, is_target, M3))
+    alone = [model(*(pack(tokens[b : b + 1], m[b : b + 1], M3) for m in (is_input, is_target))) for b in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+
+
+def test_targets_see_each_other_but_not_their_ids() -> None:
+    model = small_model()
+    inputs, targets = packed_pair(1)
+    hidden = model(inputs, targets)
+    blind = dataclasses.replace(targets, ids=torch.zeros_like(targets.ids))
+    assert torch.equal(model(inputs, blind), hidden)
+    rest = {name: getattr(targets, name)[1:] for name in ("ids", "modality", "position", "sample")}
+    fewer = PackedTokens(**rest, lengths=targets.lengths - 1)
+    assert not torch.allclose(model(inputs, fewer), hidden[1:])
+
+
+def test_two_dimensional_positions_tell_rows_from_columns() -> None:
+    embedding = EncoderDecoder(M3, **SMALL, positions="2d").pos_emb.embedding[0].view(16, 16, 32)
+    assert torch.equal(embedding[3, :, :16], embedding[3, :1, :16].expand(16, -1))
+    assert torch.equal(embedding[:, 5, 16:], embedding[:1, 5, 16:].expand(16, -1))
+    assert len(embedding.flatten(0, 1).unique(dim=0)) == 256
+
+
+def test_chunked_cross_entropy_equals_the_whole() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1_300, 8, generator=rng, requires_grad=True)
+    weight = torch.randn(5_000, 8, generator=rng, requires_grad=True)
+    ids = torch.randint(5_000, (1_300,), generator=rng)
+    whole = F.cross_entropy(hidden @ weight.T, ids, reduction="sum")
+    expected = torch.autograd.grad(whole, [hidden, weight])
+    for function in (chunked_cross_entropy, _checkpointed_cross_entropy):
+        loss = function(hidden, weight, ids)
+        torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
+        for ours, theirs in zip(torch.autograd.grad(loss, [hidden, weight]), expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_averages_by_hand() -> None:
+    sums, counts = torch.tensor([8.0, 3.0, 0.0]), torch.tensor([2, 3, 0])
+    assert float(average(sums, counts, "present")) == pytest.approx((4 + 1) / 2)
+    assert float(average(sums, counts, "all")) == pytest.approx((4 + 1 + 0) / 3)
+    assert float(average(sums, counts, "token")) == pytest.approx(11 / 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"head": "flatt"}, "model.head"),
+        ({"logits": "table", "head": "factorized"}, "model.logits"),
+        ({"width": 33}, "model.width"),
+        ({"positions": "3d"}, "model.positions"),
+        ({"decoder_depth": 0}, "model.decoder_depth"),
+    ],
+)
+def test_contradicting_options_are_refused_by_name(options: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        EncoderDecoder(M3, **{**SMALL, **options})
