@@ -278,16 +278,20 @@ def _arm(canvas: _Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
     upper_split, lower_split = np.clip(scene.sleeve / 0.52, 0, 1), (scene.sleeve - 0.52) / 0.48
     cloth = 0.004 * thick if scene.sleeve > 0.5 else 0.0
     inner = pose.neck + (shoulder - pose.neck) * 0.94
-    segments = [_Segment(inner, elbow, 0.036 * thick, 0.026 * thick + cloth, shirt if scene.sleeve else skin,
-                         skin if scene.sleeve < 0.52 else None, float(upper_split), 0.003 * thick, 0, depth[1])]  # fmt: skip
+    first, second = shirt if scene.sleeve else skin, skin if scene.sleeve < 0.52 else None
+    radii = (0.036 * thick, 0.026 * thick + cloth, 0.018 * thick + cloth)
+    segments = [
+        _Segment(inner, elbow, radii[0], radii[1], first, second, float(upper_split), 0.003 * thick, 0, depth[1])
+    ]
     if pose.is_usable[joints[2]]:
-        first = shirt if lower_split > 0 else skin
-        segments.append(_Segment(elbow, wrist, 0.026 * thick + cloth, 0.018 * thick + cloth, first, skin,
-                                 float(max(lower_split, 0)), 0.003 * thick, depth[1], depth[2]))  # fmt: skip
+        first, split = shirt if lower_split > 0 else skin, float(max(lower_split, 0))
+        segments.append(
+            _Segment(elbow, wrist, radii[1], radii[2], first, skin, split, 0.003 * thick, depth[1], depth[2])
+        )
         reach = wrist - elbow
         reach = reach / max(np.hypot(*reach), 0.06 * s)
-        segments.append(_Segment(wrist + 0.012 * s * reach, wrist + 0.045 * s * reach, 0.022 * thick, 0.021 * thick, skin,
-                                 depth_a=depth[2] + 0.01 * s, depth_b=depth[2] + 0.01 * s))  # fmt: skip
+        heel, tip, near = wrist + 0.012 * s * reach, wrist + 0.045 * s * reach, depth[2] + 0.01 * s
+        segments.append(_Segment(heel, tip, 0.022 * thick, 0.021 * thick, skin, depth_a=near, depth_b=near))
     _paint_chain(canvas, segments, 0.014 * s, shoulder)
 
 
@@ -300,21 +304,24 @@ def _leg(canvas: _Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
     hip, knee, ankle = pose.xy[joints]
     depth = pose.depth[joints] - pose.depth[joints[0]]
     hip = pose.pelvis + (hip - pose.pelvis) * 0.8
-    segments = [_Segment(hip, knee, 0.060 * thick, 0.040 * thick, cloth, skin if scene.leg < 0.5 else None,
-                         min(scene.leg / 0.5, 1.0), 0.004 * thick, 0, depth[1])]  # fmt: skip
+    second, split = skin if scene.leg < 0.5 else None, min(scene.leg / 0.5, 1.0)
+    segments = [_Segment(hip, knee, 0.060 * thick, 0.040 * thick, cloth, second, split, 0.004 * thick, 0, depth[1])]
     if pose.is_usable[joints[2]]:
         share = (scene.leg - 0.5) / 0.5
         wide = 0.006 * thick if share > 0.5 else 0.0
-        segments.append(_Segment(knee, ankle, 0.039 * thick, 0.023 * thick + wide, cloth if share > 0 else skin, skin,
-                                 float(max(share, 0)), 0.007 * thick - wide, depth[1], depth[2]))  # fmt: skip
+        first, split, bulge = cloth if share > 0 else skin, float(max(share, 0)), 0.007 * thick - wide
+        segments.append(
+            _Segment(knee, ankle, 0.039 * thick, 0.023 * thick + wide, first, skin, split, bulge, depth[1], depth[2])
+        )
         shin = (ankle - knee) / max(np.hypot(*(ankle - knee)), 0.08 * s)
         ahead = np.array([-shin[1], shin[0]]) * -1.0  # to the picture's right below an upright person
         toe = 0.115 * pose.facing[0] * ahead + 0.05 * max(pose.facing[2], 0) * shin
         toe = toe + 0.02 * shin
         heel, tip = ankle + 0.018 * s * shin - 0.1 * toe * s, ankle + 0.026 * s * shin + toe * s
         shoe = _dimmed(scene.shoes, pose, joints)
-        segments.append(_Segment(heel, tip, 0.027 * thick, 0.023 * thick, shoe, depth_a=depth[2] + 0.01 * s,
-                                 depth_b=depth[2] + 0.01 * s + 0.08 * s * max(pose.facing[2], 0)))  # fmt: skip
+        near = depth[2] + 0.01 * s
+        ahead_of = near + 0.08 * s * max(pose.facing[2], 0)
+        segments.append(_Segment(heel, tip, 0.027 * thick, 0.023 * thick, shoe, depth_a=near, depth_b=ahead_of))
     _paint_chain(canvas, segments, 0.014 * s, hip)
 
 
