@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from m3.records import JOINT_NAMES
-from m3.rollout import Frames
+from m3.rollout import Chain, Frames
 
 LEFT, RIGHT, MIDDLE = (255, 138, 31), (38, 190, 255), (250, 247, 240)
 """RGB of the limbs of the person's left and right side, and of what joins them."""
@@ -28,6 +29,17 @@ _NO_FRAME = (236, 236, 233)
 _SUPERSAMPLING = 3
 _GAP = 6
 _GIF_FRAME_MS, _GIF_LAST_FRAME_MS = 350, 1200
+
+
+def choose_samples(chains: Sequence[Chain], num_samples: int) -> list[int]:
+    """Indices of the chains to show: long ones first, and of these one of each action before a second of any."""
+    shown_of_action: Counter[str | None] = Counter()
+    ranked = []
+    for n in sorted(range(len(chains)), key=lambda n: -len(chains[n].rows)):
+        action = chains[n].pairs[0].action
+        ranked.append((-len(chains[n].rows), shown_of_action[action], n))
+        shown_of_action[action] += 1
+    return [n for _, _, n in sorted(ranked)[:num_samples]]
 
 
 def draw_skeleton(picture: Image.Image, xy: np.ndarray, is_visible: np.ndarray) -> Image.Image:

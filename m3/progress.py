@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -38,3 +39,14 @@ def _track_in_log(items: Iterable[Item], total: int, description: str, console: 
             last, elapsed = now, now - start
             eta = elapsed / done * (total - done)
             console.print(f"{description}: {done}/{total}, {elapsed:.0f} s, ETA {eta:.0f} s", highlight=False)
+
+
+@contextmanager
+def counted(total: int, description: str, console: Console | None = None) -> Iterator[Callable[[], None]]:
+    """A function to call after each of `total` steps, for work that calls back instead of yielding."""
+    ticks = track(range(total), total, description, console)
+    next(ticks)
+    try:
+        yield lambda: next(ticks, None)
+    finally:
+        ticks.close()

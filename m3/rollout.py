@@ -34,6 +34,13 @@ class Chain:
     rows: tuple[int, ...]
     pairs: tuple[PairInfo, ...]
 
+    @property
+    def title(self) -> str:
+        """What a caption says of it: "golf swing · clip 0934, frame 12"."""
+        first = self.pairs[0]
+        action = f"{first.action.replace('_', ' ')} · " if first.action else ""
+        return f"{action}clip {first.clip}, frame {first.reference}"
+
 
 @dataclass(frozen=True)
 class TokenFrames:
@@ -63,6 +70,11 @@ class Frames:
     xy: np.ndarray
     is_visible: np.ndarray
     is_present: np.ndarray
+
+    def samples(self, rows: Sequence[int]) -> Frames:
+        """The frames of some samples, in that order."""
+        chosen = list(rows)
+        return Frames(self.pictures[chosen], self.xy[chosen], self.is_visible[chosen], self.is_present[chosen])
 
 
 def find_chains(
@@ -118,7 +130,6 @@ def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain
     return TokenFrames(ids["tok_rgb"], ids["coords"], is_present)
 
 
-@torch.inference_mode()
 def roll_out(
     model: EncoderDecoder,
     reference: dict[str, Tensor],
@@ -126,6 +137,7 @@ def roll_out(
     num_frames: int,
     seed: int,
     sample: Tensor,
+    batch_size: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> TokenFrames:
     """Continue from reference frames.
@@ -136,26 +148,50 @@ def roll_out(
         schemes: for coords_next and tok_rgb_next, in the order in which they are generated.
         num_frames: T.
         seed, sample: see `m3.sampling.sampler.generate`, whose epoch is the horizon; sample is (N,) int64.
-        on_step: called after each step of the sampler.
+        batch_size: samples at a time.
+        on_step: called after each step of the sampler, `num_steps` times.
 
     Returns:
         (N, T + 1) frames, the reference first. Horizon k is generated from horizon k − 1 alone.
         Raises ValueError for schemes that do not generate each modality of the successor once.
     """
     check_schemes(schemes, model.table)
-    num_samples = len(sample)
-    frames = {name: [ids] for name, ids in reference.items()}
-    for horizon in range(1, num_frames + 1):
-        tokens = torch.zeros(num_samples, model.table.num_tokens, dtype=torch.int64, device=sample.device)
-        is_known = torch.zeros_like(tokens, dtype=torch.bool)
-        for name in SUCCESSOR_OF:
-            tokens[:, model.table.columns(name)] = frames[name][-1]
-            is_known[:, model.table.columns(name)] = True
-        tokens = generate(model, tokens, is_known, schemes, seed, sample, horizon, on_step)
-        for name, successor in SUCCESSOR_OF.items():
-            frames[name].append(tokens[:, model.table.columns(successor)])
-    ids = {name: torch.stack(steps, 1).cpu().numpy() for name, steps in frames.items()}
-    return TokenFrames(ids["tok_rgb"], ids["coords"], np.ones((num_samples, num_frames + 1), dtype=bool))
+    ids: dict[str, list[np.ndarray]] = {name: [] for name in SUCCESSOR_OF}
+    for rows in torch.arange(len(sample), device=sample.device).split(batch_size):
+        frames = {name: [reference[name][rows]] for name in SUCCESSOR_OF}
+        for horizon in range(1, num_frames + 1):
+            newest = {name: steps[-1] for name, steps in frames.items()}
+            successor = _successor(model, newest, schemes, seed, sample[rows], horizon, on_step)
+            for name in SUCCESSOR_OF:
+                frames[name].append(successor[name])
+        for name, steps in frames.items():
+            ids[name].append(torch.stack(steps, 1).cpu().numpy())  # (B, T + 1, L)
+    tok_rgb, coords = (np.concatenate(ids[name]) for name in ("tok_rgb", "coords"))
+    return TokenFrames(tok_rgb, coords, np.ones(tok_rgb.shape[:2], dtype=bool))
+
+
+def num_steps(schemes: Sequence[SchemeSettings], num_frames: int, num_samples: int, batch_size: int) -> int:
+    """Steps of the sampler in a roll-out."""
+    return -(-num_samples // batch_size) * num_frames * sum(scheme.num_steps for scheme in schemes)
+
+
+def _successor(
+    model: EncoderDecoder,
+    reference: dict[str, Tensor],
+    schemes: Sequence[SchemeSettings],
+    seed: int,
+    sample: Tensor,
+    horizon: int,
+    on_step: Callable[[], None],
+) -> dict[str, Tensor]:
+    """One frame further: (B, L) for each modality of a frame → the same of its successor."""
+    tokens = torch.zeros(len(sample), model.table.num_tokens, dtype=torch.int64, device=sample.device)
+    is_known = torch.zeros_like(tokens, dtype=torch.bool)
+    for name, ids in reference.items():
+        tokens[:, model.table.columns(name)] = ids
+        is_known[:, model.table.columns(name)] = True
+    tokens = generate(model, tokens, is_known, schemes, seed, sample, horizon, on_step)
+    return {name: tokens[:, model.table.columns(successor)] for name, successor in SUCCESSOR_OF.items()}
 
 
 def check_schemes(schemes: Sequence[SchemeSettings], table: ModalityTable) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from m3 import pictures
-from m3.records import JOINT_NAMES
-from m3.rollout import Frames
+from m3.records import JOINT_NAMES, PairInfo
+from m3.rollout import Chain, Frames
 
 
 def standing_person() -> np.ndarray:
@@ -99,3 +99,13 @@ def test_animation_and_files(tmp_path):
         gif.seek(3)
         shown = np.asarray(gif.convert("RGB")).astype(int)
         assert abs(shown - np.asarray(animation[3])).mean() < 6
+
+
+def test_shown_samples_are_long_and_of_different_actions():
+    def chain(action: str, length: int) -> Chain:
+        return Chain(tuple(range(length)), (PairInfo("k", "c", 0, 1, action, None),) * length)
+
+    chains = [chain("jump", 6), chain("jump", 6), chain("bowl", 3), chain("golf_swing", 6), chain("bowl", 6)]
+    assert pictures.choose_samples(chains, 3) == [0, 3, 4]
+    assert pictures.choose_samples(chains, 9) == [0, 3, 4, 1, 2]
+    assert chains[3].title == "golf swing · clip c, frame 0"

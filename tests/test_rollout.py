@@ -7,7 +7,7 @@ from oracle import Oracle, small_table
 
 from m3.modalities import NUM_JOINT_BINS
 from m3.records import PackedTokens, PairInfo
-from m3.rollout import TokenFrames, decode, find_chains, nothing_moves, roll_out, true_frames
+from m3.rollout import TokenFrames, decode, find_chains, nothing_moves, num_steps, roll_out, true_frames
 from m3.sampling.sampler import SchemeSettings
 from m3.tokens.joints import JointCodec
 
@@ -103,8 +103,9 @@ def references(num_samples: int) -> dict[str, torch.Tensor]:
 def test_each_frame_is_the_reference_of_the_next():
     steps = []
     reference = references(2)
-    out = roll_out(Walker(), reference, SCHEMES, 3, seed=0, sample=torch.arange(2), on_step=lambda: steps.append(1))
-    assert len(steps) == 3 * (3 + 2) and out.is_present.all()
+    sample = torch.arange(2)
+    out = roll_out(Walker(), reference, SCHEMES, 3, 0, sample, batch_size=1, on_step=lambda: steps.append(1))
+    assert len(steps) == 2 * 3 * (3 + 2) == num_steps(SCHEMES, 3, 2, batch_size=1) and out.is_present.all()
     x = reference["coords"].numpy()[:, None, :26] + 10 * np.arange(4)[:, None]
     assert (out.coords[:, :, :26] == x).all() and (out.coords[:, :, 26:] == 1).all()
     growth = np.cumsum(np.concatenate([np.zeros((2, 1), int), x[:, 1:, 0]], 1), 1)  # (2, 4)
@@ -113,24 +114,25 @@ def test_each_frame_is_the_reference_of_the_next():
 
 def test_a_horizon_uses_only_what_came_before_it():
     model = Oracle(scale=1.0)
-    short = roll_out(model, references(3), SCHEMES, 2, seed=4, sample=torch.tensor([5, 6, 7]))
-    long = roll_out(model, references(3), SCHEMES, 4, seed=4, sample=torch.tensor([5, 6, 7]))
+    sample = torch.tensor([5, 6, 7])
+    short = roll_out(model, references(3), SCHEMES, 2, seed=4, sample=sample, batch_size=8)
+    long = roll_out(model, references(3), SCHEMES, 4, seed=4, sample=sample, batch_size=8)
     assert (short.coords == long.coords[:, :3]).all() and (short.tok_rgb == long.tok_rgb[:, :3]).all()
     assert (long.coords[:, 1] != long.coords[:, 2]).any()  # horizons draw anew
 
 
 def test_samples_do_not_depend_on_their_batch():
     model, reference = Oracle(scale=1.0), references(4)
-    whole = roll_out(model, reference, SCHEMES, 2, seed=4, sample=torch.arange(4))
+    whole = roll_out(model, reference, SCHEMES, 2, seed=4, sample=torch.arange(4), batch_size=3)
     rows = torch.tensor([3, 1])
-    part = roll_out(model, {k: v[rows] for k, v in reference.items()}, SCHEMES, 2, seed=4, sample=rows)
+    part = roll_out(model, {k: v[rows] for k, v in reference.items()}, SCHEMES, 2, seed=4, sample=rows, batch_size=8)
     assert (part.tok_rgb == whole.tok_rgb[[3, 1]]).all() and (part.coords == whole.coords[[3, 1]]).all()
 
 
 @pytest.mark.parametrize("schemes", [SCHEMES[:1], [*SCHEMES, SCHEMES[0]], []])
 def test_schemes_must_generate_a_whole_successor(schemes):
     with pytest.raises(ValueError, match="sampling generates .* needs"):
-        roll_out(Oracle(), references(1), schemes, 1, seed=0, sample=torch.arange(1))
+        roll_out(Oracle(), references(1), schemes, 1, seed=0, sample=torch.arange(1), batch_size=1)
 
 
 class FlatTokenizer:
