@@ -1,0 +1,226 @@
+"""Rolls a trained model out over a split, scores it and draws it: assembles what conf/generate.yaml names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from m3.batches.table import TokenTable
+from m3.checkpoint import LoadedModel, load_model
+from m3.metrics import Score, metrics_record, score, write_metrics
+from m3.pictures import choose_samples, rollout_animation, rollout_sheet, write_gif, write_png
+from m3.progress import counted
+from m3.rollout import (
+    SUCCESSOR_OF,
+    Chain,
+    Frames,
+    TokenFrames,
+    check_schemes,
+    decode,
+    find_chains,
+    num_steps,
+    roll_out,
+    true_frames,
+)
+from m3.sampling.sampler import SchemeSettings
+from m3.tokens.base import PictureTokenizer
+from m3.tokens.joints import JointCodec
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `run` made.
+
+    chains: of the split, one for each sample.
+    predicted, truth: (N, T + 1) frames.
+    scores: per horizon.
+    sheet, animation, metrics: paths of rollout.png, rollout.gif and metrics.json.
+    """
+
+    chains: list[Chain]
+    predicted: Frames
+    truth: Frames
+    scores: list[Score]
+    sheet: Path
+    animation: Path
+    metrics: Path
+
+
+def run(cfg: DictConfig) -> Generation:
+    """Generates what `cfg` (conf/generate.yaml) describes.
+
+    Raises:
+        hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
+        be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
+    """
+    cfg = _checked(cfg)
+    schemes: list[SchemeSettings] = [instantiate(scheme) for scheme in cfg.sampling.values()]
+    if cfg.checkpoint is None:
+        raise ValueError(
+            "checkpoint=null: train a model with `python train.py name=NAME`, then give checkpoint=outputs/train/NAME"
+        )
+    loaded = load_model(cfg.checkpoint, cfg.device)
+    check_schemes(schemes, loaded.table)
+    split = TokenTable.open(cfg.data.root, cfg.data.split)
+    tokenizer: PictureTokenizer = instantiate(cfg.tokenizer)
+    _check_identities(cfg, loaded, split, tokenizer)
+    tokens = split.columns(loaded.table)
+    chains = find_chains(split.pairs, cfg.rollout.frames, cfg.rollout.starts, cfg.rollout.max_samples)
+    if not chains:
+        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
+
+    true_tokens = true_frames(tokens, loaded.table, chains, cfg.rollout.frames)
+    new_tokens = _roll_out(cfg, loaded, schemes, chains, true_tokens)
+    codec, canvas_size = JointCodec(split.manifest.canvas_size), split.manifest.canvas_size
+    predicted = decode(new_tokens, tokenizer, codec, canvas_size)
+    truth = decode(true_tokens, tokenizer, codec, canvas_size)
+    extent = np.array([chain.pairs[0].pose_extent_px or math.nan for chain in chains])
+    with counted(cfg.rollout.frames, "scores") as on_horizon:
+        scores = score(predicted, truth, extent, on_horizon)
+    return _write(cfg, loaded, chains, predicted, truth, scores)
+
+
+def _checked(cfg: DictConfig) -> DictConfig:
+    """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    for key in ("rollout.batch_size", "pictures.num_samples", "pictures.cell_px"):
+        if OmegaConf.select(cfg, key) < 1:
+            raise ValueError(f"{key}={OmegaConf.select(cfg, key)}: need at least 1")
+    if cfg.device == "auto":
+        cfg.device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=cfg.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={cfg.device}: {str(error).splitlines()[0]}") from error
+    return cfg
+
+
+def _check_identities(cfg: DictConfig, loaded: LoadedModel, split: TokenTable, tokenizer: PictureTokenizer) -> None:
+    """Raises ValueError unless model, data and tokenizer speak of the same picture tokens and canvas."""
+    stored = split.manifest.tokenizer
+    if (tokenizer.name, tokenizer.fingerprint) != (stored["name"], stored["fingerprint"]):
+        raise ValueError(
+            f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one that made {cfg.data.root}, "
+            f"{stored['name']} {stored['fingerprint'][:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
+            "or make data and model again"
+        )
+    of_data = {
+        "canvas_size": split.manifest.canvas_size,
+        "tokenizer": stored["name"],
+        "tokenizer_fingerprint": stored["fingerprint"],
+    }
+    differing = [
+        f"{key} is {loaded.data[key]} there and {value} here"
+        for key, value in of_data.items()
+        if loaded.data[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{cfg.checkpoint} was trained on data other than {cfg.data.root}: {'; '.join(differing)}; "
+            "give the data.root it was trained on, or data made with the same canvas and tokenizer"
+        )
+
+
+def _roll_out(
+    cfg: DictConfig, loaded: LoadedModel, schemes: Sequence[SchemeSettings], chains: Sequence[Chain], truth: TokenFrames
+) -> TokenFrames:
+    sample = torch.tensor([chain.rows[0] for chain in chains], device=cfg.device)
+    reference = {name: torch.as_tensor(getattr(truth, name)[:, 0], device=cfg.device) for name in SUCCESSOR_OF}
+    num_frames, batch_size = cfg.rollout.frames, cfg.rollout.batch_size
+    total = num_steps(schemes, num_frames, len(chains), batch_size)
+    with counted(total, f"roll-out of {len(chains)} samples") as on_step:
+        return roll_out(loaded.model, reference, schemes, num_frames, cfg.seed, sample, batch_size, on_step)
+
+
+def _write(
+    cfg: DictConfig, loaded: LoadedModel, chains: list[Chain], predicted: Frames, truth: Frames, scores: list[Score]
+) -> Generation:
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    shown = choose_samples(chains, cfg.pictures.num_samples)
+    titles = [chains[n].title for n in shown]
+    some_predicted, some_truth = predicted.samples(shown), truth.samples(shown)
+    made = Generation(
+        chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json"
+    )
+    write_png(made.sheet, rollout_sheet(some_predicted, some_truth, titles, cfg.pictures.cell_px))
+    write_gif(made.animation, rollout_animation(some_predicted, some_truth, titles, cfg.pictures.cell_px))
+    write_metrics(made.metrics, metrics_record(scores, _facts(cfg, loaded, len(chains))))
+    _report(made)
+    return made
+
+
+def _facts(cfg: DictConfig, loaded: LoadedModel, num_samples: int) -> dict[str, Any]:
+    return {
+        "checkpoint": str(cfg.checkpoint),
+        "step": loaded.step,
+        "data": {**OmegaConf.to_container(cfg.data), **loaded.data},
+        "num_samples": num_samples,
+        "seed": cfg.seed,
+        "rollout": OmegaConf.to_container(cfg.rollout),
+        "sampling": OmegaConf.to_container(cfg.sampling),
+    }
+
+
+_SHOWN = {"pck@0.1": (100, "%"), "pck@0.05": (100, "%"), "joint_error": (1, "px"), "psnr": (1, "dB"), "ssim": (1, "")}
+"""Columns of the printed table: the factor and unit in which people read a score."""
+
+
+def _report(made: Generation) -> None:
+    scores = {s.name: s for s in made.scores}
+    table = Table(title=f"{len(made.chains)} roll-outs: model | nothing moves", title_justify="left")
+    table.add_column("horizon", justify="right")
+    table.add_column("samples", justify="right")
+    for name, (_, unit) in _SHOWN.items():
+        table.add_column(f"{name} {unit}".strip(), justify="right", no_wrap=True)
+    for k, num_samples in enumerate(scores["psnr"].num_samples):
+        cells = [_cell(scores[name], k, factor) for name, (factor, _) in _SHOWN.items()]
+        table.add_row(f"+{k + 1}", str(num_samples), *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"pictures  {made.sheet}\n          {made.animation}\nscores    {made.metrics}", highlight=False)
+
+
+def _cell(score: Score, k: int, factor: float) -> str:
+    model, still = score.model[k], score.nothing_moves[k]
+    if model is None or still is None:
+        return "–"
+    digits = 3 if score.name == "ssim" else 1
+    is_ahead = model > still if score.is_better == "higher" else model < still
+    style = "bold green" if is_ahead else "bold"
+    return f"[{style}]{model * factor:.{digits}f}[/] | {still * factor:.{digits}f}"
+
+
+def mean_pck(scores: Sequence[Score]) -> float:
+    """PCK@0.1 of the model, averaged over the horizons that have truth; NaN without any joints."""
+    values = [value for s in scores if s.name == "pck@0.1" for value in s.model if value is not None]
+    return sum(values) / len(values) if values else math.nan
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="generate")
+def main(cfg: DictConfig) -> float:
+    """Returns the mean PCK@0.1, the number that a sweep maximises."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        cfg.out = HydraConfig.get().runtime.output_dir
+    try:
+        return mean_pck(run(cfg).scores)
+    except (FileNotFoundError, ValueError, HydraException) as error:
+        raise SystemExit(f"error: {error.__cause__ or error}") from None
+
+
+if __name__ == "__main__":
+    main()

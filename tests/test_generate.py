@@ -1,0 +1,203 @@
+"""generate.py in-process, on a world of its own: shards of random tokens, a random model, the shipped tokenizer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+
+import generate
+from m3.records import TokenizedPair
+from m3.shards.manifest import Manifest, pair_modalities
+from m3.shards.writer import write_shards
+from m3.tokens.mini import MiniTokenizer
+
+CONF = str(Path(generate.__file__).parent / "conf")
+CANVAS_SIZE, GRID = 32, (2, 2)
+MODALITIES = {
+    "_target_": "m3.modalities.ModalityTable",
+    "modalities": ["tok_rgb", "coords", "tok_rgb_next", "coords_next"],
+    "vocab_sizes": [65536] * 4,
+    "max_seq_lens": [4, 39, 4, 39],
+    "input_alphas": [1] * 4,
+    "target_alphas": [1] * 4,
+    "input_tokens_range": [4, 40],
+    "target_tokens_range": [4, 40],
+}
+MODEL = {
+    "_target_": "m3.model.encoder_decoder.EncoderDecoder",
+    "table": MODALITIES,
+    "width": 32,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+    "head_width": 16,
+    "head": "factorized",
+}
+
+
+def write_data(root: Path) -> Manifest:
+    """Test split: clip a with 7 pairs, clip b with 2, frames numbered from 0; train and eval empty."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for clip, num_pairs in (("a", 7), ("b", 2)):
+        frames = [
+            {
+                "tok_rgb": rng.integers(0, 64000, GRID).astype(np.uint16),
+                "coords": np.concatenate([rng.integers(0, 8192, (2, 13)), np.ones((1, 13))]).astype(np.uint16),
+            }
+            for _ in range(num_pairs + 1)
+        ]
+        for n in range(num_pairs):
+            successor = {f"{name}_next": ids for name, ids in frames[n + 1].items()}
+            meta = {"clip": clip, "reference": n, "successor": n + 1, "action": "jump", "pose_extent_px": 20.0}
+            pairs.append(TokenizedPair(f"{clip}-{n:06d}", {**frames[n], **successor}, "a jump", meta))
+    tokenizer = MiniTokenizer()
+    in_split = {"train": [], "eval": [], "test": pairs}
+    manifest = Manifest(
+        settings={},
+        source={"name": "random", "fingerprint": "0"},
+        canvas={"mode": "crop", "size": CANVAS_SIZE},
+        modalities=pair_modalities(GRID),
+        tokenizer={"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": {}},
+        num_clips={"train": 0, "eval": 0, "test": 2},
+        shards={split: write_shards(root, split, chosen, pairs_per_shard=5) for split, chosen in in_split.items()},
+        rejected=(),
+        notes=(),
+    )
+    manifest.save(root)
+    return manifest
+
+
+def write_checkpoint(run: Path, data: dict) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"model.{name}": torch.randn(tensor.shape, generator=generator) * 0.1
+        for name, tensor in instantiate(MODEL).state_dict().items()
+    }
+    (run / "checkpoints").mkdir(parents=True)
+    content = {"state_dict": weights, "global_step": 3, "m3": {"config": {"model": MODEL}, "data": data}}
+    torch.save(content, run / "checkpoints" / "step=00000003.ckpt")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    manifest = write_data(root / "data")
+    identity = {
+        "canvas_size": CANVAS_SIZE,
+        "tokenizer": manifest.tokenizer["name"],
+        "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
+    }
+    write_checkpoint(root / "run", identity)
+    write_checkpoint(root / "other_run", {**identity, "canvas_size": 64, "tokenizer_fingerprint": "f" * 64})
+    return root
+
+
+def config(world: Path, *overrides: str) -> DictConfig:
+    settings = [
+        f"checkpoint={world / 'run'}", f"data.root={world / 'data'}", f"out={world / 'out'}", "device=cpu",
+        "sampling.coords_next.num_steps=2", "sampling.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
+    ]  # fmt: skip
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return compose("generate", [*settings, *overrides])
+
+
+def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
+    monkeypatch.chdir(world)
+    made = generate.run(config(world))
+    assert sorted(p.name for p in (world / "out").iterdir()) == ["metrics.json", "rollout.gif", "rollout.png"]
+    assert [len(chain.rows) for chain in made.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
+    assert made.predicted.pictures.shape == (3, 7, 32, 32, 3)
+    # The truth of a frame is one frame, whether it comes as a successor or as the next reference.
+    assert (made.truth.pictures[1, 0] == made.truth.pictures[0, 6]).all()
+    assert (made.truth.xy[1, 0] == made.truth.xy[0, 6]).all()
+    assert (made.predicted.xy[:, 0] == made.truth.xy[:, 0]).all()
+
+    record = json.loads(made.metrics.read_text())
+    assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
+    assert len(record["scores"]) == 6
+    for entry in record["scores"].values():
+        assert [h["num_samples"] for h in entry["horizons"]] == [3, 2, 1, 1, 1, 1]
+        for horizon in entry["horizons"]:
+            assert math.isfinite(horizon["model"]) and math.isfinite(horizon["nothing_moves"])
+    assert 0 <= generate.mean_pck(made.scores) <= 1
+    with Image.open(made.sheet) as sheet, Image.open(made.animation) as animation:
+        assert sheet.width > 7 * 64 and animation.n_frames == 7
+
+
+def test_the_same_seed_makes_the_same_scores(world):
+    options = ["sampling.tok_rgb_next.temperature=1", "sampling.coords_next.pick=sample", "rollout.frames=2"]
+    first = generate.run(config(world, *options)).predicted
+    again = generate.run(config(world, *options)).predicted
+    other = generate.run(config(world, *options, "seed=1")).predicted
+    assert (first.pictures == again.pictures).all() and (first.xy == again.xy).all()
+    assert (first.pictures != other.pictures).any() and (first.xy != other.xy).any()
+
+
+def test_max_samples_and_frames(world):
+    made = generate.run(config(world, "rollout.max_samples=1", "rollout.frames=1", "rollout.starts=first"))
+    assert len(made.chains) == 1 and made.predicted.pictures.shape[1] == 2
+    assert all(len(score.model) == 1 for score in made.scores)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("checkpoint=null", "checkpoint=null: .*python train.py"),
+        ("checkpoint=nowhere", "nowhere.*python train.py"),
+        ("data.root=nowhere", "nowhere.*python preprocess.py"),
+        ("data.split=dev", "dev"),
+        ("data.split=train", "data.split=train: .* no pairs"),
+        ("rollout.frames=0", "rollout.frames=0"),
+        ("rollout.starts=last", "rollout.starts='last'"),
+        ("rollout.max_samples=0", "rollout.max_samples=0"),
+        ("rollout.batch_size=0", "rollout.batch_size=0"),
+        ("pictures.num_samples=0", "pictures.num_samples=0"),
+        ("pictures.cell_px=-1", "pictures.cell_px=-1"),
+        ("sampling.coords_next.num_steps=40", "sampling.coords_next.num_steps=40"),
+        ("sampling.tok_rgb_next.pick=mean", "sampling.tok_rgb_next.pick='mean'"),
+        ("~sampling.tok_rgb_next", r"sampling generates \['coords_next'\]"),
+        ("device=abacus", "device=abacus"),
+    ],
+)
+def test_what_cannot_be_stops_before_any_work(world, override, message):
+    out = world / "nothing"
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        generate.run(config(world, f"out={out}", override))
+    assert not out.exists()
+
+
+def test_impossible_sampling_values_name_their_key(world):
+    with pytest.raises(InstantiationException) as caught:
+        generate.run(config(world, "sampling.coords_next.temperature=-1"))
+    assert "sampling.coords_next.temperature=-1" in str(caught.value.__cause__ or caught.value)
+
+
+@pytest.mark.parametrize("override", ["rollout.horizons=6", "temperature=1", "sampling.coords_next.steps=4"])
+def test_unknown_keys_are_refused(world, override):
+    with pytest.raises(ConfigCompositionException, match=override.split("=")[0]):
+        config(world, override)
+
+
+def test_a_checkpoint_of_other_data_is_refused(world):
+    with pytest.raises(ValueError, match="canvas_size is 64 there and 32 here; tokenizer_fingerprint is ffff"):
+        generate.run(config(world, f"checkpoint={world / 'other_run'}"))
+
+
+def test_data_of_another_tokenizer_is_refused(world, tmp_path):
+    for path in (world / "data").rglob("*.tar"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    text = (world / "data" / "dataset.json").read_text()
+    (tmp_path / "dataset.json").write_text(text.replace(MiniTokenizer().fingerprint, "e" * 64))
+    with pytest.raises(ValueError, match="tokenizer: mini .* is not the one that made .*eeee"):
+        generate.run(config(world, f"data.root={tmp_path}"))
