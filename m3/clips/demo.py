@@ -1,0 +1,339 @@
+"""A data set without a download: generated motion, seen by a camera, drawn, and written as Penn Action is on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from m3.clips.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
+from m3.clips.motion import ACTIONS, LYING, mirrored, random_bones
+from m3.clips.penn_action import PennAction
+from m3.clips.render import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene, render_frame
+from m3.records import Joints
+from m3.seeds import numpy_generator
+
+JPEG_QUALITY = 92
+_VERSION = 1  # of motion and look: other numbers make other pictures from the same settings
+_SETTINGS = "demo.json"
+_FRAMES_WORTH_A_PROCESS = 600
+
+
+@dataclass(frozen=True)
+class DemoClip:
+    """One generated clip before it is drawn.
+
+    points: (T, 13, 3) float64 in statures, in the subject's axes (see `m3.clips.motion`).
+    joints: where the camera sees them.
+    depth: (T, 13) float64 pixels towards the viewer.
+    ground_y: pixels, where the feet stand.
+    pose: side of the body that the camera sees, as Penn Action spells it: front, back, left, right.
+    """
+
+    points: np.ndarray
+    joints: Joints
+    depth: np.ndarray
+    ground_y: float
+    scene: Scene
+    action: str
+    pose: str
+    is_train: bool
+
+    def render(self, frame: int, size: tuple[int, int]) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        return render_frame(
+            self.joints.xy[frame], self.joints.is_visible[frame], size, self.scene, self.depth[frame], self.ground_y
+        )
+
+
+def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> DemoClip:
+    """A clip as a pure function of its arguments. clip: number from 0; size: (height, width)."""
+    rng = numpy_generator(seed, "demo", clip)
+    names = list(ACTIONS)
+    action = names[clip % len(names)]
+    bones, scope = random_bones(rng), float(rng.uniform(0.85, 1.1))
+    start, is_mirrored, style = rng.uniform(), rng.uniform() < 0.3, int(rng.integers(2**31))
+
+    def perform(cycles: np.ndarray) -> np.ndarray:
+        points = ACTIONS[action](cycles, scope, bones, numpy_generator(style))
+        return mirrored(points) if is_mirrored else points
+
+    yaw, pose, travel = _choose_view(rng, action, perform(start + np.linspace(0, 1, 33)))
+    period = float(np.clip(travel / rng.uniform(0.024, 0.032), 10, 26))  # frames of a cycle
+    points = perform(start + np.arange(num_frames) / period)
+    xy, depth, ground_y, horizon = _film(points, yaw, size, rng)
+    scene = random_scene(rng)
+    scene = replace(scene, background=replace(scene.background, horizon=horizon))
+    if rng.uniform() < 0.2:
+        scene = replace(scene, occluder=_random_occluder(rng, action, xy, size))
+    is_visible = ~(_self_occluded(xy, depth) | _behind_occluder(xy, scene, size))
+    is_train = bool(rng.uniform() < 0.8)
+    return DemoClip(points, Joints(xy, is_visible), depth, ground_y, scene, action, pose, is_train)
+
+
+_SHARE_OF_SIDES = {"pushup": 1.0, "situp": 1.0, "boxing": 0.8, "jumping_jacks": 0.1, "wave": 0.1}
+"""How often an action is filmed from the side, where that matters for seeing it."""
+
+
+def _random_yaw(rng: np.random.Generator, action: str) -> tuple[float, str]:
+    """Radians by which the subject turns to the picture's right, 0 facing the viewer; and the name of the view."""
+    share_of_sides = _SHARE_OF_SIDES.get(action, 0.45)
+    kind = rng.uniform()
+    if kind < share_of_sides:
+        pose = str(rng.choice(["left", "right"]))
+        return float((1 if pose == "right" else -1) * rng.normal(np.pi / 2, 0.3)), pose
+    if kind < share_of_sides + (1 - share_of_sides) * 0.75:
+        return float(rng.normal(0, 0.4)), "front"
+    return float(np.pi + rng.normal(0, 0.35)), "back"
+
+
+def _choose_view(rng: np.random.Generator, action: str, cycle: np.ndarray) -> tuple[float, str, float]:
+    """Of three random views, yaw and name of the one in which the action shows best.
+
+    cycle: (T, 13, 3) joints of one cycle. Also returns how far a joint travels across the picture in that cycle, in
+    heights of the picture, on average.
+    """
+    views = []
+    for _ in range(3):
+        yaw, pose = _random_yaw(rng, action)
+        right = np.array([np.cos(yaw), np.sin(yaw)])
+        flat = np.stack([cycle[..., [0, 2]] @ right, cycle[..., 1]], -1)  # (T, 13, 2)
+        height = np.ptp(flat[..., 1]) + 0.16
+        views.append(
+            (yaw, pose, float(np.linalg.norm(np.diff(flat, axis=0), axis=-1).sum(0).mean() / max(height, 0.7)))
+        )
+    return max(views, key=lambda view: view[2])
+
+
+def _film(
+    points: np.ndarray, yaw: float, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Perspective view of the clip from a level camera that does not move, the whole movement large in the picture.
+
+    Returns (T, 13, 2) pixels, (T, 13) depth in pixels towards the viewer, the ground's y in pixels, and the horizon
+    as a fraction of the height.
+    """
+    height, width = size
+    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    world = points @ turn.T
+    world[..., [0, 2]] -= world[:, list(HIPS)][..., [0, 2]].mean((0, 1))
+    eye, distance = rng.uniform(0.45, 0.8), rng.uniform(3.2, 5.5)  # the camera's height and distance in statures
+    scale = distance / (distance - world[..., 2])  # (T, 13) magnification, 1 at the subject's middle
+    flat = np.stack([world[..., 0] * scale, (eye - world[..., 1]) * scale], -1)  # (T, 13, 2) statures, y down
+    low, high = flat.min((0, 1)) - 0.09, flat.max((0, 1)) + 0.07  # flesh around the joints
+    share = rng.uniform(0.86, 0.95)
+    pixels = min(share * height / (high[1] - low[1]), 0.94 * min(height, width) / (high[0] - low[0]))
+    room = (min(height, width) - pixels * (high[0] - low[0])) / 2
+    left = width / 2 - pixels * (low[0] + high[0]) / 2 + rng.uniform(-0.6, 0.6) * max(room, 0)
+    spare = height - pixels * (high[1] - low[1])
+    top = spare * rng.uniform(0.45, 0.75) - pixels * low[1]
+    if spare > 0.35 * height:  # a person lying: on the ground in the lower half of the picture
+        top = spare * rng.uniform(0.7, 0.85) - pixels * low[1]
+    xy = flat * pixels + [left, top]
+    ground_y = top + pixels * eye
+    horizon = float(np.clip((ground_y - 0.9 * eye * pixels) / height, 0.28, 0.72))
+    horizon = min(horizon, (ground_y - 0.1 * pixels) / height)
+    return xy, world[..., 2] * pixels, float(ground_y), horizon
+
+
+def _random_occluder(rng: np.random.Generator, action: str, xy: np.ndarray, size: tuple[int, int]) -> Occluder:
+    """An object that hides the legs, a side, or a limb, and never most of the person."""
+    (left, top), (right, bottom) = xy.min((0, 1)) / size[::-1], xy.max((0, 1)) / size[::-1]
+    kind = "post" if action in LYING else str(rng.choice(OCCLUDER_KINDS))
+    colour = {
+        "box": (176, 132, 84), "post": (120, 124, 130), "bench": (142, 96, 60), "hedge": (62, 108, 62)
+    }[kind]  # fmt: skip
+    if kind == "post":
+        half, x = 0.025, left + (right - left) * rng.choice([rng.uniform(0.0, 0.25), rng.uniform(0.75, 1.0)])
+        return Occluder(kind, (float(x - half), -0.05, float(x + half), min(float(bottom) + 0.12, 1.05)), colour)
+    middle = left + (right - left) * rng.uniform(0.25, 0.75)
+    half = {"box": 0.12, "bench": 0.25, "hedge": 0.2}[kind] * rng.uniform(0.8, 1.2)
+    y0 = bottom - (bottom - top) * rng.uniform(0.18, 0.36)
+    return Occluder(kind, (float(middle - half), float(y0), float(middle + half), float(bottom) + 0.09), colour)
+
+
+def _behind_occluder(xy: np.ndarray, scene: Scene, size: tuple[int, int]) -> np.ndarray:
+    """(T, 13) bool."""
+    columns, rows = np.moveaxis(np.floor(xy).astype(int), -1, 0)
+    cover = occluder_cover(scene, size)
+    return cover[rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1)] > 0.5
+
+
+def _self_occluded(xy: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """(T, 13) bool: joints that lie well inside the outline of a nearer part of the body that they are no end of."""
+    points = np.concatenate([xy, depth[..., None]], -1)  # (T, 13, 3)
+    stature = np.linalg.norm(points[:, list(SHOULDERS)].mean(1) - points[:, list(HIPS)].mean(1), axis=-1) / 0.29  # (T,)
+    pelvis, neck = points[:, list(HIPS)].mean(1), points[:, list(SHOULDERS)].mean(1)
+    trunk = (pelvis, neck, 0.08, (HEAD, *SHOULDERS, *HIPS))
+    limbs = [
+        (points[:, chain[k]], points[:, end[k]], radius, (chain[k], end[k]))
+        for k in range(2)
+        for chain, end, radius in (
+            (SHOULDERS, ELBOWS, 0.03), (ELBOWS, WRISTS, 0.025), (HIPS, KNEES, 0.05), (KNEES, ANKLES, 0.03)
+        )
+    ]  # fmt: skip
+    skull = (points[:, HEAD], points[:, HEAD], 0.05, (HEAD,))
+    is_hidden = np.zeros(depth.shape, dtype=bool)
+    for first, second, radius, ends in (trunk, skull, *limbs):
+        along = second - first
+        offset = points - first[:, None]  # (T, 13, 3)
+        flat = (along[:, None, :2] * offset[..., :2]).sum(-1) / np.maximum((along[:, :2] ** 2).sum(-1), 1e-9)[:, None]
+        share = np.clip(flat, 0, 1)[..., None]
+        gap = offset - share * along[:, None]
+        is_inside = np.hypot(gap[..., 0], gap[..., 1]) < 0.8 * radius * stature[:, None]
+        is_nearer = gap[..., 2] < -1.3 * radius * stature[:, None]
+        is_other = ~np.isin(np.arange(13), ends)
+        is_hidden |= is_inside & is_nearer & is_other
+    return is_hidden
+
+
+def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[int, int], seed: int) -> None:
+    """Writes `frames/0001/000001.jpg …` and `labels/0001.mat …`, as Penn Action has them, with a progress bar.
+
+    A clip appears under its final name when it is complete; a call that was interrupted is continued by the next one
+    with the same arguments, and a call with nothing left to do returns at once.
+
+    Args:
+        root: folder, made where it is missing.
+        size: (height, width) in pixels, at least 32 each.
+        seed: of all motion and looks; a clip is a function of (seed, its number, num_frames, size).
+
+    Raises ValueError for impossible sizes, and FileExistsError where `root` holds something else than this demo.
+    """
+    root = Path(root)
+    if min(num_clips, num_frames) < 1 or min(size) < 32:
+        raise ValueError(
+            f"source: num_clips={num_clips}, num_frames={num_frames}, height={size[0]}, width={size[1]}: "
+            "need at least 1 clip, 1 frame and 32 x 32 px"
+        )
+    settings = {"version": _VERSION, "num_clips": num_clips, "num_frames": num_frames, "size": list(size), "seed": seed}
+    _claim(root, settings)
+    missing = [clip for clip in range(num_clips) if not (root / "labels" / f"{_name(clip)}.mat").exists()]
+    if not missing:
+        return
+    for folder in ("frames", "labels"):
+        (root / folder).mkdir(exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("demo clips", total=num_clips, completed=num_clips - len(missing))
+        for _ in _run_all([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames):
+            progress.advance(task)
+
+
+def _claim(root: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder this demo's own, or raises where it is somebody else's."""
+    path = root / _SETTINGS
+    if path.exists():
+        if (found := json.loads(path.read_text())) != settings:
+            raise FileExistsError(
+                f"source.root={root} holds a demo with other settings ({found}, asked for {settings}); "
+                "delete the folder or choose another one"
+            )
+        return
+    if root.exists() and any(root.iterdir()):
+        raise FileExistsError(f"source.root={root} is not empty and holds no demo; choose another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = root / f"{_SETTINGS}.tmp"
+    temporary.write_text(json.dumps(settings, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _run_all(jobs: list[tuple], num_frames: int):
+    """Yields once for each clip written, from several processes where the work is worth starting them."""
+    num_workers = min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs)
+    )
+    if num_workers < 2 or num_frames < _FRAMES_WORTH_A_PROCESS:
+        for job in jobs:
+            yield _write_clip(*job)
+        return
+    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(_write_clip, *job) for job in jobs]):
+            yield done.result()
+
+
+def _name(clip: int) -> str:
+    return f"{clip + 1:04d}"
+
+
+def _write_clip(root: Path, seed: int, number: int, num_frames: int, size: tuple[int, int]) -> None:
+    """Frames first, the label last: a clip with a label is complete."""
+    clip = demo_clip(seed, number, num_frames, size)
+    folder = root / "frames" / _name(number)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for stale in (temporary, folder):
+        if stale.exists():
+            for path in stale.iterdir():
+                path.unlink()
+            stale.rmdir()
+    temporary.mkdir()
+    for frame in range(num_frames):
+        picture = Image.fromarray(clip.render(frame, size))
+        picture.save(temporary / f"{frame + 1:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
+    os.replace(temporary, folder)
+    label = root / "labels" / f"{_name(number)}.mat"
+    waiting = label.with_name(f"{label.name}.tmp")
+    waiting.write_bytes(_label_bytes(clip, size))
+    os.replace(waiting, label)
+
+
+def _label_bytes(clip: DemoClip, size: tuple[int, int]) -> bytes:
+    """A Penn Action label file, free of the date that scipy writes into it."""
+    xy, num_frames = clip.joints.xy + 0.5, len(clip.joints.xy)  # 1-based pixel centres
+    low, high = xy.min(1), xy.max(1)
+    buffer = io.BytesIO()
+    scipy.io.savemat(
+        buffer,
+        {
+            "action": clip.action,
+            "pose": clip.pose,
+            "x": xy[..., 0],
+            "y": xy[..., 1],
+            "visibility": clip.joints.is_visible.astype(np.uint8),
+            "train": np.array([[1 if clip.is_train else -1]], dtype=np.int32),
+            "bbox": np.concatenate([low, high], -1),
+            "dimensions": np.array([[*size, num_frames]], dtype=np.uint16),
+            "nframes": np.array([[num_frames]], dtype=np.uint16),
+        },
+    )
+    header = b"MATLAB 5.0 MAT-file, written by m3"
+    return header.ljust(116) + buffer.getvalue()[116:]
+
+
+class Demo(PennAction):
+    """The demo's clips, generated when first asked for, then read like any Penn Action folder.
+
+    Args:
+        root: folder of the demo, written by `write_demo` with the other arguments unless it is there.
+        height, width: of the pictures, in pixels.
+        name: of the data set, for the manifest and the default output folder.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        num_clips: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        seed: int = 0,
+        name: str = "demo",
+    ) -> None:
+        write_demo(root, num_clips, num_frames, (height, width), seed)
+        super().__init__(root, name=name)
