@@ -42,7 +42,8 @@ def _window_mean(picture: np.ndarray) -> np.ndarray:
 def _grey(frame: np.ndarray) -> _Grey:
     picture = np.asarray(Image.fromarray(frame).convert("L")).astype(np.float32)
     if min(picture.shape) < _WINDOW:
-        raise ClipError(f"frames of {picture.shape[1]} x {picture.shape[0]} px: SSIM needs at least {_WINDOW} px a side")
+        height, width = picture.shape
+        raise ClipError(f"frames of {width} x {height} px: SSIM needs at least {_WINDOW} px a side")
     mean = _window_mean(picture)
     mean_squared = mean * mean
     variance = _TO_SAMPLE_COVARIANCE * (_window_mean(picture * picture) - mean_squared)

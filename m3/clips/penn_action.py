@@ -97,7 +97,8 @@ def _joint_array(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
 def _frame_size(fields: dict[str, Any], path: Path) -> tuple[int, int]:
     dimensions = _numbers(fields, "dimensions", path).ravel()
     if dimensions.size not in (2, 3) or (dimensions[:2] < 1).any() or (dimensions != dimensions.round()).any():
-        raise ClipError(f"{path.name}: dimensions {dimensions.tolist()}, need [height, width] or [height, width, nframes]")
+        found = dimensions.tolist()
+        raise ClipError(f"{path.name}: dimensions {found}, need [height, width] or [height, width, nframes]")
     return int(dimensions[0]), int(dimensions[1])
 
 
@@ -177,7 +178,8 @@ class PennAction:
         for folder in ("frames", "labels"):
             if not (self.root / folder).is_dir():
                 raise FileNotFoundError(
-                    f"source.root={root}: no folder {folder}/ in it; Penn Action has frames/0001/000001.jpg … and labels/0001.mat …"
+                    f"source.root={root}: no folder {folder}/ in it; "
+                    "Penn Action has frames/0001/000001.jpg … and labels/0001.mat …"
                 )
         labelled = {path.stem for path in (self.root / "labels").glob("*.mat")}
         filmed = {path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name[0] != "."}

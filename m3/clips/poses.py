@@ -89,7 +89,7 @@ class Poses:
         size = self._render_size(label.size)
         factor = np.array([size[1] / label.size[1], size[0] / label.size[0]])  # along x and y
         joints = Joints(label.joints.xy * factor, label.joints.is_visible)
-        scene = random_scene(numpy_generator(self.seed, "scene", clip_id))
+        scene = random_scene(numpy_generator(self.seed, "scene", clip_id), _feet(joints, size[0]))
         return Clip(
             id=clip_id,
             frames=RenderedFrames(joints, size, scene),
@@ -104,3 +104,10 @@ class Poses:
         if self.max_side is None or longest <= self.max_side:
             return size
         return max(1, round(size[0] * self.max_side / longest)), max(1, round(size[1] * self.max_side / longest))
+
+
+def _feet(joints: Joints, height: int) -> float:
+    """Where the person stands, 0 top … 1 bottom: the lowest visible joint, in the median frame that has one."""
+    y = np.where(joints.is_visible, joints.xy[..., 1], -np.inf).max(axis=1)  # (T,)
+    is_seen = y >= 0
+    return float(np.median(y[is_seen]) / height) if is_seen.any() else 0.85

@@ -148,9 +148,9 @@ def _check_replaceable(out: Path) -> None:
     """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, MANIFEST_NAME + ".tmp", REJECTED_NAME, _TABLES, *SPLITS}
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
-    if foreign:
+    known = {MANIFEST_NAME, REJECTED_NAME, _TABLES, *SPLITS}
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
 
 
@@ -163,7 +163,7 @@ def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe) -> N
         for item in track(prepared, len(to_do), "clips → tokens"):
             if isinstance(item, Rejection):
                 if options.strict:
-                    raise ClipError(f"clip {item.clip}: {item.reason} (strict=true stops at the first bad clip)")
+                    raise _strict_error(item)
                 staging.add(item)
             else:
                 clip, pictures = item
@@ -174,6 +174,10 @@ def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe) -> N
                         f"the canvas needs {recipe.preparer.canvas.grid}"
                     )
                 staging.add(replace(clip, pictures=ids))
+
+
+def _strict_error(rejection: Rejection) -> ClipError:
+    return ClipError(f"clip {rejection.clip}: {rejection.reason} (strict=true stops at the first bad clip)")
 
 
 def encode_pictures(tokenizer: PictureTokenizer, pictures: np.ndarray, batch_size: int) -> np.ndarray:
@@ -206,6 +210,8 @@ def _write(
 ) -> Manifest:
     """Staged clips → shards and manifest in `out`."""
     clips, rejected, notes = _summaries(staging, clip_ids)
+    if recipe.options.strict and rejected:
+        raise _strict_error(rejected[0])
     if not clips:
         reasons = "; ".join(f"{r.clip}: {r.reason}" for r in rejected[:3])
         raise ValueError(f"none of the {len(rejected)} clips can be used ({reasons})")
@@ -216,7 +222,10 @@ def _write(
         for clip, pair in track(divided[split], len(divided[split]), f"shards of {split}"):
             yield read(clip).sample(pair)
 
-    shards = {split: write_shards(staging.root, split, samples(split), recipe.options.pairs_per_shard) for split in SPLITS}
+    for split in SPLITS:
+        shutil.rmtree(staging.root / split, ignore_errors=True)  # of an interrupted build
+    per_shard = recipe.options.pairs_per_shard
+    shards = {split: write_shards(staging.root, split, samples(split), per_shard) for split in SPLITS}
     manifest = Manifest(
         **identity,
         modalities=pair_modalities(recipe.preparer.canvas.grid),

@@ -1,4 +1,4 @@
-"""The manifest: what a folder of shards holds and how it was made. It is written last; without it there is no data set."""
+"""The manifest: what a folder of shards holds and how it was made. It is written last; a folder without is no data."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ class OfficialSplit:
         train, test = [c for c in clips if c.is_train], [c for c in clips if not c.is_train]
         if len(train) < 2 or not test:
             raise ValueError(
-                f"split=official: {len(train)} usable train and {len(test)} test clips cannot fill train, eval and test; "
-                "use more clips (source.max_clips) or choose split=clip"
+                f"split=official: {len(train)} usable train and {len(test)} test clips cannot fill train, eval and "
+                "test; use more clips (source.max_clips) or choose split=clip"
             )
         divided = split_output_dataset(train, (1 - self.eval_ratio, self.eval_ratio, 0), self.seed)
         divided["test"] = test
@@ -138,5 +138,5 @@ def _samples(clips: Sequence[ClipPairs]) -> list[Sample]:
 def _check_ratios(ratios: Sequence[float]) -> None:
     if len(ratios) != len(SPLITS) or any(not 0 <= ratio <= 1 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-9:
         raise ValueError(
-            f"split.ratios={list(ratios)}: need {len(SPLITS)} numbers from 0 to 1, for {', '.join(SPLITS)}, that sum to 1"
+            f"split.ratios={list(ratios)}: need numbers from 0 to 1 that sum to 1, for {', '.join(SPLITS)}"
         )

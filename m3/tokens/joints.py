@@ -38,15 +38,14 @@ class JointCodec:
             )
         is_inside = ((xy >= 0) & (xy <= self.canvas_size)).all(axis=-1)  # (…, 13); False for NaN
         if (is_visible & ~is_inside).any():
-            raise ValueError(
-                f"visible joint at {xy[is_visible & ~is_inside][0].tolist()} is not on the canvas of {self.canvas_size} px"
-            )
+            where = xy[is_visible & ~is_inside][0].tolist()
+            raise ValueError(f"visible joint at {where} is not on the canvas of {self.canvas_size} px")
         xy = np.where(is_inside[..., None], xy, 0.0)
         bins = np.clip(np.round(xy / self.canvas_size * _MAX_BIN), 0, _MAX_BIN)  # (…, 13, 2)
         return np.stack([bins[..., 0], bins[..., 1], is_visible], axis=-2).astype(np.uint16)  # (…, 3, 13)
 
     def decode(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(…, 3, 13) integer ids → (…, 13, 2) float64 canvas pixels, (…, 13) bool. Raises ValueError for an illegal id."""
+        """(…, 3, 13) integer ids → (…, 13, 2) float64 canvas pixels, (…, 13) bool. ValueError for an illegal id."""
         tokens = np.asarray(tokens)
         if tokens.shape[-2:] != (3, NUM_JOINTS) or tokens.dtype.kind not in "ui":
             raise ValueError(f"need integer tokens (…, 3, {NUM_JOINTS}), got {tokens.shape} {tokens.dtype}")
