@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from m3.clips.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
 from m3.clips.motion import ACTIONS, LYING, mirrored, random_bones
 from m3.clips.penn_action import PennAction
-from m3.clips.render import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene, render_frame
+from m3.clips.render import render_frame
+from m3.clips.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
 from m3.records import Joints
 from m3.seeds import numpy_generator
 
@@ -130,7 +131,7 @@ def _film(
     eye, distance = rng.uniform(0.45, 0.8), rng.uniform(3.2, 5.5)  # the camera's height and distance in statures
     scale = distance / (distance - world[..., 2])  # (T, 13) magnification, 1 at the subject's middle
     flat = np.stack([world[..., 0] * scale, (eye - world[..., 1]) * scale], -1)  # (T, 13, 2) statures, y down
-    low, high = flat.min((0, 1)) - 0.09, flat.max((0, 1)) + 0.07  # flesh around the joints
+    low, high = flat.min((0, 1)) - 0.09, flat.max((0, 1)) + 0.09  # flesh around the joints
     share = rng.uniform(0.86, 0.95)
     pixels = min(share * height / (high[1] - low[1]), 0.94 * min(height, width) / (high[0] - low[0]))
     room = (min(height, width) - pixels * (high[0] - low[0])) / 2
