@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3.tokens.mini import MiniAutoEncoder, save_weights
+from m3.training.muon import Muon
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
@@ -32,74 +34,100 @@ def reconstruction_loss(pictures: Tensor, truth: Tensor, edge_weight: float) -> 
 
 
 class TokenizerTraining(pl.LightningModule):
-    """AdamW on the reconstruction, with a moving average of the weights, which is what is evaluated and exported.
+    """Muon on the reconstruction, with a moving average of the weights, which is what is evaluated and exported.
 
-    The learning rate warms up, stays, and falls linearly to 0 over the last `decay_steps`: how long to stay can be
+    The learning rates warm up, stay, and fall linearly to 0 over the last `decay_steps`: how long to stay can be
     decided late (Hägele et al. 2024, arXiv:2405.18392).
 
     Args:
-        num_steps: optimizer steps of the whole run.
-        warmup_steps, decay_steps: lengths of the rise and the fall of the learning rate.
-        lr, weight_decay: of AdamW; biases, norms and gains do not decay.
-        ema_decay: share of the average that stays at each step.
+        steps: optimizer steps of the whole run.
+        warmup_steps, decay_steps: lengths of the rise and the fall of the learning rates.
+        lr: of kernels, whose steps Muon makes. adam_lr: of the other weights.
+        weight_decay: of kernels.
+        clip_grad: bound of the norm of all gradients.
+        ema_decay: share of the moving average that stays at each step.
         edge_weight: see `reconstruction_loss`.
         seed: of the initial weights.
-        export: file name, in the run folder, of the safetensors weights written when the fit ends.
+        export: path of the safetensors file written when the fit ends.
+
+    Attributes:
+        identity: plain values (config, data) that a checkpoint carries under "m3".
+        precision: for the trainer, which asks `num_steps` and `plan` too.
     """
+
+    precision = "bf16-mixed"  # twice as fast as float32 where the processor has bf16 products; FSQ rounds in float32
 
     def __init__(
         self,
-        *,
-        num_steps: int,
+        steps: int,
         warmup_steps: int,
         decay_steps: int,
         lr: float,
+        adam_lr: float,
         weight_decay: float,
+        clip_grad: float,
         ema_decay: float,
         edge_weight: float,
         seed: int,
         export: str,
     ) -> None:
         super().__init__()
-        if not 0 <= warmup_steps <= warmup_steps + decay_steps <= num_steps:
-            raise ValueError(f"task: warmup_steps {warmup_steps} + decay_steps {decay_steps} exceed num_steps {num_steps}")
-        self.num_steps, self.warmup_steps, self.decay_steps = num_steps, warmup_steps, decay_steps
-        self.lr, self.weight_decay, self.edge_weight, self.export = lr, weight_decay, edge_weight, export
+        if not 0 <= warmup_steps <= steps - decay_steps <= steps:
+            raise ValueError(
+                f"task.steps={steps}: too few for warmup_steps={warmup_steps} and decay_steps={decay_steps}"
+            )
+        self.steps, self.warmup_steps, self.decay_steps = steps, warmup_steps, decay_steps
+        self.lr, self.adam_lr, self.weight_decay, self.clip_grad = lr, adam_lr, weight_decay, clip_grad
+        self.edge_weight = edge_weight
+        self.export = Path(export)
+        self.identity: dict[str, Any] = {}
         self.model = MiniAutoEncoder()
         self.model.initialize(torch.Generator().manual_seed(seed))
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.average.requires_grad_(False)
+
+    def num_steps(self, num_devices: int) -> int:
+        return self.steps
+
+    def plan(self, num_devices: int) -> str:
+        """A line that says how long the training is."""
+        return f"{self.steps:,} steps"
 
     def lr_factor(self, step: int) -> float:
-        """Share of `lr` at a step from 0."""
+        """Share of the learning rates at a step from 0."""
         rise = (step + 1) / max(self.warmup_steps, 1)
-        fall = (self.num_steps - step) / max(self.decay_steps, 1)
-        return min(1.0, rise, fall)
+        fall = (self.steps - step) / max(self.decay_steps, 1)
+        return max(0.0, min(1.0, rise, fall))
 
     def training_step(self, frames: Tensor, batch_idx: int) -> Tensor:
         """frames (B, 3, H, W) uint8."""
         truth = frames.float() / 127.5 - 1
         loss = reconstruction_loss(self.model(truth).float(), truth, self.edge_weight)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss.detach())
+        self.log("train_loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
     def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
         self.average.update_parameters(self.model)
 
     def validation_step(self, frames: Tensor, batch_idx: int) -> None:
-        """frames (B, 3, H, W) uint8; logs the PSNR of the averaged weights for each canvas size."""
+        """frames (B, 3, H, W) uint8 of one size; logs the PSNR of the averaged weights for each size."""
         truth = frames.float() / 127.5 - 1
-        values = psnr(self.average(truth).float(), truth)
-        size = frames.shape[-1]
-        self.log(f"eval/psnr_{size}px_db", values.mean(), prog_bar=True, batch_size=len(frames))
+        with torch.autocast(truth.device.type, enabled=False):  # as the tokenizer will compute
+            pictures = self.average(truth)
+        self.log("eval/loss", reconstruction_loss(pictures, truth, self.edge_weight), batch_size=len(frames))
+        decibels = psnr(pictures, truth).mean()
+        self.log(f"eval/psnr_{frames.shape[-1]}px_db", decibels, prog_bar=True, batch_size=len(frames))
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
-            save_weights(self.average.module, Path(self.trainer.default_root_dir) / self.export)
+            self.export.parent.mkdir(parents=True, exist_ok=True)
+            save_weights(self.average.module, self.export)
 
-    def configure_optimizers(self) -> dict[str, object]:
-        decaying = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decaying, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = Muon(self.model.parameters(), self.lr, self.adam_lr, self.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["m3"] = self.identity

@@ -1,0 +1,82 @@
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels, Adam for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
+    """(R, C) → (R, C) float32: the same singular vectors, singular values of 0.7 … 1.2; by Newton-Schulz."""
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    is_tall = x.shape[0] > x.shape[1]
+    x = x.T if is_tall else x
+    for _ in range(num_iterations):
+        gram = x @ x.T
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return (x.T if is_tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalized momentum for kernels (out, in, …) seen as matrices (out, in · …); Adam for other weights.
+
+    Depthwise kernels, whose `in` is 1, and all vectors are left to Adam. An orthogonal step is scaled to the root
+    mean square 0.2 that an Adam step has (Liu et al. 2025, arXiv:2502.16982).
+
+    Args:
+        parameters: of the model.
+        lr: of the kernels. adam_lr: of the rest.
+        weight_decay: of the kernels; the rest does not decay.
+        momentum: of the kernels (Nesterov). betas: of Adam.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        adam_lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+    ) -> None:
+        parameters = list(parameters)
+        is_kernel = [p.ndim > 1 and p.shape[1] > 1 for p in parameters]
+        kernels = {"params": [p for p, yes in zip(parameters, is_kernel) if yes], "is_muon": True, "lr": lr}
+        others = {"params": [p for p, yes in zip(parameters, is_kernel) if not yes], "is_muon": False, "lr": adam_lr}
+        super().__init__([kernels, others], {"weight_decay": weight_decay, "momentum": momentum, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    (self._muon_step if group["is_muon"] else self._adam_step)(p, group)
+        return loss
+
+    def _muon_step(self, p: Tensor, group: dict) -> None:
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+        step = orthogonalized(p.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
+        scale = 0.2 * max(step.shape) ** 0.5
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.add_(step.view_as(p), alpha=-group["lr"] * scale)
+
+    def _adam_step(self, p: Tensor, group: dict) -> None:
+        state, (beta_1, beta_2) = self.state[p], group["betas"]
+        if not state:
+            state["mean"], state["square"], state["count"] = torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())
+        state["count"] += 1
+        state["mean"].lerp_(p.grad, 1 - beta_1)
+        state["square"].lerp_(p.grad.square(), 1 - beta_2)
+        count = state["count"].item()
+        mean = state["mean"] / (1 - beta_1**count)
+        p.sub_(group["lr"] * mean / ((state["square"] / (1 - beta_2**count)).sqrt() + 1e-8))

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from m3.tokens.mini import MiniTokenizer
+from m3.training.muon import Muon, orthogonalized
+from m3.training.rendered_frames import RenderedFrames, TrainFrames, held_out
+from m3.training.tokenizer import TokenizerTraining, psnr, reconstruction_loss
+
+
+def small_data(root) -> RenderedFrames:
+    return RenderedFrames(
+        root=str(root), labels=None, looks_per_clip=1, frames_per_look=2, num_demo_clips=4, size=64,
+        canvas_sizes=[32, 64], pixels_per_batch=8192, steps=4, seed=0,
+    )  # fmt: skip
+
+
+def small_training(root, **changes) -> TokenizerTraining:
+    settings = dict(
+        steps=4, warmup_steps=1, decay_steps=2, lr=2e-3, adam_lr=1e-3, weight_decay=0.01, clip_grad=1.0,
+        ema_decay=0.5, edge_weight=0.1, seed=0, export=str(root / "run" / "mini.safetensors"),
+    )  # fmt: skip
+    return TokenizerTraining(**(settings | changes))
+
+
+def test_psnr_by_hand():
+    truth = torch.zeros(2, 3, 4, 4)
+    pictures = truth.clone()
+    pictures[0] += 2 * 10 / 255  # ten grey levels everywhere: 20 log10(255 / 10) dB
+    pictures[1, :, :2] += 2 * 10 / 255  # … in one half
+    truth, pictures = truth - 1, pictures - 1
+    assert psnr(pictures, truth).tolist() == pytest.approx([28.1308, 31.1411], abs=1e-3)
+
+
+def test_loss_by_hand():
+    truth = torch.zeros(1, 3, 2, 2)
+    pictures = truth.clone()
+    pictures[..., 1] = 0.4  # error 0.4 in one of two columns: root 0.4 / √2; edges 0.4 along x, 0 along y
+    assert reconstruction_loss(pictures, truth, 0.5).item() == pytest.approx(0.4 / 2**0.5 + 0.5 * 0.4, abs=1e-4)
+
+
+def test_learning_rates_rise_stay_and_fall(tmp_path):
+    training = small_training(tmp_path, steps=10, warmup_steps=2, decay_steps=4)
+    assert [training.lr_factor(step) for step in range(11)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    with pytest.raises(ValueError, match="task.steps=5"):
+        small_training(tmp_path, steps=5, warmup_steps=2, decay_steps=4)
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
+def test_orthogonalized_keeps_directions_and_levels_sizes(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ orthogonalized(matrix) @ vh.T  # diagonal if the singular vectors are the same
+    assert (inner - torch.diag(inner.diag())).abs().max() < 0.1
+    assert 0.6 < inner.diag().min() and inner.diag().max() < 1.3
+
+
+def test_muon_orthogonalizes_kernels_alone_and_adam_matches_torch():
+    gradients = torch.Generator().manual_seed(1)
+    parameters = [torch.nn.Parameter(torch.ones(4, 3, 2, 2)), torch.nn.Parameter(torch.ones(5, 1, 3, 3))]
+    reference = torch.nn.Parameter(torch.ones(5, 1, 3, 3))
+    muon = Muon(parameters, lr=0.1, adam_lr=0.01)
+    adam = torch.optim.Adam([reference], lr=0.01, betas=(0.9, 0.98))
+    for _ in range(3):
+        before = parameters[0].detach().clone()
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=gradients)
+        reference.grad = parameters[1].grad.clone()
+        muon.step()
+        adam.step()
+        step = (parameters[0] - before).detach()
+        assert step.square().mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.25)
+    assert torch.allclose(parameters[1], reference, atol=1e-6)
+
+
+def test_every_tenth_label_is_held_out():
+    ids = [f"{k:04d}" for k in range(1, 26)]
+    assert held_out(ids) == ["0001", "0011", "0021"]
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    first, second = (TrainFrames(frames, [32, 48, 64], 9216, 20, seed=5) for _ in range(2))
+    order = list(range(20))
+    batches = {step: second[step] for step in reversed(order)}
+    for step in order:
+        assert torch.equal(first[step], batches[step])
+    assert {tuple(batch.shape) for batch in batches.values()} == {(9, 3, 32, 32), (4, 3, 48, 48), (2, 3, 64, 64)}
+    assert not torch.equal(first[0], TrainFrames(frames, [32, 48, 64], 9216, 20, seed=6)[0])
+
+
+def test_frames_are_rendered_once_and_whole(tmp_path):
+    data = small_data(tmp_path)
+    data.setup()
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert data.train_frames.shape == (8, 64, 64, 3) and data.train_frames.dtype == np.uint8
+    assert not any(name.endswith(".tmp") for name in written)
+    again = small_data(tmp_path)
+    again.setup()
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    assert np.array_equal(again.train_frames, data.train_frames)
+
+
+@pytest.mark.parametrize("canvas_sizes", [[], [40], [128]])
+def test_impossible_canvas_sizes_are_named(tmp_path, canvas_sizes):
+    with pytest.raises(ValueError, match="data.canvas_sizes"):
+        RenderedFrames(str(tmp_path), None, 1, 1, 1, 64, canvas_sizes, 4096, 1, 0)
+
+
+def test_training_exports_averaged_weights_that_the_tokenizer_reads(tmp_path):
+    training = small_training(tmp_path)
+    before = {name: weight.clone() for name, weight in training.model.named_parameters()}
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=4, max_epochs=-1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, precision=training.precision,
+    )  # fmt: skip
+    trainer.fit(training, small_data(tmp_path / "frames"))
+    assert all(not torch.equal(weight, before[name]) for name, weight in training.model.named_parameters())
+    exported = MiniTokenizer(str(tmp_path / "run" / "mini.safetensors")).model.state_dict()
+    for name, weight in training.average.module.state_dict().items():
+        assert torch.equal(exported[name], weight.half().float()), name
