@@ -11,6 +11,8 @@ import pytest
 
 from m3.clips.backgrounds import PAINTERS, Background, paint_background
 from m3.clips.body import SHOULDERS, estimate_scale, plausible_joints, pose_of
+from m3.clips.demo import demo_clip
+from m3.clips.motion import ACTIONS
 from m3.clips.penn_action import read_label
 from m3.clips.render import random_scene, render_frame
 from m3.clips.scene import OCCLUDER_KINDS, Occluder, occluder_cover
@@ -117,6 +119,13 @@ def test_scale_is_the_stature_and_survives_foreshortening():
     bowed[[0, 1, 2, 3, 4, 5, 6], 1] += 40  # the trunk tilts towards the viewer
     assert estimate_scale(bowed, ALL) == pytest.approx(200, rel=0.1)
     assert estimate_scale(standing(), np.zeros(13, dtype=bool)) is None
+
+
+def test_scale_of_a_body_seen_in_depth_does_not_waver():
+    demo = demo_clip(0, list(ACTIONS).index("golf_swing"), 24, (224, 224))
+    scales = [estimate_scale(xy, ALL, depth) for xy, depth in zip(demo.joints.xy, demo.depth)]
+    flat = [estimate_scale(xy, ALL) for xy in demo.joints.xy]
+    assert np.ptp(scales) / np.mean(scales) < 0.03 < 0.05 < np.ptp(flat) / np.mean(flat)
 
 
 def test_facing_follows_the_naming_of_penn_action():

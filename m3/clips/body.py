@@ -71,14 +71,22 @@ def plausible_joints(xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, in
     return np.isfinite(xy).all(-1) & (is_visible | (is_near.all(-1) & ~is_nowhere))
 
 
-def estimate_scale(xy: np.ndarray, is_usable: np.ndarray) -> float | None:
-    """Pixels per stature: foreshortening only shortens bones, so the longest ones tell; None without any bone."""
-    lengths = [np.hypot(*(xy[a] - xy[b])) / nominal for (a, b), nominal in _BONES if is_usable[a] and is_usable[b]]
-    if not lengths:
+def estimate_scale(xy: np.ndarray, is_usable: np.ndarray, depth: np.ndarray | None = None) -> float | None:
+    """Pixels per stature, None without any bone.
+
+    With depths, bones have their true lengths and their median tells. Without, foreshortening only shortens bones, so
+    that the longest ones tell.
+    """
+    points = xy if depth is None else np.column_stack([xy, depth])
+    known = [(a, b, nominal) for (a, b), nominal in _BONES if is_usable[a] and is_usable[b]]
+    if not known:
         return None
-    longest = np.sort(lengths)[::-1]
+    first, second, nominal = (np.array(column) for column in zip(*known))
+    lengths = np.sort(np.linalg.norm(points[first] - points[second], axis=-1) / nominal)[::-1]
+    if depth is not None:
+        return float(np.median(lengths))
     chosen = (
-        longest[1:6] if len(longest) > 6 else longest[: max(len(longest) - 1, 1)]
+        lengths[1:6] if len(lengths) > 6 else lengths[: max(len(lengths) - 1, 1)]
     )  # the very longest may be an error
     return float(chosen.mean())
 
@@ -92,7 +100,7 @@ def pose_of(
     """
     xy = np.array(xy, dtype=np.float64)
     is_usable = plausible_joints(xy, is_visible, size)
-    scale = estimate_scale(xy, is_usable)
+    scale = estimate_scale(xy, is_usable, depth)
     if scale is None or scale < 8 or not is_usable[list(SHOULDERS + HIPS)].any():
         return None
     _drop_detached(xy, is_usable, scale)
