@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +40,9 @@ from m3.rollout import (
 from m3.sampling.sampler import SchemeSettings
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
+
+BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
+"""What ties a model to data: pictures of one size, and one meaning of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,8 @@ def _check_identities(cfg: DictConfig, loaded: LoadedModel, split: TokenTable, t
             f"{stored['name']} {stored['fingerprint'][:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
             "or make data and model again"
         )
-    of_data = {
-        "canvas_size": split.manifest.canvas_size,
-        "tokenizer": stored["name"],
-        "tokenizer_fingerprint": stored["fingerprint"],
-    }
+    values = split.manifest.canvas_size, stored["name"], stored["fingerprint"]
+    of_data = dict(zip(BINDING, values))
     differing = [
         f"{key} is {loaded.data[key]} there and {value} here"
         for key, value in of_data.items()
@@ -168,7 +169,7 @@ def _facts(cfg: DictConfig, loaded: LoadedModel, num_samples: int) -> dict[str, 
     return {
         "checkpoint": str(cfg.checkpoint),
         "step": loaded.step,
-        "data": {**OmegaConf.to_container(cfg.data), **loaded.data},
+        "data": {**OmegaConf.to_container(cfg.data), **{key: loaded.data[key] for key in BINDING}},
         "num_samples": num_samples,
         "seed": cfg.seed,
         "rollout": OmegaConf.to_container(cfg.rollout),
@@ -176,23 +177,26 @@ def _facts(cfg: DictConfig, loaded: LoadedModel, num_samples: int) -> dict[str, 
     }
 
 
-_SHOWN = {"pck@0.1": (100, "%"), "pck@0.05": (100, "%"), "joint_error": (1, "px"), "psnr": (1, "dB"), "ssim": (1, "")}
+_SHOWN = {"pck@0.1": (100, "PCK@0.1 %"), "pck@0.05": (100, "PCK@0.05 %"), "joint_error": (1, "error px"),
+          "psnr": (1, "PSNR dB"), "ssim": (1, "SSIM")}  # fmt: skip
 """Columns of the printed table: the factor and unit in which people read a score."""
 
 
 def _report(made: Generation) -> None:
     scores = {s.name: s for s in made.scores}
-    table = Table(title=f"{len(made.chains)} roll-outs: model | nothing moves", title_justify="left")
-    table.add_column("horizon", justify="right")
-    table.add_column("samples", justify="right")
-    for name, (_, unit) in _SHOWN.items():
-        table.add_column(f"{name} {unit}".strip(), justify="right", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    table.add_column("n", justify="right")
+    for _, header in _SHOWN.values():
+        table.add_column(header, justify="right", no_wrap=True)
     for k, num_samples in enumerate(scores["psnr"].num_samples):
         cells = [_cell(scores[name], k, factor) for name, (factor, _) in _SHOWN.items()]
         table.add_row(f"+{k + 1}", str(num_samples), *cells)
     console = Console()
+    console.print(f"{len(made.chains)} roll-outs; model | nothing moves, n samples with truth:", highlight=False)
     console.print(table)
-    console.print(f"pictures  {made.sheet}\n          {made.animation}\nscores    {made.metrics}", highlight=False)
+    for name, path in (("pictures", made.sheet), ("", made.animation), ("scores", made.metrics)):
+        console.print(f"{name:9} {path}", highlight=False, soft_wrap=True)
 
 
 def _cell(score: Score, k: int, factor: float) -> str:
