@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pytorch_lightning as pl
@@ -76,6 +75,9 @@ def _resume_from(resume: str | None, run_dir: Path) -> Path | None:
 
 def _trainer(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
+    for key, value in settings.items():
+        if value is not None and value < 1:
+            raise ValueError(f"trainer.{key}={value}: need at least 1")
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
     callbacks = [
         TQDMProgressBar(refresh_rate=settings.log_every_n_steps),

@@ -7,29 +7,26 @@ from typing import Protocol
 from m3.records import Clip
 
 _ACTIVITIES = {
-    # Penn Action
     "baseball_pitch": "throwing a baseball pitch",
     "baseball_swing": "swinging a baseball bat",
     "bench_press": "doing a bench press",
     "bowl": "bowling",
-    "bowling": "bowling",
     "clean_and_jerk": "lifting a barbell in a clean and jerk",
     "golf_swing": "doing a golf swing",
+    "high_knees": "running in place with high knees",
     "jump_rope": "jumping rope",
     "jumping_jacks": "doing jumping jacks",
     "pullup": "doing a pull-up",
-    "pullups": "doing pull-ups",
     "pushup": "doing a push-up",
-    "pushups": "doing push-ups",
     "situp": "doing a sit-up",
-    "situps": "doing sit-ups",
     "squat": "doing a squat",
-    "squats": "doing squats",
     "strum_guitar": "strumming a guitar",
-    "strumming_guitar": "strumming a guitar",
     "tennis_forehand": "playing a tennis forehand",
     "tennis_serve": "serving in tennis",
+    "walk": "walking",
+    "wave": "waving",
 }
+"""Labels of Penn Action and of the demo."""
 
 
 class Captioner(Protocol):
@@ -63,13 +60,9 @@ class NoCaptioner:
 
 
 def _describe(action: str) -> str:
-    """Readable words for a label that the table above does not know: "jumping_jacks", "wave", "high_kick"."""
+    """Words for a label that the table does not know: "boxing", "opening_door", "high_kick"."""
     words = action.replace("_", " ").replace("-", " ").lower().split()
     if not words:
         return "moving"
-    if any(word.endswith("ing") and len(word) > 4 for word in words[:1]):
-        return " ".join(words)
-    if words[-1].endswith("s") and not words[-1].endswith("ss"):
-        return "doing " + " ".join(words)
-    article = "an" if words[0][0] in "aeiou" else "a"
-    return f"doing {article} " + " ".join(words)
+    is_gerund = any(word.endswith("ing") and len(word) > 4 for word in (words[0], words[-1]))
+    return " ".join(words) if is_gerund else f"performing the action {' '.join(words)}"

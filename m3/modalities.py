@@ -90,7 +90,9 @@ class ModalityTable:
             self.modalities, self.vocabularies, self.vocab_sizes, self.max_seq_lens
         ):
             if size < vocabulary.num_ids:
-                raise ValueError(f"modalities.vocab_sizes: {name} has {vocabulary.num_ids} ids, a table of {size} is too small")
+                raise ValueError(
+                    f"modalities.vocab_sizes: {name} has {vocabulary.num_ids} ids, a table of {size} is too small"
+                )
             if vocabulary is JOINTS and length != COORDS_LENGTH:
                 raise ValueError(f"modalities.max_seq_lens: {name} has {COORDS_LENGTH} tokens, got {length}")
             if length < 1:
@@ -102,7 +104,9 @@ class ModalityTable:
         for side in ("input", "target"):
             alphas, (low, high) = getattr(self, f"{side}_alphas"), getattr(self, f"{side}_tokens_range")
             if any(not (0 <= alpha < math.inf) for alpha in alphas) or not any(alphas):
-                raise ValueError(f"modalities.{side}_alphas={list(alphas)}: need finite values >= 0, one of them positive")
+                raise ValueError(
+                    f"modalities.{side}_alphas={list(alphas)}: need finite values >= 0, one of them positive"
+                )
             room = sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
             if not 1 <= low <= high <= room:
                 raise ValueError(

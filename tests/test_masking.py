@@ -194,6 +194,8 @@ def test_an_impossible_table_is_refused_by_name(change: dict, key: str) -> None:
 
 
 def test_offsets_of_unequal_lengths() -> None:
-    table = dataclasses.replace(M3, max_seq_lens=[17, 39, 256, 39], input_tokens_range=[1, 20], target_tokens_range=[1, 20])
+    table = dataclasses.replace(
+        M3, max_seq_lens=[17, 39, 256, 39], input_tokens_range=[1, 20], target_tokens_range=[1, 20]
+    )
     assert table.offsets == (0, 17, 56, 312) and table.num_tokens == 351
     assert table.columns("tok_rgb_next") == slice(56, 312)

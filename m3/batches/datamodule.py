@@ -133,20 +133,38 @@ class TokenDataModule(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.root, self.table, self.seed, self.num_workers = root, table, seed, num_workers
+        if num_workers < 0 or eval_batch_size < 1:
+            raise ValueError(
+                f"data.num_workers={num_workers}, data.eval_batch_size={eval_batch_size}: need >= 0 and >= 1"
+            )
+        self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_split = TokenTable.open(root, "train")
-        self.eval_split = TokenTable.open(root, "eval")
+        self.train_rows = self.train_split.columns(table)  # (num_pairs, S) uint16
+        self.eval_rows = TokenTable.open(root, "eval").columns(table)
+        for split, rows in (("train", self.train_rows), ("eval", self.eval_rows)):
+            if not len(rows):
+                raise ValueError(f"data.root={root}: its {split} split is empty; make data of more clips")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a model is bound to (canvas and tokenizer), and the data a run can be continued on."""
+        manifest = self.train_split.manifest
+        return {
+            "canvas_size": manifest.canvas_size,
+            "tokenizer": manifest.tokenizer["name"],
+            "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
+            "train_shards": [shard.sha256 for shard in manifest.shards["train"]],
+        }
 
     def train_dataloader(self) -> ResumableLoader:
-        rows = self.train_split.columns(self.table)
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
-        batches = TrainBatches(rows, self.batch_size, self.trainer.max_steps, self.seed, rank, num_ranks)
+        num_steps = self.trainer.max_steps
+        batches = TrainBatches(self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks)
         return ResumableLoader(batches, self.num_workers, self._pin_memory)
 
     def val_dataloader(self) -> DataLoader:
-        rows = self.eval_split.columns(self.table)
-        batches = EvalBatches(rows, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+        batches = EvalBatches(self.eval_rows, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
 
     @property

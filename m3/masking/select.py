@@ -76,9 +76,9 @@ def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedToken
     device = tokens.device
     lengths = torch.tensor(table.max_seq_lens, device=device)
     modality_of_column = torch.repeat_interleave(lengths)  # (S,)
-    position_of_column = torch.arange(table.num_tokens, device=device) - torch.tensor(table.offsets, device=device)[
-        modality_of_column
-    ]
+    position_of_column = (
+        torch.arange(table.num_tokens, device=device) - torch.tensor(table.offsets, device=device)[modality_of_column]
+    )
     sample, column = is_chosen.nonzero(as_tuple=True)  # (N,) each, sample ascending, then column
     return PackedTokens(
         ids=tokens[sample, column],

@@ -44,7 +44,9 @@ class PositionEmbedding(nn.Module):
             if vocabulary is PICTURE and layout == "2d":
                 side = math.isqrt(length)
                 if side**2 != length:
-                    raise ValueError(f"model.positions=2d needs a square picture grid, {table.modalities[k]} has {length} tokens")
+                    raise ValueError(
+                        f"model.positions=2d needs a square picture grid, {table.modalities[k]} has {length} tokens"
+                    )
                 embedding[k, :length] = sincos_2d(side, width)
             else:
                 embedding[k, :length] = sincos_1d(length, width)

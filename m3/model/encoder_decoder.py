@@ -141,7 +141,9 @@ def _check_options(
         if value not in choices:
             raise ValueError(f"model.{key}={value!r}: choose {' or '.join(choices)}")
     if logits == "table" and (head, joints) != ("flat", "table"):
-        raise ValueError(f"model.logits=table has one shared flat table; it excludes model.head={head} with model.joints={joints}")
+        raise ValueError(
+            f"model.logits=table has one shared flat table; it excludes model.head={head} with model.joints={joints}"
+        )
     if width < 1 or head_width < 1 or width % head_width:
         raise ValueError(f"model.width={width} must be a multiple of model.head_width={head_width}")
     if encoder_depth < 1 or decoder_depth < 1:

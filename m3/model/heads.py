@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3.model.embeddings import OrdinalTable
 from m3.modalities import JOINTS, PICTURE, Vocabulary
+from m3.model.embeddings import OrdinalTable
 from m3.tokens.fsq import digits_to_ids, ids_to_digits
 
 

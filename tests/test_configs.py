@@ -1,0 +1,105 @@
+"""Every shipped option composes, and what needs no data is built from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parent.parent / "conf"
+APPS = {"preprocess", "train", "generate"}
+
+
+def app_of(group: str) -> str:
+    """The application whose defaults list names the group."""
+    for app in ("train", "preprocess", "generate"):
+        defaults = yaml.safe_load((CONF / f"{app}.yaml").read_text())["defaults"]
+        if any(group in entry for entry in defaults if isinstance(entry, dict)):
+            return app
+    raise AssertionError(f"no application has the group {group}")
+
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+
+
+COMPANIONS = {("data", "rendered_frames"): ["experiment=mini_tokenizer", "data.labels=null"],
+              ("experiment", "mini_tokenizer"): ["data.labels=null"]}  # fmt: skip
+"""What an option makes no sense without."""
+
+
+def composed(group: str, option: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(app_of(group), [f"{group}={option}", *COMPANIONS.get((group, option), [])])
+
+
+def test_there_are_no_other_files() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == APPS
+    assert len(OPTIONS) > 25
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_composes_and_resolves(group: str, option: str) -> None:
+    cfg = composed(group, option)
+    for key in cfg:
+        if key not in ("source", "hydra"):  # a source's path is for the user to say
+            OmegaConf.to_container(cfg[key], resolve=True) if OmegaConf.is_config(cfg[key]) else cfg[key]
+
+
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in ("modalities", "model", "optim")])
+def test_an_option_of_the_recipe_is_built(group: str, option: str) -> None:
+    assert instantiate(composed(group, option)[group]) is not None
+
+
+def test_hardware_options_have_the_same_keys() -> None:
+    options = {option: set(composed("hardware", option).hardware) for group, option in OPTIONS if group == "hardware"}
+    assert {"fp32", "fp16_v100", "bf16_a100"} <= options.keys()
+    assert len({frozenset(keys) for keys in options.values()}) == 1
+
+
+def test_the_m3_recipe_to_the_letter() -> None:
+    cfg = composed("experiment", "m3")
+    modalities, optim = OmegaConf.to_container(cfg.modalities), OmegaConf.to_container(cfg.optim)
+    assert modalities == {
+        "_target_": "m3.modalities.ModalityTable",
+        "modalities": ["tok_rgb", "coords", "tok_rgb_next", "coords_next"],
+        "vocab_sizes": [65536] * 4,
+        "max_seq_lens": [256, 39, 256, 39],
+        "input_alphas": [1] * 4,
+        "target_alphas": [1] * 4,
+        "input_tokens_range": [32, 128],
+        "target_tokens_range": [32, 128],
+        "clamped": "drop",
+    }
+    assert optim == {
+        "_target_": "m3.training.optim.Recipe",
+        "batch_size": 128,
+        "total_tokens": 5000,
+        "warmup_tokens": 500,
+        "num_tokens_per_sample": 256,
+        "lr": 0.0006,
+        "min_lr": 0.000001,
+        "weight_decay": 0.05,
+        "betas": [0.9, 0.95],
+        "clip_grad": 1.0,
+        "dtype": "fp32",
+    }
+    assert (cfg.model.logits, cfg.model.positions, cfg.loss.average) == ("table", "1d", "all")
+    # 5,000 M tokens over 256 tokens · 512 samples on the 4 GPUs of the published run
+    schedule = instantiate(cfg.optim).schedule(num_devices=4)
+    assert (schedule.num_steps, schedule.num_warmup_steps) == (38_147, 3_815)
+    assert schedule.lr_at(0) == pytest.approx(0.0006 / 3_815)
+    assert schedule.lr_at(3_814) == pytest.approx(0.0006)
+    assert schedule.lr_at(38_146) == pytest.approx(0.000001)
+    assert schedule.lr_at((3_815 + 38_146) // 2) == pytest.approx((0.0006 + 0.000001) / 2, rel=1e-3)
+
+
+def test_the_m4_recipe_differs_where_it_says() -> None:
+    cfg = composed("experiment", "m4")
+    assert (cfg.modalities.input_alphas, cfg.modalities.target_alphas) == ([1.5, 1.5, 0.5, 0.5], [0.5, 0.5, 1.5, 1.5])
+    assert (cfg.modalities.input_tokens_range, cfg.modalities.target_tokens_range) == ([96, 256], [39, 256])
+    assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.total_tokens) == (0.002, 1e-7, 3000)
+    assert (cfg.model.logits, cfg.loss.average, cfg.modalities.clamped) == ("table", "all", "drop")

@@ -1,0 +1,205 @@
+"""train.py in-process on tiny shards of random tokens: exact resume, evaluation that ignores batch sizes, refusals."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig
+
+import train
+from m3.checkpoint import load_model, newest_checkpoint
+from m3.records import TokenizedPair
+from m3.shards.manifest import Manifest, pair_modalities
+from m3.shards.writer import write_shards
+
+ROOT = Path(train.__file__).parent
+GRID = (2, 2)
+TINY = [
+    "modalities.max_seq_lens=[4,39,4,39]", "modalities.input_tokens_range=[8,40]",
+    "modalities.target_tokens_range=[8,40]", "model.width=32", "model.head_width=16", "model.encoder_depth=1",
+    "model.decoder_depth=1", "model.head=factorized", "model.joints=ordinal", "optim.batch_size=4",
+    "optim.total_tokens=0.02048", "optim.warmup_tokens=0.004", "data.eval_batch_size=8",
+    "trainer.eval_every_n_steps=7", "trainer.checkpoint_every_n_steps=5", "trainer.log_every_n_steps=2",
+    "hardware.accelerator=cpu",
+]  # fmt: skip
+"""20 steps of 4 samples."""
+
+
+def write_data(root: Path, num_pairs: dict[str, int], seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+
+    def frame() -> dict[str, np.ndarray]:
+        return {
+            "tok_rgb": rng.integers(0, 64_000, GRID).astype(np.uint16),
+            "coords": np.concatenate([rng.integers(0, 8_192, (2, 13)), rng.integers(0, 2, (1, 13))]).astype(np.uint16),
+        }
+
+    def pair(split: str, n: int) -> TokenizedPair:
+        tokens = {**frame(), **{f"{name}_next": ids for name, ids in frame().items()}}
+        meta = {"clip": f"{split}{n}", "reference": 0, "successor": 1, "action": None, "pose_extent_px": 20.0}
+        return TokenizedPair(f"{split}{n}-000000", tokens, None, meta)
+
+    shards = {s: write_shards(root, s, [pair(s, n) for n in range(count)], 50) for s, count in num_pairs.items()}
+    manifest = Manifest(
+        settings={},
+        source={"name": "random", "fingerprint": str(seed)},
+        canvas={"mode": "crop", "size": 32},
+        modalities=pair_modalities(GRID),
+        tokenizer={"name": "mini", "fingerprint": "0" * 64, "settings": {}},
+        num_clips=num_pairs,
+        shards=shards,
+        rejected=(),
+        notes=(),
+    )
+    manifest.save(root)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_data(root, {"train": 30, "eval": 13, "test": 2})
+    return root
+
+
+def config(data: Path, run_dir: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", [*TINY, f"data.root={data}", f"run_dir={run_dir}", *overrides])
+
+
+def state_of(run_dir: Path) -> dict:
+    return torch.load(newest_checkpoint(run_dir), weights_only=True)
+
+
+def assert_same_training_state(one: dict, other: dict) -> None:
+    assert one["global_step"] == other["global_step"]
+    for name, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, other["state_dict"][name]), name
+    moments = [run["optimizer_states"][0]["state"] for run in (one, other)]
+    for key, values in moments[0].items():
+        assert all(torch.equal(value, moments[1][key][name]) for name, value in values.items())
+
+
+@pytest.fixture(scope="module")
+def whole_run(data: Path, tmp_path_factory) -> tuple[Path, train.TrainingRun]:
+    run_dir = tmp_path_factory.mktemp("whole")
+    return run_dir, train.run(config(data, run_dir))
+
+
+def test_a_run_evaluates_logs_and_saves(whole_run) -> None:
+    run_dir, made = whole_run
+    assert made.trainer.global_step == 20
+    assert made.first_eval_loss == pytest.approx((math.log(64_000) + math.log(8_192)) / 2, abs=1e-3)
+    assert made.last_eval_loss < made.first_eval_loss - 0.1
+    assert newest_checkpoint(run_dir).name == "step=00000020.ckpt"
+    loaded = load_model(run_dir)
+    assert loaded.step == 20 and loaded.data["canvas_size"] == 32 and not loaded.model.training
+    assert torch.equal(loaded.model.dec_context_proj.weight, made.module.model.dec_context_proj.weight)
+    rows = [row for path in run_dir.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
+    seconds = [float(row["time/train_s"]) for row in rows if row.get("time/train_s")]
+    assert len(seconds) == 10 and seconds == sorted(seconds) and seconds[0] > 0
+    assert {int(row["step"]) for row in rows if row.get("eval/loss")} == {0, 6, 13, 20}
+    # Each logged learning rate is that of the step about to come, by the formula of the recipe (W = 4, T = 20).
+    rates = [float(row["train/lr"]) for row in rows if row.get("train/lr")]
+    cosine = [1e-6 + (6e-4 - 1e-6) / 2 * (1 + math.cos(math.pi * (i - 4) / 15)) for i in range(4, 20)]
+    assert rates[0] == pytest.approx(6e-4 * 3 / 4) and rates[1:9] == pytest.approx(cosine[0::2])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data, tmp_path, whole_run, num_workers) -> None:
+    train.run(config(data, tmp_path, "trainer.max_steps=10"))
+    made = train.run(config(data, tmp_path, "resume=auto", f"data.num_workers={num_workers}"))
+    assert made.trainer.global_step == 20
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+
+
+def test_a_run_killed_at_any_moment_continues_to_the_same_weights(data, tmp_path, whole_run) -> None:
+    command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={tmp_path}", "resume=auto"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while newest_checkpoint(tmp_path) is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and newest_checkpoint(tmp_path) is not None
+    train.run(config(data, tmp_path, "resume=auto"))
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+
+
+def test_eval_loss_does_not_depend_on_the_batch_size(data, tmp_path, whole_run) -> None:
+    _, made = whole_run
+    for size in (1, 7, 13):
+        made.datamodule.eval_batch_size = size
+        loss = made.trainer.validate(made.module, datamodule=made.datamodule, verbose=False)[0]["eval/loss"]
+        assert loss == pytest.approx(made.last_eval_loss, rel=1e-5)
+
+
+def test_every_sample_comes_once_an_epoch_in_new_order(data, whole_run) -> None:
+    _, made = whole_run
+    loader = made.datamodule.train_dataloader()
+    seen = [(int(e), int(s)) for batch in loader for e, s in zip(batch.epoch, batch.sample)]
+    assert len(seen) == 80
+    epochs = [[s for e, s in seen if e == epoch] for epoch in range(3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(30)) and len(epochs[2]) == 20
+    assert epochs[0] != epochs[1]
+    tokens = made.datamodule.train_rows
+    assert all(np.array_equal(b.tokens.numpy(), tokens[b.sample.numpy()]) for b in loader)
+
+
+def test_overfit_goes_to_nearly_zero(data, tmp_path) -> None:
+    made = train.run(config(
+        data, tmp_path, "debug=overfit", "model.width=64", "optim.batch_size=2", "optim.total_tokens=1", "optim.lr=0.003"
+    ))  # fmt: skip
+    assert made.trainer.callback_metrics["train/loss"] < 0.1
+
+
+def test_one_step(data, tmp_path) -> None:
+    assert train.run(config(data, tmp_path, "debug=one_step")).trainer.global_step == 1
+
+
+def test_an_occupied_run_folder_and_changed_settings_are_refused(data, tmp_path, whole_run) -> None:
+    with pytest.raises(ValueError, match="resume=auto"):
+        train.run(config(data, whole_run[0]))
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.0006 and is 0\.001"):
+        train.run(config(data, whole_run[0], "resume=auto", "optim.lr=0.001"))
+    write_data(tmp_path / "other", {"train": 30, "eval": 13, "test": 2}, seed=1)
+    with pytest.raises(ValueError, match=r"data\.train_shards"):
+        train.run(config(tmp_path / "other", whole_run[0], "resume=auto"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=-1", r"optim\.lr"),
+        ("optim.warmup_tokens=1", r"optim\.warmup_tokens"),
+        ("optim.dtype=fp8", r"optim\.dtype"),
+        ("model.width=33", r"model\.width"),
+        ("loss.average=mean", r"loss\.average"),
+        ("modalities.input_tokens_range=[0,5]", "input_tokens_range"),
+        ("modalities.max_seq_lens=[64,39,64,39]", "64 tokens of tok_rgb"),
+        ("resume=yes", "resume"),
+        ("data.root=nowhere", r"preprocess\.py"),
+        ("data.num_workers=-1", r"data\.num_workers"),
+        ("trainer.log_every_n_steps=0", r"trainer\.log_every_n_steps"),
+    ],
+)
+def test_what_cannot_be_stops_before_any_work(data, tmp_path, override, message) -> None:
+    with pytest.raises((ValueError, FileNotFoundError, HydraException), match=message):
+        train.run(config(data, tmp_path, override))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("override", ["optim.learning_rate=1", "modelx=m3", "nonsense=1"])
+def test_unknown_keys_are_refused_by_name(data, tmp_path, override) -> None:
+    with pytest.raises(ConfigCompositionException, match=override.split("=")[0].split(".")[-1]):
+        config(data, tmp_path, override)
