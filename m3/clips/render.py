@@ -48,11 +48,13 @@ def render_frame(
         _shadow(canvas, pose, ground_y)
         for _, part in sorted(_parts(canvas, pose, scene), key=lambda keyed: keyed[0]):
             part()
-    pixels = canvas.rgb * np.asarray(scene.tint, dtype=np.float32)
+    pixels = canvas.rgb
+    pixels *= np.asarray(scene.tint, dtype=np.float32)
     if scene.occluder is not None:
         colour, cover = painted_occluder(scene.occluder, size)
         pixels += (colour - pixels) * cover[..., None]
-    return (pixels + 0.5).clip(0, 255).astype(np.uint8)
+    pixels += np.float32(0.5)
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
 def _parts(canvas: Canvas, pose: Pose, scene: Scene) -> Iterator[tuple[float, Callable[[], None]]]:

@@ -46,7 +46,9 @@ class Canvas:
         if halo is not None:
             rgb *= (1 - halo * (0.10 + 0.25 * body))[..., None]
         cover = np.clip(0.5 - distance, 0, 1)
-        rgb += (colour - rgb) * cover[..., None]
+        change = colour - rgb
+        change *= cover[..., None]
+        rgb += change
         np.maximum(body, cover, out=body)
 
 
@@ -77,23 +79,28 @@ def paint_chain(canvas: Canvas, segments: list[Segment], halo_width: float, root
 
     halo_width: pixels. root: where the chain grows out of another part, which it does not darken there.
     """
-    ends = np.array([point for segment in segments for point in (segment.a, segment.b)])
-    margin = max(max(s.radius_a, s.radius_b) + s.bulge for s in segments) + 2 * halo_width + 1
-    window = canvas.window(ends.min(0) - margin, ends.max(0) + margin)
+    corners = []
+    for segment in segments:
+        margin = max(segment.radius_a, segment.radius_b) + segment.bulge + 2 * halo_width + 1
+        corners.append((np.minimum(segment.a, segment.b) - margin, np.maximum(segment.a, segment.b) + margin))
+    window = canvas.window(np.min([low for low, _ in corners], axis=0), np.max([high for _, high in corners], axis=0))
     if window is None:
         return
     where, x, y = window
-    best = distance = colour = None
-    for segment in segments:
-        d, surface, rgb = _capsule(segment, x, y, canvas.light)
-        if best is None:
-            best, distance, colour = surface, d, rgb
+    shape, (top, left) = (y.shape[0], x.shape[1]), (where[0].start, where[1].start)
+    best, distance = np.full(shape, -1e9, dtype=np.float32), np.full(shape, 1e9, dtype=np.float32)
+    colour = np.zeros((*shape, 3), dtype=np.float32)
+    for segment, (low, high) in zip(segments, corners):
+        if (own := canvas.window(low, high)) is None:
             continue
-        share = np.clip((surface - best) * np.float32(0.4) + np.float32(0.5), 0, 1)
-        colour += (rgb - colour) * share[..., None]
-        best = np.maximum(best, surface)
-        distance = np.minimum(distance, d)
-    halo = np.exp(np.maximum(distance, 0) ** 2 * np.float32(-1 / halo_width**2))
+        (rows, columns), own_x, own_y = own
+        inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        own_distance, surface, rgb = _capsule(segment, own_x, own_y, canvas.light)
+        share = np.clip((surface - best[inside]) * np.float32(0.4) + np.float32(0.5), 0, 1)
+        colour[inside] += (rgb - colour[inside]) * share[..., None]
+        best[inside] = np.maximum(best[inside], surface)
+        distance[inside] = np.minimum(distance[inside], own_distance)
+    halo = np.exp(np.clip(distance, 0, 9 * halo_width) ** 2 * np.float32(-1 / halo_width**2))
     if root is not None:
         away = (x - np.float32(root[0])) ** 2 + (y - np.float32(root[1])) ** 2
         halo = halo * (1 - np.exp(away * np.float32(-1 / (6 * halo_width) ** 2)))
