@@ -91,7 +91,7 @@ class ModalityTable:
         ):
             if size < vocabulary.num_ids:
                 raise ValueError(
-                    f"modalities.vocab_sizes: {name} has {vocabulary.num_ids} ids, a table of {size} is too small"
+                    f"modalities.vocab_sizes: {name} has {vocabulary.num_ids} ids, {size} are too few"
                 )
             if vocabulary is JOINTS and length != COORDS_LENGTH:
                 raise ValueError(f"modalities.max_seq_lens: {name} has {COORDS_LENGTH} tokens, got {length}")
@@ -105,7 +105,7 @@ class ModalityTable:
             alphas, (low, high) = getattr(self, f"{side}_alphas"), getattr(self, f"{side}_tokens_range")
             if any(not (0 <= alpha < math.inf) for alpha in alphas) or not any(alphas):
                 raise ValueError(
-                    f"modalities.{side}_alphas={list(alphas)}: need finite values >= 0, one of them positive"
+                    f"modalities.{side}_alphas={list(alphas)}: need finite values >= 0, one of them > 0"
                 )
             room = sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
             if not 1 <= low <= high <= room:

@@ -135,7 +135,7 @@ class TokenDataModule(pl.LightningDataModule):
         super().__init__()
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError(
-                f"data.num_workers={num_workers}, data.eval_batch_size={eval_batch_size}: need >= 0 and >= 1"
+                f"data.num_workers={num_workers} must be >= 0, data.eval_batch_size={eval_batch_size} >= 1"
             )
         self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -40,10 +40,10 @@ class Label:
 def read_label(path: str | Path) -> Label:
     """One Penn Action label file. Raises ClipError naming file and field where it cannot be used."""
     path = Path(path)
+    if not path.is_file():
+        raise ClipError(f"{path.name}: no such label file")
     try:
         fields = scipy.io.loadmat(path)
-    except FileNotFoundError as error:
-        raise ClipError(f"{path.name}: no such label file") from error
     except Exception as error:  # scipy answers damaged files with whatever its parser stumbles over
         raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
     x, y = _joint_array(fields, "x", path), _joint_array(fields, "y", path)

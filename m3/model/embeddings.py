@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from m3.modalities import JOINTS, PICTURE, ModalityTable, Vocabulary
 from m3.tokens.fsq import ids_to_digits
 
-INIT_STD = 0.02
+EMBEDDING_STD = 0.02
 
 
 def sincos_1d(length: int, width: int) -> Tensor:
-    """(length, width) fixed position embedding: sines, then cosines, wavelengths 2π … 2π · 10,000 (Vaswani et al. 2017)."""
+    """(length, width) fixed position embedding (Vaswani et al. 2017): sines, then cosines; wavelengths 2π to 2π·10⁴."""
     frequencies = 10_000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
@@ -45,7 +45,7 @@ class PositionEmbedding(nn.Module):
                 side = math.isqrt(length)
                 if side**2 != length:
                     raise ValueError(
-                        f"model.positions=2d needs a square picture grid, {table.modalities[k]} has {length} tokens"
+                        f"model.positions=2d needs square pictures, {table.modalities[k]} has {length} tokens"
                     )
                 embedding[k, :length] = sincos_2d(side, width)
             else:
@@ -107,8 +107,8 @@ class OrdinalTable(nn.Module):
 class OrdinalEmbedding(OrdinalTable):
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__(vocabulary.num_ids, width)
-        nn.init.normal_(self.free, std=INIT_STD)
-        nn.init.normal_(self.smooth, std=INIT_STD)
+        nn.init.normal_(self.free, std=EMBEDDING_STD)
+        nn.init.normal_(self.smooth, std=EMBEDDING_STD)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""

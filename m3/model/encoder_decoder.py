@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from m3.modalities import ModalityTable, Vocabulary
 from m3.model.attention import Segments
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
-from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
+from m3.model.embeddings import EMBEDDING_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 from m3.records import PackedTokens
 
@@ -39,6 +39,8 @@ class EncoderDecoder(nn.Module):
         joints: "table" (each joint id on its own, published) or "ordinal" (neighbouring ids share what is
             learned; needs logits=legal).
         positions: "1d" (published) or "2d" for picture tokens.
+        init_std: standard deviation of the first weights of linear layers (0.02 as published; narrow models learn
+            sooner from more); embeddings always start with 0.02, heads and biases with 0.
     Raises:
         ValueError naming the key for options that contradict each other.
     """
@@ -55,6 +57,7 @@ class EncoderDecoder(nn.Module):
         head: Literal["flat", "factorized"] = "flat",
         joints: Literal["table", "ordinal"] = "table",
         positions: Literal["1d", "2d"] = "1d",
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         _check_options(width, encoder_depth, decoder_depth, head_width, logits, head, joints)
@@ -74,7 +77,12 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
         self.dec_norm = Norm(width)
         self.to_logits = nn.ModuleDict({n: build_head(v, width, head, joints) for n, v in distinct.items()})
-        self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=init_std)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+        nn.init.zeros_(self.dec_context_proj.bias)
 
     def encode(self, inputs: PackedTokens) -> Context:
         """N input tokens → their (N, D) context."""
@@ -142,17 +150,9 @@ def _check_options(
             raise ValueError(f"model.{key}={value!r}: choose {' or '.join(choices)}")
     if logits == "table" and (head, joints) != ("flat", "table"):
         raise ValueError(
-            f"model.logits=table has one shared flat table; it excludes model.head={head} with model.joints={joints}"
+            f"model.logits=table shares one flat table: it needs head=flat, joints=table, not {head}, {joints}"
         )
     if width < 1 or head_width < 1 or width % head_width:
         raise ValueError(f"model.width={width} must be a multiple of model.head_width={head_width}")
     if encoder_depth < 1 or decoder_depth < 1:
         raise ValueError(f"model.encoder_depth={encoder_depth}, model.decoder_depth={decoder_depth}: need at least 1")
-
-
-def _initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads and ordinal tables keep their own."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

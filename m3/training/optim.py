@@ -61,7 +61,7 @@ class Recipe:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
         if not 0 <= self.warmup_tokens < self.total_tokens:
             raise ValueError(
-                f"optim.warmup_tokens={self.warmup_tokens}: must lie in [0, total_tokens={self.total_tokens})"
+                f"optim.warmup_tokens={self.warmup_tokens}: need 0 <= it < total_tokens={self.total_tokens}"
             )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(f"optim.min_lr={self.min_lr}: must lie in [0, lr={self.lr}]")
