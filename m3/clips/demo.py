@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import scipy.io
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m3.clips.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
 from m3.clips.motion import ACTIONS, LYING, mirrored, random_bones
 from m3.clips.penn_action import PennAction
 from m3.clips.render import render_frame
 from m3.clips.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
+from m3.progress import track
 from m3.records import Joints
 from m3.seeds import numpy_generator
 
@@ -224,17 +224,9 @@ def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[in
         return
     for folder in ("frames", "labels"):
         (root / folder).mkdir(exist_ok=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task("demo clips", total=num_clips, completed=num_clips - len(missing))
-        for _ in _run_all([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames):
-            progress.advance(task)
+    written = _run_all([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames)
+    for _ in track(written, len(missing), "demo clips"):
+        pass
 
 
 def _claim(root: Path, settings: dict[str, Any]) -> None:

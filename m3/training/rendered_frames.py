@@ -15,7 +15,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +22,7 @@ from m3.batches.datamodule import ResumableLoader
 from m3.clips.canvas import CropCanvas
 from m3.clips.demo import demo_clip
 from m3.clips.poses import Poses
+from m3.progress import track
 from m3.seeds import numpy_generator
 
 _DEMO_LENGTH = 30  # frames of a generated clip that frames are picked from
@@ -199,7 +199,7 @@ def _render(jobs: list[tuple], description: str) -> np.ndarray:
     if len(jobs) < _JOBS_WORTH_A_PROCESS:
         return np.concatenate([_run(job) for job in jobs])
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        return np.concatenate(list(track(pool.map(_run, jobs, chunksize=8), description, total=len(jobs))))
+        return np.concatenate(list(track(pool.map(_run, jobs, chunksize=8), len(jobs), description)))
 
 
 def _run(job: tuple) -> np.ndarray:
