@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,14 @@ from m3.checkpoint import AtomicCheckpointIO, StepCheckpoint, check_resumable, n
 class TrainingRun:
     """What `run` assembled and did.
 
-    first_eval_loss: before the first step of this call; last_eval_loss: after the last. In nats.
+    first_eval_loss: before the first step, None for a run that was continued. last_eval_loss: after the last. In nats.
     checkpoint: of the last step.
     """
 
     trainer: pl.Trainer
     module: pl.LightningModule
     datamodule: pl.LightningDataModule
-    first_eval_loss: float
+    first_eval_loss: float | None
     last_eval_loss: float
     checkpoint: Path
 
@@ -53,12 +54,12 @@ def run(cfg: DictConfig) -> TrainingRun:
 
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-    first = _evaluate(trainer, module, datamodule) if resume_from is None else float("nan")
-    print(f"training {run_dir}: {module.plan(trainer.world_size)}, from {resume_from or 'new weights'}")
+    first = _evaluate(trainer, module, datamodule) if resume_from is None else None
+    print(f"{run_dir}: {module.plan(trainer.world_size)}, from {resume_from or 'new weights'}", flush=True)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
     last = _evaluate(trainer, module, datamodule)
     checkpoint = newest_checkpoint(run_dir)
-    print(f"eval loss {first:.3f} → {last:.3f} nats; checkpoint {checkpoint}")
+    print(f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}")
     return TrainingRun(trainer, module, datamodule, first, last, checkpoint)
 
 
@@ -121,5 +122,7 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|treespec).*")
+    # What Lightning says of hardware, workers and its own internals at every start is not about the run.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*(many workers|LeafSpec|exists and is not empty).*")
     main()
