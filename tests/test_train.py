@@ -166,6 +166,26 @@ def test_overfit_goes_to_nearly_zero(data, tmp_path) -> None:
     assert losses[0] > 9 and losses[-1] < 0.1
 
 
+def test_half_precision(data, tmp_path) -> None:
+    made = train.run(config(data, tmp_path, "optim.dtype=bf16", "trainer.max_steps=3"))
+    assert made.trainer.precision == "bf16-mixed" and made.last_eval_loss < made.first_eval_loss
+    assert all(p.dtype == torch.float32 for p in made.module.parameters())
+
+
+def test_hardware_overrides_the_dtype(data, tmp_path) -> None:
+    cfg = config(data, tmp_path, "hardware=fp32", "optim.dtype=bf16", "hardware.accelerator=cpu", "trainer.max_steps=1")
+    assert train.run(cfg).trainer.precision == "32-true"
+
+
+def test_gradients_are_clipped(data, tmp_path) -> None:
+    norms = []
+    for clip in (1e9, 0.01):
+        train.run(config(data, tmp_path / str(clip), "trainer.max_steps=1", f"optim.clip_grad={clip}"))
+        moments = state_of(tmp_path / str(clip))["optimizer_states"][0]["state"].values()
+        norms.append(math.hypot(*(float(m["exp_avg"].norm()) for m in moments)) / (1 - 0.9))  # beta_1 is 0.9
+    assert norms[0] > 0.1 and norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
 def test_one_step(data, tmp_path) -> None:
     assert train.run(config(data, tmp_path, "debug=one_step")).trainer.global_step == 1
 

@@ -114,9 +114,16 @@ class MaskedTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         schedule = self.optim.schedule(self.trainer.world_size)
-        optimizer = self.optim.optimizer(self.model)
+        # A fused step unscales the gradients of fp16 itself, too late for them to be clipped.
+        optimizer = self.optim.optimizer(self.model, is_fused=self.trainer.precision != "16-mixed")
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: schedule.lr_at(i) / self.optim.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the norm of the whole gradient; Lightning's own way refuses every fused optimizer in bf16."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["m3"] = self.identity

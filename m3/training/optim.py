@@ -79,14 +79,14 @@ class Recipe:
 
         return Schedule(steps(self.total_tokens), steps(self.warmup_tokens), self.lr, self.min_lr)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
-        """Fused AdamW; parameters with fewer than two dimensions (norms, biases) are not decayed."""
+    def optimizer(self, model: nn.Module, is_fused: bool) -> torch.optim.AdamW:
+        """AdamW; parameters with fewer than two dimensions (norms, biases) are not decayed."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), fused=True)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), fused=is_fused)
 
 
 PRECISION_OF = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
