@@ -61,7 +61,8 @@ def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
     if not is_new:
         console.print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
     size = manifest.canvas_size
-    table = Table(title=f"{out}: canvas {size} x {size} px, {manifest.num_tokens} tokens a pair")
+    console.print(f"{out}: canvas {size} x {size} px, {manifest.num_tokens} tokens a pair", highlight=False)
+    table = Table()
     table.add_column("split")
     for column in ("clips", "pairs", "shards"):
         table.add_column(column, justify="right")

@@ -28,8 +28,8 @@ def test_a_label(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64])
-def test_small_integer_types_do_not_wrap_around(tmp_path: Path, kind: type):
-    """Where all labels are whole numbers MATLAB stores bytes; an invisible joint at (0, 1) is at (−0.5, 0.5)."""
+def test_coordinates_come_in_three_types(tmp_path: Path, kind: type):
+    """Where all labels are whole numbers MATLAB stores bytes."""
     x, y = np.full((6, 13), 200 if kind != np.uint8 else 60, kind), np.ones((6, 13), kind)
     x[0, 0] = 0
     visibility = np.ones((6, 13), np.uint8)

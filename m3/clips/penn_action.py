@@ -73,7 +73,7 @@ def _field(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
 
 
 def _numbers(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
-    """A field as finite float64; small integer types would wrap around when 0.5 is taken off."""
+    """A field as finite float64, whatever MATLAB stored it as (coordinates that are all whole numbers are bytes)."""
     value = _field(fields, name, path)
     if value.dtype.kind not in "biuf":
         raise ClipError(f"{path.name}: {name} holds {value.dtype}, not numbers")
