@@ -199,6 +199,26 @@ def test_two_dimensional_positions_tell_rows_from_columns() -> None:
     assert len(embedding.flatten(0, 1).unique(dim=0)) == 256
 
 
+def test_a_mimetic_decoder_looks_at_its_own_position_first() -> None:
+    tokens = random_tokens(1)
+    is_input, is_target = torch.zeros(2, *tokens.shape, dtype=torch.bool)
+    is_input[:, M3.columns("tok_rgb")], is_target[:, M3.columns("tok_rgb_next")] = True, True
+    share_of_own = {}
+    for init in ("mimetic", "normal"):
+        torch.manual_seed(0)
+        model = EncoderDecoder(M3, width=64, encoder_depth=1, decoder_depth=1, positions="2d", init=init)
+        targets = pack(tokens, is_target, M3)
+        before = model(pack(tokens, is_input, M3), targets)
+        shares = []
+        for position in range(0, 256, 15):  # change one reference token: which successor queries notice?
+            changed = tokens.clone()
+            changed[0, position] = (tokens[0, position] + 1) % 64_000
+            moved = (model(pack(changed, is_input, M3), targets) - before).norm(dim=1)
+            shares.append(float(moved[position] / moved.mean()))
+        share_of_own[init] = min(shares)
+    assert share_of_own["mimetic"] > 5 and share_of_own["normal"] < 2
+
+
 def test_chunked_cross_entropy_equals_the_whole() -> None:
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(1_300, 8, generator=rng, requires_grad=True)

@@ -14,23 +14,34 @@ from m3.tokens.fsq import ids_to_digits
 EMBEDDING_STD = 0.02
 
 
-def sincos_1d(length: int, width: int) -> Tensor:
-    """(length, width) fixed position embedding (Vaswani et al. 2017): sines, then cosines; wavelengths 2π to 2π·10⁴."""
-    frequencies = 10_000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+def published_frequencies(width: int) -> Tensor:
+    """(width / 2,) radians per position: 1 down to 10⁻⁴, as in Vaswani et al. 2017."""
+    return 10_000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+
+
+def fitted_frequencies(length: int, width: int) -> Tensor:
+    """(width / 2,) radians per position, wavelengths from 2 positions to 4 lengths: short axes stay well apart."""
+    longest, shortest = math.log2(math.pi / (2 * length)), math.log2(math.pi)
+    return torch.logspace(shortest, longest, width // 2, base=2, dtype=torch.float64)
+
+
+def sincos(length: int, frequencies: Tensor) -> Tensor:
+    """(length, 2 · len(frequencies)): sines, then cosines, of the angles position · frequency."""
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def sincos_2d(side: int, width: int) -> Tensor:
+def sincos_grid(side: int, width: int) -> Tensor:
     """(side · side, width), row-major: half of the width embeds the row, half the column."""
-    line = sincos_1d(side, width // 2)
+    line = sincos(side, fitted_frequencies(side, width // 2))
     return torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], dim=1)
 
 
 class PositionEmbedding(nn.Module):
     """Fixed embedding of the position within a modality; positions restart at 0 in each.
 
-    layout: "1d" (as published) or "2d", in which picture tokens are embedded by row and column.
+    layout: "1d", as published; or "2d", in which picture tokens are embedded by row and column, and wavelengths
+        fit the length of each axis.
     """
 
     def __init__(self, table: ModalityTable, width: int, layout: Literal["1d", "2d"]) -> None:
@@ -47,9 +58,10 @@ class PositionEmbedding(nn.Module):
                     raise ValueError(
                         f"model.positions=2d needs square pictures, {table.modalities[k]} has {length} tokens"
                     )
-                embedding[k, :length] = sincos_2d(side, width)
+                embedding[k, :length] = sincos_grid(side, width)
             else:
-                embedding[k, :length] = sincos_1d(length, width)
+                frequencies = published_frequencies(width) if layout == "1d" else fitted_frequencies(length, width)
+                embedding[k, :length] = sincos(length, frequencies)
         self.register_buffer("embedding", embedding, persistent=False)
 
     def forward(self, modality: Tensor, position: Tensor) -> Tensor:

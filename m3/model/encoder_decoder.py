@@ -15,6 +15,9 @@ from m3.model.embeddings import EMBEDDING_STD, PositionEmbedding, build_embeddin
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 from m3.records import PackedTokens
 
+_MIMETIC_EMBEDDING_STD = 0.1
+_MIMETIC_SHARPNESS = 2.0  # of the first attention to a query's own position
+
 
 @dataclass(frozen=True)
 class Context:
@@ -38,9 +41,9 @@ class EncoderDecoder(nn.Module):
         head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
         joints: "table" (each joint id on its own, published) or "ordinal" (neighbouring ids share what is
             learned; needs logits=legal).
-        positions: "1d" (published) or "2d" for picture tokens.
-        init_std: standard deviation of the first weights of linear layers (0.02 as published; narrow models learn
-            sooner from more); embeddings always start with 0.02, heads and biases with 0.
+        positions: "1d" (published), or "2d" for picture tokens, with wavelengths that fit each axis.
+        init: "normal" draws linear and embedding weights from N(0, 0.02) (published); "mimetic" starts with a decoder
+            whose queries already look at their own position (see `_initialise_mimetic`) and need not learn to.
     Raises:
         ValueError naming the key for options that contradict each other.
     """
@@ -57,10 +60,10 @@ class EncoderDecoder(nn.Module):
         head: Literal["flat", "factorized"] = "flat",
         joints: Literal["table", "ordinal"] = "table",
         positions: Literal["1d", "2d"] = "1d",
-        init_std: float = 0.02,
+        init: Literal["normal", "mimetic"] = "normal",
     ) -> None:
         super().__init__()
-        _check_options(width, encoder_depth, decoder_depth, head_width, logits, head, joints)
+        _check_options(width, encoder_depth, decoder_depth, head_width, logits, head, joints, init)
         self.table = table
         self.vocabularies = table.vocabularies
         if logits == "table":
@@ -77,12 +80,9 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
         self.dec_norm = Norm(width)
         self.to_logits = nn.ModuleDict({n: build_head(v, width, head, joints) for n, v in distinct.items()})
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=init_std)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=EMBEDDING_STD)
-        nn.init.zeros_(self.dec_context_proj.bias)
+        self._initialise()
+        if init == "mimetic":
+            self._initialise_mimetic()
 
     def encode(self, inputs: PackedTokens) -> Context:
         """N input tokens → their (N, D) context."""
@@ -123,6 +123,34 @@ class EncoderDecoder(nn.Module):
         """The inverse of `digits_of`."""
         return self.head_of(modality).ids_of(digits)
 
+    def _initialise(self) -> None:
+        """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads start at 0 by themselves."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+        nn.init.zeros_(self.dec_context_proj.bias)
+
+    def _initialise_mimetic(self) -> None:
+        """Mimetic initialisation (Trockman & Kolter, ICML 2023), here of cross-attention.
+
+        Queries and keys start with the same random projection, so that their products compare position embeddings;
+        values and outputs start as an orthogonal map and its inverse, so that what is attended to is copied. Other
+        linear weights keep the variance of their inputs, and ids weigh as much as positions.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=_MIMETIC_EMBEDDING_STD)
+        for block in self.decoder:
+            attention = block.cross_attn
+            width = attention.q_proj.in_features
+            copied = nn.init.orthogonal_(torch.empty(width, width))
+            with torch.no_grad():
+                attention.q_proj.weight.mul_(_MIMETIC_SHARPNESS)
+                attention.kv_proj.weight.copy_(torch.cat([attention.q_proj.weight, copied]))
+                attention.attn_out_proj.weight.copy_(copied.T)
+
     def _embed_ids(self, inputs: PackedTokens) -> Tensor:
         embedded = None
         for name, embedding in self.enc_tok_emb.items():
@@ -139,12 +167,13 @@ class EncoderDecoder(nn.Module):
 
 
 def _check_options(
-    width: int, encoder_depth: int, decoder_depth: int, head_width: int, logits: str, head: str, joints: str
+    width: int, encoder_depth: int, decoder_depth: int, head_width: int, logits: str, head: str, joints: str, init: str
 ) -> None:
     for key, value, choices in (
         ("logits", logits, ("legal", "table")),
         ("head", head, ("flat", "factorized")),
         ("joints", joints, ("table", "ordinal")),
+        ("init", init, ("normal", "mimetic")),
     ):
         if value not in choices:
             raise ValueError(f"model.{key}={value!r}: choose {' or '.join(choices)}")
