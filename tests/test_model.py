@@ -206,7 +206,9 @@ def test_a_mimetic_decoder_looks_at_its_own_position_first() -> None:
     share_of_own = {}
     for init in ("mimetic", "normal"):
         torch.manual_seed(0)
-        model = EncoderDecoder(M3, width=64, encoder_depth=1, decoder_depth=1, positions="2d", init=init)
+        model = EncoderDecoder(
+            M3, width=128, head_width=32, encoder_depth=1, decoder_depth=1, positions="2d", init=init
+        )
         targets = pack(tokens, is_target, M3)
         before = model(pack(tokens, is_input, M3), targets)
         shares = []
@@ -216,7 +218,7 @@ def test_a_mimetic_decoder_looks_at_its_own_position_first() -> None:
             moved = (model(pack(changed, is_input, M3), targets) - before).norm(dim=1)
             shares.append(float(moved[position] / moved.mean()))
         share_of_own[init] = min(shares)
-    assert share_of_own["mimetic"] > 5 and share_of_own["normal"] < 2
+    assert share_of_own["mimetic"] > 4 and share_of_own["normal"] < 2
 
 
 def test_chunked_cross_entropy_equals_the_whole() -> None:
