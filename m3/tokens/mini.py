@@ -129,7 +129,7 @@ def save_weights(model: MiniAutoEncoder, path: Path) -> None:
     """Write the weights as fp16 safetensors, whole or not at all."""
     halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".tmp")
-    safetensors.torch.save_file(halves, partial)
+    partial.write_bytes(safetensors.torch.save(halves))
     os.replace(partial, path)
 
 
