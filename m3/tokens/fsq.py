@@ -1,4 +1,4 @@
-"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): six bounded numbers, each rounded to a few levels.
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): six bounded numbers, each on a few levels.
 
 A picture token is one mixed-radix number: with levels (8, 8, 8, 5, 5, 5) the digits count 1, 8, 64, 512, 2560 and
 12800, digit 0 least significant, as in Cosmos-0.1 DI. Digit d of a place with L levels stands for the value
@@ -49,11 +49,11 @@ class FSQ(nn.Module):
     def __init__(self, levels: Sequence[int] = FSQ_LEVELS) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self.register_buffer("middle", torch.tensor([level // 2 for level in levels], dtype=torch.float32), persistent=False)
+        self.register_buffer("middle", torch.tensor([float(level // 2) for level in levels]), persistent=False)
         self.register_buffer("last", torch.tensor([level - 1.0 for level in levels]), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Any number → one that rounds to −(L//2) … L − 1 − L//2; 0 → 0. An even L has no middle level: half an offset."""
+        """Any number → one that rounds to −(L//2) … L − 1 − L//2; 0 → 0. An even L needs an offset of a half."""
         scale = self.last / 2 * (1 + 1e-3)
         offset = torch.where(self.last % 2 == 1, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / scale)) * scale - offset

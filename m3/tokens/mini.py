@@ -24,7 +24,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(x))), without a norm, as in EDSR (Lim et al. 2017): norms cost contrast in restored pictures."""
+    """x + conv(act(conv(x))), without a norm, as in EDSR (Lim et al. 2017): norms cost restored pictures contrast."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class MiniAutoEncoder(nn.Module):
             if isinstance(module, (ResidualBlock, ContextBlock)):
                 module.body[-1].weight.data *= 0.1
             elif isinstance(module, Upsample):
-                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies show no checkerboard (Aitken et al. 2017)
+                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies: no checkerboard (Aitken et al. 2017)
                 kernel.copy_(kernel[::4].repeat_interleave(4, dim=0))
 
     def encode(self, pixels: Tensor) -> Tensor:
