@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from m3.tokens.mini import MiniTokenizer
 from m3.training.muon import Muon, orthogonalized
@@ -110,15 +111,30 @@ def test_impossible_canvas_sizes_are_named(tmp_path, canvas_sizes):
         RenderedFrames(str(tmp_path), None, 1, 1, 1, 64, canvas_sizes, 4096, 1, 0)
 
 
+def fit(training: TokenizerTraining, data: RenderedFrames, max_steps: int, **settings) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, precision=training.precision,
+        gradient_clip_val=training.clip_grad, **settings,
+    )  # fmt: skip
+    trainer.fit(training, data)
+    return trainer
+
+
 def test_training_exports_averaged_weights_that_the_tokenizer_reads(tmp_path):
     training = small_training(tmp_path)
     before = {name: weight.clone() for name, weight in training.model.named_parameters()}
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=4, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, precision=training.precision,
-    )  # fmt: skip
-    trainer.fit(training, small_data(tmp_path / "frames"))
+    fit(training, small_data(tmp_path / "frames"), 4, enable_checkpointing=False)
     assert all(not torch.equal(weight, before[name]) for name, weight in training.model.named_parameters())
     exported = MiniTokenizer(str(tmp_path / "run" / "mini.safetensors")).model.state_dict()
     for name, weight in training.average.module.state_dict().items():
         assert torch.equal(exported[name], weight.half().float()), name
+
+
+def test_a_checkpoint_holds_the_average_after_its_step(tmp_path):
+    training = small_training(tmp_path)
+    checkpoint = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    fit(training, small_data(tmp_path / "frames"), 2, callbacks=[checkpoint])
+    saved = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
+    for name, weight in training.state_dict().items():
+        assert torch.equal(saved[name], weight), name

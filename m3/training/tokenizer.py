@@ -107,7 +107,9 @@ class TokenizerTraining(pl.LightningModule):
         self.log("train_loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Then averages: at the end of the batch it would be too late for the checkpoint of this step."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.model)
 
     def validation_step(self, frames: Tensor, batch_idx: int) -> None:
