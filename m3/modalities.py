@@ -19,6 +19,9 @@ PICTURE_STRIDE = 16
 NUM_JOINT_BINS = 8192
 """Ids of an x or y token. A visibility token uses the first two of them."""
 
+NUM_VISIBILITY_IDS = 2
+"""Ids of a visibility token: 0 invisible, 1 visible."""
+
 COORDS_LENGTH = 3 * NUM_JOINTS
 """Tokens of a pose: 13 x, 13 y, 13 visibilities."""
 
@@ -154,5 +157,5 @@ class ModalityTable:
         """Legal ids at a position are 0 … this − 1: 64,000 in pictures, 8,192 for x and y, 2 for visibility."""
         vocabulary = self.vocabularies[self.index(name)]
         if vocabulary is JOINTS and position >= 2 * NUM_JOINTS:
-            return 2
+            return NUM_VISIBILITY_IDS
         return vocabulary.num_ids

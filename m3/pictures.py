@@ -14,7 +14,7 @@ from m3.records import JOINT_NAMES
 from m3.rollout import Chain, Frames
 
 LEFT, RIGHT, MIDDLE = (255, 138, 31), (38, 190, 255), (250, 247, 240)
-"""RGB of the limbs of the person's left and right side, and of what joins them."""
+"""RGB of the limbs of left and right side, and of what joins them."""
 
 _LIMBS = (
     ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"),
@@ -151,7 +151,7 @@ def _fonts(cell_px: int) -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont
 
 def _write_legend(pen: ImageDraw.ImageDraw, place: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:
     x, y = place
-    for words, colour in (("the person's left", LEFT), ("right", RIGHT)):
+    for words, colour in (("left", LEFT), ("right", RIGHT)):
         radius = font.size * 0.3
         pen.ellipse([x, y - radius, x + 2 * radius, y + radius], fill=colour)
         x += 3 * radius

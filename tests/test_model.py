@@ -255,3 +255,14 @@ def test_averages_by_hand() -> None:
 def test_contradicting_options_are_refused_by_name(options: dict, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         EncoderDecoder(M3, **{**SMALL, **options})
+
+
+def test_neighbouring_joint_ids_have_neighbouring_vectors_and_visibility_its_own() -> None:
+    torch.manual_seed(0)
+    embedding = EncoderDecoder(M3, **SMALL, joints="ordinal").enc_tok_emb["joints"]
+    rows = embedding.rows()
+    torch.testing.assert_close(embedding(torch.arange(8_192)), rows)
+    similarity = torch.nn.functional.cosine_similarity(rows[4_000], rows[[4_001, 4_020, 4_400, 6_000]])
+    assert similarity[0] > 0.999 and similarity[1] > 0.8 and (similarity[1:3] < similarity[0:2]).all()
+    assert similarity[3] < 0.7
+    assert (rows[0] - rows[1]).norm() > 10 * (rows[2] - rows[3]).norm()

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import JOINTS, PICTURE, ModalityTable, Vocabulary
+from m3.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE, ModalityTable, Vocabulary
 from m3.tokens.fsq import ids_to_digits
 
 EMBEDDING_STD = 0.02
@@ -91,9 +91,9 @@ class DigitEmbedding(nn.Module):
 
 
 def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
-    """(num_ids, 2 · num_frequencies) sines and cosines of id / num_ids, from half a cycle to 256 cycles."""
+    """(num_ids, 2 · num_frequencies) sines and cosines of id / num_ids, from half a cycle to 64 cycles."""
     place = (torch.arange(num_ids, dtype=torch.float64) + 0.5) / num_ids
-    cycles = torch.logspace(-1, 8, num_frequencies, base=2, dtype=torch.float64)
+    cycles = torch.logspace(-1, 6, num_frequencies, base=2, dtype=torch.float64)
     angles = 2 * math.pi * place[:, None] * cycles
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
@@ -101,30 +101,33 @@ def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
 class OrdinalTable(nn.Module):
     """A (num_ids, D) table for ids that are places on a line: what it learns of one id it learns of its neighbours.
 
-    Rows are a free table plus a learned linear map of fixed Fourier features of the id (the idea of Tancik et al.,
-    NeurIPS 2020). Without it, each of the 8,192 places of a joint would have to be learned on its own.
+    Rows are a learned linear map of fixed Fourier features of the id (the idea of Tancik et al., NeurIPS 2020), the
+    finest of which have a wavelength of 128 ids. Ids 0 and 1, which at other positions of a pose mean invisible and
+    visible, have learned vectors of their own besides.
     """
 
     def __init__(self, num_ids: int, width: int) -> None:
         super().__init__()
         self.register_buffer("features", ordinal_features(num_ids), persistent=False)
-        self.free = nn.Parameter(torch.zeros(num_ids, width))
         self.smooth = nn.Parameter(torch.zeros(self.features.shape[1], width))
+        self.visibility = nn.Parameter(torch.zeros(NUM_VISIBILITY_IDS, width))
 
     def rows(self) -> Tensor:
         """(num_ids, D)."""
-        return self.free + self.features @ self.smooth
+        rows = self.features @ self.smooth
+        return torch.cat([rows[:NUM_VISIBILITY_IDS] + self.visibility, rows[NUM_VISIBILITY_IDS:]])
 
 
 class OrdinalEmbedding(OrdinalTable):
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__(vocabulary.num_ids, width)
-        nn.init.normal_(self.free, std=EMBEDDING_STD)
+        nn.init.normal_(self.visibility, std=EMBEDDING_STD)
         nn.init.normal_(self.smooth, std=EMBEDDING_STD)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        return self.free[ids] + self.features[ids] @ self.smooth
+        own = self.visibility[ids.clamp(max=NUM_VISIBILITY_IDS - 1)] * (ids < NUM_VISIBILITY_IDS)[:, None]
+        return self.features[ids] @ self.smooth + own
 
 
 def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:
