@@ -19,12 +19,12 @@ help:
 install: .venv/installed
 
 demo: .venv/installed
-	$(BIN)/python preprocess.py out=outputs/data/demo canvas.size=128
+	$(BIN)/python preprocess.py out=outputs/data/demo_128px canvas.size=128
 	$(BIN)/python train.py experiment=demo
-	$(BIN)/python generate.py checkpoint=outputs/train/demo data.root=outputs/data/demo out=outputs/demo
+	$(BIN)/python generate.py checkpoint=outputs/train/demo data.root=outputs/data/demo_128px out=outputs/demo
 
 clean-demo:
-	rm -rf outputs/clips/demo outputs/data/demo outputs/train/demo outputs/demo
+	rm -rf outputs/clips/demo outputs/data/demo_128px outputs/train/demo outputs/demo
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest

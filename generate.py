@@ -12,7 +12,7 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -155,9 +155,7 @@ def _write(
     shown = choose_samples(chains, cfg.pictures.num_samples)
     titles = [chains[n].title for n in shown]
     some_predicted, some_truth = predicted.samples(shown), truth.samples(shown)
-    made = Generation(
-        chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json"
-    )
+    made = Generation(chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json")
     write_png(made.sheet, rollout_sheet(some_predicted, some_truth, titles, cfg.pictures.cell_px))
     write_gif(made.animation, rollout_animation(some_predicted, some_truth, titles, cfg.pictures.cell_px))
     write_metrics(made.metrics, metrics_record(scores, _facts(cfg, loaded, len(chains))))
@@ -222,8 +220,9 @@ def main(cfg: DictConfig) -> float:
         cfg.out = HydraConfig.get().runtime.output_dir
     try:
         return mean_pck(run(cfg).scores)
-    except (FileNotFoundError, ValueError, HydraException) as error:
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
+    except (OSError, ValueError, HydraException) as error:
+        is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
+        raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
@@ -79,13 +81,15 @@ def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="preprocess")
 def main(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job a data set of its own
+        cfg.out = f"{HydraConfig.get().runtime.output_dir}/data"
     try:
         run(cfg)
     except MissingMandatoryValue as error:
         raise SystemExit(f"error: {error.full_key} has no default: give {error.full_key}=…") from None
     except (OSError, ValueError, HydraException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, (OSError, ValueError)) else error
-        raise SystemExit(f"error: {cause}") from None
+        is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
+        raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
 
 
 if __name__ == "__main__":

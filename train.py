@@ -9,21 +9,36 @@ from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from m3.checkpoint import AtomicCheckpointIO, StepCheckpoint, check_resumable, newest_checkpoint
+from m3.settings import require
+from m3.training.memory import return_freed_memory
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The parts of a run, ready to start; resume_from: the checkpoint that it continues, or None."""
+
+    run_dir: Path
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    datamodule: pl.LightningDataModule
+    resume_from: Path | None
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What `run` assembled and did.
+    """What a run did.
 
-    first_eval_loss: before the first step, None for a run that was continued. last_eval_loss: after the last. In nats.
+    first_eval_loss: before the first step, None for a run that was continued. last_eval_loss: after the last.
     checkpoint: of the last step.
     """
 
@@ -36,29 +51,42 @@ class TrainingRun:
 
 
 def run(cfg: DictConfig) -> TrainingRun:
-    """Trains, or continues, the run that `cfg` (conf/train.yaml) describes.
+    """Trains, or continues, the run that `cfg` (conf/train.yaml) describes; raises what `assemble` raises."""
+    return fit(cfg, assemble(cfg))
+
+
+def assemble(cfg: DictConfig) -> Assembled:
+    """Builds the parts of a run.
 
     Raises:
-        hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
-        be; each names the key or the file.
+        hydra's InstantiationException, FileNotFoundError or ValueError for settings that cannot be; each names the
+        key or the file.
     """
     run_dir = Path(cfg.run_dir)
     resume_from = _resume_from(cfg.resume, run_dir)
+    require("seed", cfg.seed, int, low=0)
     pl.seed_everything(cfg.seed, verbose=False)
     module = instantiate(cfg.task)
     datamodule = instantiate(cfg.data)
     module.identity = {"config": OmegaConf.to_container(cfg, resolve=True), "data": datamodule.identity}
     if resume_from:
         check_resumable(resume_from, module.identity)
-    trainer = _trainer(cfg, module, run_dir)
+    return Assembled(run_dir, _trainer(cfg, module, run_dir), module, datamodule, resume_from)
 
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-    first = _evaluate(trainer, module, datamodule) if resume_from is None else None
-    print(f"{run_dir}: {module.plan(trainer.world_size)}, from {resume_from or 'new weights'}", flush=True)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
+
+def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
+    """Evaluates, trains, evaluates again."""
+    trainer, module, datamodule = parts.trainer, parts.module, parts.datamodule
+    parts.run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
+    return_freed_memory()
+    first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
+    cut = f", cut to {trainer.max_steps:,} by trainer.max_steps" if cfg.trainer.max_steps else ""
+    start = f"from {parts.resume_from or 'new weights'}"
+    print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}", flush=True)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
     last = _evaluate(trainer, module, datamodule)
-    checkpoint = newest_checkpoint(run_dir)
+    checkpoint = newest_checkpoint(parts.run_dir)
     print(f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}")
     return TrainingRun(trainer, module, datamodule, first, last, checkpoint)
 
@@ -77,15 +105,31 @@ def _resume_from(resume: str | None, run_dir: Path) -> Path | None:
 def _trainer(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
     for key, value in settings.items():
-        if value is not None and value < 1:
-            raise ValueError(f"trainer.{key}={value}: need at least 1")
+        require(f"trainer.{key}", value, int | None if key == "max_steps" else int, low=1)
+    for key in ("devices", "num_nodes"):
+        require(f"hardware.{key}", hardware[key], int, low=1)
+    # Not Lightning's own "auto": it would choose Apple's MPS, which has no float64.
+    accelerator = hardware.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
+    try:
+        return _lightning_trainer(cfg, module, run_dir, accelerator, num_steps)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        chosen = ", ".join(f"hardware.{key}={value}" for key, value in hardware.items())
+        raise ValueError(f"{chosen}: {error} (hardware=auto takes what this machine has)") from error
+
+
+def _lightning_trainer(
+    cfg: DictConfig, module: pl.LightningModule, run_dir: Path, accelerator: str, num_steps: int
+) -> pl.Trainer:
+    hardware, settings = cfg.hardware, cfg.trainer
     callbacks = [
         TQDMProgressBar(refresh_rate=settings.log_every_n_steps),
         StepCheckpoint(str(run_dir / "checkpoints"), settings.checkpoint_every_n_steps, settings.keep_checkpoints),
     ]
     return pl.Trainer(
-        accelerator=hardware.accelerator,
+        accelerator=accelerator,
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=hardware.strategy,
@@ -93,7 +137,6 @@ def _trainer(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> pl.T
         max_steps=num_steps if settings.max_steps is None else min(settings.max_steps, num_steps),
         max_epochs=-1,
         gradient_clip_val=module.clip_grad,
-        limit_train_batches=settings.limit_train_batches,
         val_check_interval=settings.eval_every_n_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -116,13 +159,18 @@ def main(cfg: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     try:
-        return run(cfg).last_eval_loss
-    except (FileNotFoundError, ValueError, HydraException) as error:
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
+        parts = assemble(cfg)
+    except MissingMandatoryValue as error:
+        raise SystemExit(f"error: {error.full_key} has no default: give {error.full_key}=…") from None
+    except (OSError, ValueError, HydraException) as error:
+        is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
+        raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
+    return fit(cfg, parts).last_eval_loss
 
 
 if __name__ == "__main__":
     # What Lightning says of hardware, workers and its own internals at every start is not about the run.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{part}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(many workers|LeafSpec|exists and is not empty).*")
     main()

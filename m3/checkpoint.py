@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -50,11 +50,16 @@ class StepCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_steps,
         )
 
+        self.keep = keep
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         path = Path(self.dirpath) / f"step={trainer.global_step:08d}.ckpt"
         if not path.exists():
             trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for old in sorted(Path(self.dirpath).glob("step=*.ckpt"))[: -self.keep]:
+                old.unlink()
 
 
 def newest_checkpoint(run_folder: str | Path) -> Path | None:
@@ -94,11 +99,14 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
     file = Path(path) if Path(path).is_file() else newest_checkpoint(path)
     if file is None:
         raise FileNotFoundError(f"{path}: no checkpoint there; train one with `python train.py name=NAME`")
-    checkpoint = torch.load(file, map_location=device, weights_only=True)
-    if "m3" not in checkpoint or "model" not in checkpoint["m3"]["config"]:
-        raise ValueError(f"{file}: not a checkpoint of an m3 model (it lacks its configuration)")
+    checkpoint = _read(file, device)
     identity = checkpoint["m3"]
-    model = instantiate(identity["config"]["model"])
+    if "canvas_size" not in identity["data"]:
+        raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {identity['config'].get('name')}")
+    # Called by name, never through the file's own `_target_`: a checkpoint must not choose what code runs.
+    options = {key: value for key, value in identity["config"]["model"].items() if key not in ("_target_", "table")}
+    columns = {key: value for key, value in identity["config"]["modalities"].items() if key != "_target_"}
+    model = EncoderDecoder(ModalityTable(**columns), **options)
     weights = {
         name.removeprefix(_MODEL_PREFIX): tensor
         for name, tensor in checkpoint["state_dict"].items()
@@ -109,11 +117,22 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
     return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])
 
 
+def _read(file: Path, device: torch.device | str) -> dict[str, Any]:
+    """A checkpoint's content. Raises ValueError naming the file where it is none of m3's."""
+    try:
+        checkpoint = torch.load(file, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
+    if not isinstance(checkpoint, dict) or not {"config", "data"} <= checkpoint.get("m3", {}).keys():
+        raise ValueError(f"{file}: not a checkpoint of m3 (it lacks its configuration)")
+    return checkpoint
+
+
 def check_resumable(path: Path, identity: dict[str, Any]) -> None:
     """Raises ValueError listing what differs between a checkpoint and the run that wants to continue it."""
-    saved = torch.load(path, map_location="cpu", weights_only=True).get("m3", {})
+    saved = _read(path, "cpu")["m3"]
     differences = []
-    for section in ("modalities", "model", "optim", "task", "seed"):
+    for section in ("modalities", "model", "optim", "loss", "seed", "hardware"):
         differences += _differences(section, saved["config"].get(section), identity["config"].get(section))
     differences += _differences("data", saved["data"], identity["data"])
     if differences:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from m3.records import NUM_JOINTS
+from m3.settings import require
 
 FSQ_LEVELS = (8, 8, 8, 5, 5, 5)
 """Levels of the six digits of a picture token (Cosmos-0.1 DI, and m3's own mini tokenizer)."""
@@ -39,6 +40,9 @@ class Vocabulary:
     num_ids: int
     digits: tuple[int, ...] | None = None
 
+
+MAX_VOCAB_SIZE = 65536
+"""Shards and token tables hold ids as uint16."""
 
 PICTURE = Vocabulary("picture", math.prod(FSQ_LEVELS), FSQ_LEVELS)
 JOINTS = Vocabulary("joints", NUM_JOINT_BINS)
@@ -89,27 +93,34 @@ class ModalityTable:
                 raise ValueError(
                     f"modalities.{key}={list(getattr(self, key))}: need one entry for each of {list(self.modalities)}"
                 )
+        for key, kind in (
+            ("vocab_sizes", int),
+            ("max_seq_lens", int),
+            ("input_alphas", float),
+            ("target_alphas", float),
+        ):
+            for value in getattr(self, key):
+                require(f"modalities.{key}", value, kind, low=1 if kind is int else 0)
         for name, vocabulary, size, length in zip(
             self.modalities, self.vocabularies, self.vocab_sizes, self.max_seq_lens
         ):
-            if size < vocabulary.num_ids:
+            if not vocabulary.num_ids <= size <= MAX_VOCAB_SIZE:
                 raise ValueError(
-                    f"modalities.vocab_sizes: {name} has {vocabulary.num_ids} ids, {size} are too few"
+                    f"modalities.vocab_sizes: {size} for {name}, need {vocabulary.num_ids} … {MAX_VOCAB_SIZE}"
                 )
             if vocabulary is JOINTS and length != COORDS_LENGTH:
                 raise ValueError(f"modalities.max_seq_lens: {name} has {COORDS_LENGTH} tokens, got {length}")
-            if length < 1:
-                raise ValueError(f"modalities.max_seq_lens: {name} needs at least 1 token, got {length}")
 
     def _check_ranges(self) -> None:
         if self.clamped not in ("drop", "redistribute"):
             raise ValueError(f"modalities.clamped={self.clamped!r}: choose drop or redistribute")
         for side in ("input", "target"):
-            alphas, (low, high) = getattr(self, f"{side}_alphas"), getattr(self, f"{side}_tokens_range")
-            if any(not (0 <= alpha < math.inf) for alpha in alphas) or not any(alphas):
-                raise ValueError(
-                    f"modalities.{side}_alphas={list(alphas)}: need finite values >= 0, one of them > 0"
-                )
+            alphas, bounds = getattr(self, f"{side}_alphas"), getattr(self, f"{side}_tokens_range")
+            if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds):
+                raise ValueError(f"modalities.{side}_tokens_range={list(bounds)}: need two whole numbers")
+            low, high = bounds
+            if not any(alphas):
+                raise ValueError(f"modalities.{side}_alphas={list(alphas)}: one of them must be positive")
             room = sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
             if not 1 <= low <= high <= room:
                 raise ValueError(

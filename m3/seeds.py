@@ -1,7 +1,8 @@
 """Randomness as a pure function: (seed, epoch, sample) → numbers, never of rank, worker or batch.
 
-Nothing in m3 touches a global random state. NumPy code asks `numpy_generator`; batched torch code carries a
-`SampleGenerator`, whose row b depends on nothing but the seed and the identity of sample b.
+Nothing touches a global random state but the first weights of a model, for which train.py seeds torch. NumPy code
+asks `numpy_generator`; batched torch code carries a `SampleGenerator`, whose row b depends on nothing but the seed and
+the identity of sample b.
 """
 
 from __future__ import annotations

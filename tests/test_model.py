@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 
 import pytest
@@ -266,3 +267,27 @@ def test_neighbouring_joint_ids_have_neighbouring_vectors_and_visibility_its_own
     assert similarity[0] > 0.999 and similarity[1] > 0.8 and (similarity[1:3] < similarity[0:2]).all()
     assert similarity[3] < 0.7
     assert (rows[0] - rows[1]).norm() > 10 * (rows[2] - rows[3]).norm()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"head": "factorized", "joints": "ordinal", "positions": "2d", "init": "mimetic"}]
+)
+def test_gradients_are_the_same_bits_every_time(options: dict) -> None:
+    torch.manual_seed(0)
+    model = EncoderDecoder(M3, width=128, head_width=32, encoder_depth=1, decoder_depth=1, **options)
+    inputs, targets = packed_pair(48)  # thousands of tokens: enough for every operation to use several threads
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = set()
+        for _ in range(8):
+            model.zero_grad()
+            hidden = model(inputs, targets)
+            rows = targets.modality == 1
+            loss = hidden.square().sum() + summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(1))
+            loss.backward()
+            grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            found.add(hashlib.sha256(b"".join(grad.numpy().tobytes() for grad in grads)).hexdigest())
+    finally:
+        torch.set_num_threads(num_threads)
+    assert len(found) == 1

@@ -158,7 +158,8 @@ def test_every_sample_comes_once_an_epoch_in_new_order(data, whole_run) -> None:
 
 def test_overfit_goes_to_nearly_zero(data, tmp_path) -> None:
     train.run(config(
-        data, tmp_path, "debug=overfit", "model.width=64", "optim.batch_size=2", "optim.total_tokens=1",
+        data, tmp_path, "debug=overfit", "model.joints=table", "model.width=64", "optim.batch_size=2",
+        "optim.total_tokens=1",
         "optim.lr=0.003", "trainer.eval_every_n_steps=300", "trainer.checkpoint_every_n_steps=300",
     ))  # fmt: skip
     rows = [row for path in tmp_path.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
@@ -211,6 +212,17 @@ def test_an_occupied_run_folder_and_changed_settings_are_refused(data, tmp_path,
         ("modalities.input_tokens_range=[0,5]", "input_tokens_range"),
         ("modalities.max_seq_lens=[64,39,64,39]", "64 tokens of tok_rgb"),
         ("resume=yes", "resume"),
+        ("hardware.devices=0", r"hardware\.devices"),
+        ("hardware.devices=auto", r"hardware\.devices"),
+        ("hardware.accelerator=tpux", r"hardware\.accelerator"),
+        ("hardware.strategy=foo", r"hardware\.strategy"),
+        ("optim.batch_size=2.5", r"optim\.batch_size"),
+        ("optim.betas=[2,3]", r"optim\.betas"),
+        ("optim.lr=abc", r"optim\.lr"),
+        ("seed=-1", "seed"),
+        ("model.mlp_ratio=-1", r"model\.mlp_ratio"),
+        ("modalities.input_tokens_range=[8]", "input_tokens_range"),
+        ("modalities.max_seq_lens=[4.5,39,4,39]", "max_seq_lens"),
         ("data.root=nowhere", r"preprocess\.py"),
         ("data.num_workers=-1", r"data\.num_workers"),
         ("trainer.log_every_n_steps=0", r"trainer\.log_every_n_steps"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3.batches.table import TokenTable
-from m3.modalities import ModalityTable
+from m3.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
 from m3.records import TokenBatch
 from m3.seeds import numpy_generator
+from m3.settings import require
 
 
 class TrainBatches(Dataset):
@@ -23,15 +25,27 @@ class TrainBatches(Dataset):
     are the same for every number of ranks with the same global batch.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, num_steps: int, seed: int, rank: int, num_ranks: int) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        rank: int,
+        num_ranks: int,
+        repeat_batches: int | None = None,
+    ) -> None:
         self.rows, self.batch_size, self.num_steps = rows, batch_size, num_steps
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self.repeat_batches = repeat_batches
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> TokenBatch:
+        if self.repeat_batches is not None:
+            step %= self.repeat_batches
         first = (step * self.num_ranks + self.rank) * self.batch_size
         place = np.arange(first, first + self.batch_size)  # (B,) in the endless sequence of samples
         epoch, place = place // len(self.rows), place % len(self.rows)
@@ -59,6 +73,13 @@ class EvalBatches(Dataset):
     def __getitem__(self, index: int) -> TokenBatch:
         sample = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
         return _batch(self.rows, sample, np.zeros_like(sample))
+
+
+def _canvas_hint(table: ModalityTable) -> str:
+    """How to make data of the size that the run wants."""
+    lengths = [n for n, vocabulary in zip(table.max_seq_lens, table.vocabularies) if vocabulary is PICTURE]
+    size = math.isqrt(max(lengths, default=0)) * PICTURE_STRIDE
+    return f"; this run wants {max(lengths)} tokens a picture: add canvas.size={size}" if lengths else ""
 
 
 def _batch(rows: np.ndarray, sample: np.ndarray, epoch: np.ndarray) -> TokenBatch:
@@ -118,6 +139,7 @@ class TokenDataModule(pl.LightningDataModule):
         eval_batch_size: samples per device and evaluation batch; changes no result.
         seed: of the shuffling.
         num_workers: loader processes; a memory-mapped table needs none.
+        repeat_batches: train on the first so many batches again and again; None for all the data.
     Raises:
         FileNotFoundError, from `TokenTable.open`, saying which command makes the data.
         ValueError if the dataset lacks a modality or has it in another length.
@@ -131,15 +153,25 @@ class TokenDataModule(pl.LightningDataModule):
         eval_batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
+        repeat_batches: int | None = None,
     ) -> None:
         super().__init__()
+        require("data.batch_size", batch_size, int, low=1)
+        require("data.eval_batch_size", eval_batch_size, int, low=1)
+        require("data.num_workers", num_workers, int, low=0)
+        require("data.repeat_batches", repeat_batches, int | None, low=1)
+        require("data.seed", seed, int, low=0)
+        self.repeat_batches = repeat_batches
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError(
                 f"data.num_workers={num_workers} must be >= 0, data.eval_batch_size={eval_batch_size} >= 1"
             )
         self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.train_split = TokenTable.open(root, "train")
+        try:
+            self.train_split = TokenTable.open(root, "train")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data.root={root}: {error}{_canvas_hint(table)}") from None
         self.train_rows = self.train_split.columns(table)  # (num_pairs, S) uint16
         self.eval_rows = TokenTable.open(root, "eval").columns(table)
         for split, rows in (("train", self.train_rows), ("eval", self.eval_rows)):
@@ -160,7 +192,9 @@ class TokenDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         num_steps = self.trainer.max_steps
-        batches = TrainBatches(self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks)
+        batches = TrainBatches(
+            self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches
+        )
         return ResumableLoader(batches, self.num_workers, self._pin_memory)
 
     def val_dataloader(self) -> DataLoader:

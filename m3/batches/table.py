@@ -20,9 +20,7 @@ import numpy as np
 from m3.modalities import ModalityTable
 from m3.progress import track
 from m3.records import PairInfo
-from m3.shards.manifest import Manifest, Shard, manifest_hash
-
-TABLES_FOLDER = ".tables"
+from m3.shards.manifest import TABLES_FOLDER, Manifest, Shard, manifest_hash
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m3.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE, ModalityTable, Vocabulary
@@ -126,8 +127,9 @@ class OrdinalEmbedding(OrdinalTable):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        own = self.visibility[ids.clamp(max=NUM_VISIBILITY_IDS - 1)] * (ids < NUM_VISIBILITY_IDS)[:, None]
-        return self.features[ids] @ self.smooth + own
+        # Not by indexing, whose gradient is summed in an order that depends on the threads.
+        own = F.embedding(ids.clamp(max=NUM_VISIBILITY_IDS - 1), self.visibility)
+        return self.features[ids] @ self.smooth + own * (ids < NUM_VISIBILITY_IDS)[:, None]
 
 
 def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:

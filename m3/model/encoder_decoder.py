@@ -14,6 +14,7 @@ from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
 from m3.model.embeddings import EMBEDDING_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 from m3.records import PackedTokens
+from m3.settings import require
 
 _MIMETIC_EMBEDDING_STD = 0.1
 _MIMETIC_SHARPNESS = 2.0  # of the first attention to a query's own position
@@ -63,7 +64,7 @@ class EncoderDecoder(nn.Module):
         init: Literal["normal", "mimetic"] = "normal",
     ) -> None:
         super().__init__()
-        _check_options(width, encoder_depth, decoder_depth, head_width, logits, head, joints, init)
+        _check_options(width, encoder_depth, decoder_depth, head_width, mlp_ratio, logits, head, joints, init)
         self.table = table
         self.vocabularies = table.vocabularies
         if logits == "table":
@@ -167,8 +168,17 @@ class EncoderDecoder(nn.Module):
 
 
 def _check_options(
-    width: int, encoder_depth: int, decoder_depth: int, head_width: int, logits: str, head: str, joints: str, init: str
+    width: int,
+    encoder_depth: int,
+    decoder_depth: int,
+    head_width: int,
+    mlp_ratio: float,
+    logits: str,
+    head: str,
+    joints: str,
+    init: str,
 ) -> None:
+    require("model.mlp_ratio", mlp_ratio, float, low=0)
     for key, value, choices in (
         ("logits", logits, ("legal", "table")),
         ("head", head, ("flat", "factorized")),
@@ -181,7 +191,10 @@ def _check_options(
         raise ValueError(
             f"model.logits=table shares one flat table: it needs head=flat, joints=table, not {head}, {joints}"
         )
-    if width < 1 or head_width < 1 or width % head_width:
+    for key, value in (("width", width), ("head_width", head_width), ("encoder_depth", encoder_depth),
+                       ("decoder_depth", decoder_depth)):  # fmt: skip
+        require(f"model.{key}", value, int, low=1)
+    if not int(width * mlp_ratio) >= 1:
+        raise ValueError(f"model.mlp_ratio={mlp_ratio}: the MLPs of width {width} would be empty")
+    if width % head_width:
         raise ValueError(f"model.width={width} must be a multiple of model.head_width={head_width}")
-    if encoder_depth < 1 or decoder_depth < 1:
-        raise ValueError(f"model.encoder_depth={encoder_depth}, model.decoder_depth={decoder_depth}: need at least 1")

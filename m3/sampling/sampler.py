@@ -132,6 +132,9 @@ def _maskgit(
     for step in range(counts.shape[1]):
         uniform = generator.uniform(tokens[:, columns].shape[1], _num_draws(vocabulary))  # (B, L, draws)
         rows = counts[:, step].nonzero()[:, 0]
+        if not len(rows):  # everything was known
+            on_step()
+            continue
         proposal, confidence = _propose(model, tokens[rows], is_known[rows], scheme, uniform[rows])  # (B', L) both
         annealing = (1 - (step + 1) / num_steps[rows]).clamp(min=0)
         gumbel = -(-uniform[rows, :, -1].log()).log()

@@ -25,7 +25,7 @@ import torch
 from m3.clips.base import ClipError
 from m3.progress import track
 from m3.records import Rejection, TokenizedPair
-from m3.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, pair_modalities
+from m3.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, TABLES_FOLDER, Manifest, pair_modalities
 from m3.shards.prepare import ClipPreparer, prepare_clips
 from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
 from m3.shards.staging import Staging
@@ -33,7 +33,6 @@ from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer, to_pixels
 
 REJECTED_NAME = "rejected.jsonl"
-_TABLES = ".tables"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _check_replaceable(out: Path) -> None:
     """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, REJECTED_NAME, _TABLES, *SPLITS}
+    known = {MANIFEST_NAME, REJECTED_NAME, TABLES_FOLDER, *SPLITS}
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
@@ -205,9 +204,7 @@ def _torch_threads(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write(
-    out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe, identity: dict[str, Any]
-) -> Manifest:
+def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe, identity: dict[str, Any]) -> Manifest:
     """Staged clips → shards and manifest in `out`."""
     clips, rejected, notes = _summaries(staging, clip_ids)
     if recipe.options.strict and rejected:
@@ -260,7 +257,7 @@ def _move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
     """Put new shards where old ones may be. The old manifest goes first and the new one comes last."""
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for folder in (*SPLITS, _TABLES):
+    for folder in (*SPLITS, TABLES_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
     for split in SPLITS:
         os.replace(staged / split, out / split)

@@ -13,6 +13,9 @@ from m3.modalities import JOINTS, PICTURE
 from m3.records import NUM_JOINTS, Rejection
 
 MANIFEST_NAME = "dataset.json"
+TABLES_FOLDER = ".tables"
+"""Where token tables of the data set lie, beside its splits."""
+
 SCHEMA_VERSION = 1
 
 

@@ -45,6 +45,8 @@ class ClipPreparer:
             return self._prepare(clip, clip.joints)
         except ClipError as error:
             return Rejection(clip_id, str(error))
+        except (ValueError, OSError, MemoryError) as error:  # of a library, on a clip that no check foresaw
+            return Rejection(clip_id, f"{type(error).__name__}: {error}")
 
     def _prepare(self, clip: Clip, source_joints: Joints) -> tuple[StagedClip, np.ndarray]:
         frames = RecentFrames(clip.frames)

@@ -14,6 +14,7 @@ from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import TokenBatch
 from m3.seeds import SampleGenerator
+from m3.settings import require
 from m3.training.optim import PRECISION_OF, Recipe
 from m3.training.throughput import Throughput
 
@@ -44,6 +45,8 @@ class MaskedTraining(pl.LightningModule):
         eval_seed: int = 0,
     ) -> None:
         super().__init__()
+        require("seed", seed, int, low=0)
+        require("loss.eval_seed", eval_seed, int, low=0)
         if loss_average not in ("present", "all", "token"):
             raise ValueError(f"loss.average={loss_average!r}: choose present, all or token")
         self.table = table

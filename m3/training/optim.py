@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from m3.settings import require
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -56,17 +58,21 @@ class Recipe:
     betas: Sequence[float] = (0.9, 0.95)
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "total_tokens", "num_tokens_per_sample", "lr", "clip_grad"):
+        for key in ("batch_size", "num_tokens_per_sample"):
+            require(f"optim.{key}", getattr(self, key), int, low=1)
+        for key in ("total_tokens", "warmup_tokens", "lr", "min_lr", "weight_decay", "clip_grad"):
+            require(f"optim.{key}", getattr(self, key), float, low=0)
+        for key in ("total_tokens", "lr", "clip_grad"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
+        if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas={list(self.betas)}: need two numbers of [0, 1)")
         if not 0 <= self.warmup_tokens < self.total_tokens:
             raise ValueError(
                 f"optim.warmup_tokens={self.warmup_tokens}: need 0 <= it < total_tokens={self.total_tokens}"
             )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(f"optim.min_lr={self.min_lr}: must lie in [0, lr={self.lr}]")
-        if self.weight_decay < 0:
-            raise ValueError(f"optim.weight_decay={self.weight_decay}: must not be negative")
         if self.dtype not in PRECISION_OF:
             raise ValueError(f"optim.dtype={self.dtype!r}: choose {', '.join(PRECISION_OF)}")
 

@@ -165,9 +165,7 @@ class RenderedFrames(pl.LightningDataModule):
         ids = [clip_id for clip_id in self.clip_ids if clip_id not in kept]
         looks = range(self.seed + 1, self.seed + 1 + self.looks_per_clip)
         poses = [(pose_frames, self.labels, i, look, self.frames_per_look, self.size) for look in looks for i in ids]
-        demo = [
-            (demo_frames, k, self.seed + 1, self.frames_per_look, self.size) for k in range(self.num_demo_clips)
-        ]
+        demo = [(demo_frames, k, self.seed + 1, self.frames_per_look, self.size) for k in range(self.num_demo_clips)]
         return poses + demo
 
     def _eval_jobs(self) -> list[tuple]:

@@ -1,0 +1,19 @@
+"""Memory of a training on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_LARGE_BLOCK = 4 * 2**20
+
+
+def return_freed_memory() -> None:
+    """Has glibc give blocks of 4 MiB and more back as soon as they are freed.
+
+    The number of packed tokens differs from step to step, and with it the size of every activation. glibc learns to
+    keep such blocks and the heap then grows with the holes between them: 5 MB a step in the demo, under 2 MB with this.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
