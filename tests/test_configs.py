@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_an_option_composes_and_resolves(group: str, option: str) -> None:
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in ("modalities", "model", "optim")])
 def test_an_option_of_the_recipe_is_built(group: str, option: str) -> None:
     assert instantiate(composed(group, option)[group]) is not None
+
+
+def readme_commands() -> list[str]:
+    text = (CONF.parent / "README.md").read_text() + "".join(path.read_text() for path in CONF.glob("*/*.yaml"))
+    return re.findall(r"^[# ]*python ((?:preprocess|train|generate)\.py [^#\n&]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_commands_in_readme_and_configs_compose(command: str) -> None:
+    app, *overrides = command.split()
+    overrides = [override.split(",")[0].replace("DIR", "/data") for override in overrides if override != "-m"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(app.removesuffix(".py"), overrides)
+
+
+def test_the_readme_has_no_dead_links_and_no_blanks() -> None:
+    text = (CONF.parent / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert "@@" not in text and len(links) > 3
+    assert [link for link in links if "://" not in link and not (CONF.parent / link).exists()] == []
 
 
 def test_hardware_options_have_the_same_keys() -> None:

@@ -143,8 +143,11 @@ def small_manifest() -> Manifest:
         modalities=pair_modalities((2, 3)),
         tokenizer={"name": "mini", "fingerprint": "cd", "settings": {}},
         num_clips={"train": 2, "eval": 1, "test": 0},
-        shards={"train": (Shard("train/000000.tar", 5, "00"), Shard("train/000001.tar", 2, "11")),
-                "eval": (Shard("eval/000000.tar", 1, "22"),), "test": ()},  # fmt: skip
+        shards={
+            "train": (Shard("train/000000.tar", 5, "00"), Shard("train/000001.tar", 2, "11")),
+            "eval": (Shard("eval/000000.tar", 1, "22"),),
+            "test": (),
+        },  # fmt: skip
         rejected=(Rejection("0009", "no JPEGs"),),
         notes=({"clip": "0001", "note": "odd"},),
     )

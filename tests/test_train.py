@@ -238,3 +238,44 @@ def test_what_cannot_be_stops_before_any_work(data, tmp_path, override, message)
 def test_unknown_keys_are_refused_by_name(data, tmp_path, override) -> None:
     with pytest.raises(ConfigCompositionException, match=override.split("=")[0].split(".")[-1]):
         config(data, tmp_path, override)
+
+
+def test_a_resumed_overfit_run_goes_on_with_the_same_batch(data, tmp_path) -> None:
+    options = ["data.repeat_batches=1", "data.num_workers=0"]
+    train.run(config(data, tmp_path / "whole", *options))
+    train.run(config(data, tmp_path / "parts", *options, "trainer.max_steps=10"))
+    train.run(config(data, tmp_path / "parts", *options, "resume=auto"))
+    assert_same_training_state(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+
+
+def test_only_the_newest_checkpoints_are_kept(whole_run, data, tmp_path) -> None:
+    train.run(config(data, tmp_path, "trainer.max_steps=12", "trainer.keep_checkpoints=2"))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step=00000010.ckpt",
+        "step=00000012.ckpt",
+    ]
+
+
+def test_a_checkpoint_chooses_no_code(whole_run, tmp_path) -> None:
+    content = state_of(whole_run[0])
+    folder = tmp_path / "made"
+    content["m3"]["config"]["model"] |= {"_target_": "os.mkdir", "path": str(folder)}
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(TypeError):  # `path` is no option of the model
+        load_model(tmp_path / "bad.ckpt")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content) -> None:
+    (tmp_path / "odd.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.ckpt"):
+        load_model(tmp_path / "odd.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=r"odd\.ckpt"):
+        load_model(tmp_path / "odd.ckpt")
+
+
+def test_no_checkpoint_says_how_to_get_one(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train\.py"):
+        load_model(tmp_path)
