@@ -104,9 +104,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
     if "canvas_size" not in identity["data"]:
         raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {identity['config'].get('name')}")
     # Called by name, never through the file's own `_target_`: a checkpoint must not choose what code runs.
-    options = {key: value for key, value in identity["config"]["model"].items() if key not in ("_target_", "table")}
-    columns = {key: value for key, value in identity["config"]["modalities"].items() if key != "_target_"}
-    model = EncoderDecoder(ModalityTable(**columns), **options)
+    options = {key: value for key, value in identity["config"]["model"].items() if key != "_target_"}
+    table = {key: value for key, value in options.pop("table").items() if key != "_target_"}
+    model = EncoderDecoder(ModalityTable(**table), **options)
     weights = {
         name.removeprefix(_MODEL_PREFIX): tensor
         for name, tensor in checkpoint["state_dict"].items()
