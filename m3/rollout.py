@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.modalities import ModalityTable
+from m3.modalities import PICTURE_STRIDE, ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PairInfo
 from m3.sampling.sampler import SchemeSettings, generate
-from m3.tokens.base import STRIDE, PictureTokenizer, to_frames
+from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
 SUCCESSOR_OF = {"tok_rgb": "tok_rgb_next", "coords": "coords_next"}
@@ -207,7 +207,7 @@ def check_schemes(schemes: Sequence[SchemeSettings], table: ModalityTable) -> No
 
 def decode(frames: TokenFrames, tokenizer: PictureTokenizer, codec: JointCodec, canvas_size: int) -> Frames:
     """Tokens back to pictures and joints; a picture token grid is canvas_size / 16 on each side."""
-    grid = canvas_size // STRIDE
+    grid = canvas_size // PICTURE_STRIDE
     pictures = np.zeros((*frames.is_present.shape, canvas_size, canvas_size, 3), np.uint8)
     where = np.argwhere(frames.is_present)
     for chunk in np.array_split(where, max(1, -(-len(where) // _FRAMES_AT_ONCE))):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from m3.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE, ModalityTable, Vocabulary
 from m3.tokens.fsq import ids_to_digits
 
-EMBEDDING_STD = 0.02
+INIT_STD = 0.02
 
 
 def published_frequencies(width: int) -> Tensor:
@@ -122,8 +122,8 @@ class OrdinalTable(nn.Module):
 class OrdinalEmbedding(OrdinalTable):
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__(vocabulary.num_ids, width)
-        nn.init.normal_(self.visibility, std=EMBEDDING_STD)
-        nn.init.normal_(self.smooth, std=EMBEDDING_STD)
+        nn.init.normal_(self.visibility, std=INIT_STD)
+        nn.init.normal_(self.smooth, std=INIT_STD)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from m3.modalities import ModalityTable, Vocabulary
 from m3.model.attention import Segments
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
-from m3.model.embeddings import EMBEDDING_STD, PositionEmbedding, build_embedding
+from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 from m3.records import PackedTokens
 from m3.settings import require
@@ -128,7 +128,7 @@ class EncoderDecoder(nn.Module):
         """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads start at 0 by themselves."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+                nn.init.normal_(module.weight, std=INIT_STD)
         nn.init.zeros_(self.dec_context_proj.bias)
 
     def _initialise_mimetic(self) -> None:

@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.modalities import PICTURE_STRIDE as STRIDE
-
-__all__ = ["STRIDE", "PictureTokenizer", "to_frames", "to_pixels"]
-
 
 class PictureTokenizer(ABC):
     """Pixels ↔ ids 0 … 63,999 on a grid 16 times coarser.

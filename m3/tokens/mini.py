@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import FSQ_LEVELS
-from m3.tokens.base import STRIDE, PictureTokenizer
+from m3.modalities import FSQ_LEVELS, PICTURE_STRIDE
+from m3.tokens.base import PictureTokenizer
 from m3.tokens.fsq import FSQ
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
@@ -161,8 +161,14 @@ class MiniTokenizer(PictureTokenizer):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side == 0 or side % STRIDE for side in pixels.shape[2:]):
-            raise ValueError(f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {STRIDE}")
+        if (
+            pixels.ndim != 4
+            or pixels.shape[1] != 3
+            or any(side == 0 or side % PICTURE_STRIDE for side in pixels.shape[2:])
+        ):
+            raise ValueError(
+                f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {PICTURE_STRIDE}"
+            )
         values = self.model.encode(pixels.to(self.device, torch.float32))
         return self.model.quantize.values_to_ids(values)
 
