@@ -58,6 +58,7 @@ class Clip:
 
     id: unique within its source, and a valid file name (no "/" and no ".", which end a WebDataset key).
     frames: T pictures, each (height, width, 3) uint8 RGB, decoded when indexed.
+    size: (height, width) of every frame, pixels; known without decoding one.
     joints: of the same T frames, or None for a video without annotations.
     action: the label as the source spells it ("golf_swing"), or None.
     is_train: the source's own split flag, or None where it has none.
@@ -66,6 +67,7 @@ class Clip:
 
     id: str
     frames: Sequence[np.ndarray]
+    size: tuple[int, int]
     joints: Joints | None
     action: str | None = None
     is_train: bool | None = None

@@ -15,7 +15,7 @@ PENN_ACTION = (
 
 
 def clip(action: str | None) -> Clip:
-    return Clip("0001", [], None, action)
+    return Clip("0001", [], (48, 64), None, action)
 
 
 @pytest.mark.parametrize("action", [*PENN_ACTION, *ACTIONS])

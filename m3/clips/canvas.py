@@ -83,8 +83,11 @@ class Canvas(ABC):
         return self.size // PICTURE_STRIDE, self.size // PICTURE_STRIDE
 
     @abstractmethod
-    def window(self, source_size: tuple[int, int]) -> Window:
-        """The window for frames of (height, width); the same for all frames of a clip."""
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
+        """The window for frames of (height, width); the same for all frames of a clip.
+
+        joints: of the clip, for a canvas that follows the person.
+        """
 
 
 class CropCanvas(Canvas):
@@ -92,7 +95,7 @@ class CropCanvas(Canvas):
 
     mode = "crop"
 
-    def window(self, source_size: tuple[int, int]) -> Window:
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
         height, width = source_size
         side = min(height, width)
         return Window(source_size, (width - side) / 2, (height - side) / 2, side, side, self.size)
@@ -103,6 +106,6 @@ class StretchCanvas(Canvas):
 
     mode = "stretch"
 
-    def window(self, source_size: tuple[int, int]) -> Window:
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
         height, width = source_size
         return Window(source_size, 0.0, 0.0, width, height, self.size)

@@ -221,6 +221,7 @@ class PennAction:
         return Clip(
             id=clip_id,
             frames=FrameFolder(pictures[:num_frames], label.size),
+            size=label.size,
             joints=Joints(label.joints.xy[:num_frames], label.joints.is_visible[:num_frames]),
             action=label.action,
             is_train=label.is_train,

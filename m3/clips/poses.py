@@ -93,6 +93,7 @@ class Poses:
         return Clip(
             id=clip_id,
             frames=RenderedFrames(joints, size, scene),
+            size=size,
             joints=joints,
             action=label.action,
             is_train=label.is_train,

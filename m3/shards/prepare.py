@@ -50,7 +50,7 @@ class ClipPreparer:
 
     def _prepare(self, clip: Clip, source_joints: Joints) -> tuple[StagedClip, np.ndarray]:
         frames = RecentFrames(clip.frames)
-        window = self.canvas.window(frames[0].shape[:2])
+        window = self.canvas.window(clip.size, source_joints)
         pairs, pictures = self._mine(frames, window)
         joints = window.joints(source_joints)
         used = sorted(pictures)
