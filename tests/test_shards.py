@@ -141,6 +141,10 @@ def small_manifest() -> Manifest:
         source={"name": "world", "fingerprint": "ab"},
         canvas={"mode": "crop", "size": 48},
         modalities=pair_modalities((2, 3)),
+        has_joints=True,
+        variants=(),
+        captioner={"name": "none", "fingerprint": None, "settings": {}},
+        text_tokenizer=None,
         tokenizer={"name": "mini", "fingerprint": "cd", "settings": {}},
         num_clips={"train": 2, "eval": 1, "test": 0},
         shards={
@@ -158,7 +162,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path):
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == manifest
     fields = json.loads((tmp_path / "dataset.json").read_text())
-    assert fields["schema_version"] == 1 and fields["num_pairs"] == {"train": 7, "eval": 1, "test": 0}
+    assert fields["schema_version"] == 2 and fields["num_pairs"] == {"train": 7, "eval": 1, "test": 0}
     assert manifest.num_tokens == 6 + 39 + 6 + 39
     assert manifest_hash(tmp_path) == hashlib.sha256((tmp_path / "dataset.json").read_bytes()).hexdigest()
 

@@ -81,12 +81,15 @@ class Recipe:
         """The manifest's fields that are known before any work."""
         source, canvas = self.preparer.source, self.preparer.canvas
         tokenizer = {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint}
+        captioner = {"name": self.preparer.captioner.name, "fingerprint": None}
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": self.settings,
             "source": {"name": source.name, "fingerprint": source.fingerprint()},
             "canvas": {"mode": canvas.mode, "size": canvas.size},
+            "variants": (),
             "tokenizer": {**tokenizer, "settings": self.settings["tokenizer"]},
+            "captioner": {**captioner, "settings": self.settings["captioner"]},
         }
 
 
@@ -226,6 +229,8 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
     manifest = Manifest(
         **identity,
         modalities=pair_modalities(recipe.preparer.canvas.grid),
+        has_joints=True,
+        text_tokenizer=None,
         num_clips={split: _num_clips(divided[split]) for split in SPLITS},
         shards=shards,
         rejected=rejected,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ MANIFEST_NAME = "dataset.json"
 TABLES_FOLDER = ".tables"
 """Where token tables of the data set lie, beside its splits."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class StoredModality:
         return length
 
 
-def pair_modalities(grid: tuple[int, int]) -> tuple[StoredModality, ...]:
-    """The four modalities of a pair, for pictures of `grid` = (rows, columns) tokens."""
+PAIR_MODALITIES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
+"""All that a pair can have, in the order in which data sets store them."""
+
+
+def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIES) -> tuple[StoredModality, ...]:
+    """The modalities of a pair that are in `names`, for pictures of `grid` = (rows, columns) tokens."""
     picture = (grid, PICTURE.name, PICTURE.num_ids)
     joints = ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids)
-    return (
-        StoredModality("tok_rgb", *picture),
-        StoredModality("coords", *joints),
-        StoredModality("tok_rgb_next", *picture),
-        StoredModality("coords_next", *joints),
-    )
+    kinds = {"tok_rgb": picture, "coords": joints, "tok_rgb_next": picture, "coords_next": joints}
+    return tuple(StoredModality(name, *kinds[name]) for name in PAIR_MODALITIES if name in names)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,12 @@ class Manifest:
     settings: the configuration of each stage, without paths, devices and worker counts.
     source: name and fingerprint (sha256) of the data that went in.
     canvas: mode and size in pixels.
-    modalities: in the order in which their tokens stand in a row of the token table.
+    modalities: what is stored, in the order in which their tokens stand in a row of the token table.
+    has_joints: False where no clip had joints; their tokens are then all invisible.
+    variants: augmented versions of each sample stored beside it, () or ("flip",): members `{name}.flip.npy`.
     tokenizer: name, fingerprint (sha256 of the weights) and settings of the picture tokenizer.
+    captioner: name, fingerprint (None without weights) and settings.
+    text_tokenizer: file, sha256 and num_ids of the tokenizer of the captions; None where train has no captions.
     num_clips: clips per split.
     shards: per split.
     rejected: clips that were not used.
@@ -83,7 +88,11 @@ class Manifest:
     source: dict[str, str]
     canvas: dict[str, Any]
     modalities: tuple[StoredModality, ...]
+    has_joints: bool
+    variants: tuple[str, ...]
     tokenizer: dict[str, Any]
+    captioner: dict[str, Any]
+    text_tokenizer: dict[str, Any] | None
     num_clips: dict[str, int]
     shards: dict[str, tuple[Shard, ...]]
     rejected: tuple[Rejection, ...]
@@ -137,7 +146,7 @@ class Manifest:
         fields["modalities"] = tuple(StoredModality(**m | {"shape": tuple(m["shape"])}) for m in fields["modalities"])
         fields["shards"] = {split: tuple(Shard(**s) for s in shards) for split, shards in fields["shards"].items()}
         fields["rejected"] = tuple(Rejection(**r) for r in fields["rejected"])
-        fields["notes"] = tuple(fields["notes"])
+        fields["notes"], fields["variants"] = tuple(fields["notes"]), tuple(fields["variants"])
         return cls(**fields)
 
 
