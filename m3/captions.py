@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from m3.records import Clip
+import numpy as np
 
 _ACTIVITIES = {
     "baseball_pitch": "throwing a baseball pitch",
@@ -30,33 +30,49 @@ _ACTIVITIES = {
 
 
 class Captioner(Protocol):
-    """Words for the reference frame of a pair."""
+    """Words for the reference frames of a clip.
+
+    name: "label", "blip", …
+    fingerprint: sha256 of the weights, hexadecimal; None where there are none.
+    needs_pictures: whether `captions` looks at pictures.
+    """
 
     name: str
+    fingerprint: str | None
+    needs_pictures: bool
 
-    def caption(self, clip: Clip, frame: int) -> str | None:
-        """A caption of a frame (an index from 0), or None where there is nothing to say."""
+    def captions(self, action: str | None, num_frames: int, pictures: np.ndarray | None) -> list[str | None]:
+        """A caption of each of a clip's distinct reference frames, None where there is nothing to say.
+
+        action: the clip's label as the source spells it.
+        num_frames: of these reference frames.
+        pictures: theirs on the canvas, in order, (num_frames, H, W, 3) uint8; None if `needs_pictures` is False.
+        """
 
 
 class LabelCaptioner:
     """Words from the clip's action label: "golf_swing" → "a person doing a golf swing"."""
 
     name = "label"
+    fingerprint = None
+    needs_pictures = False
 
-    def caption(self, clip: Clip, frame: int) -> str | None:
-        if clip.action is None:
-            return None
-        activity = _ACTIVITIES.get(clip.action) or _describe(clip.action)
-        return f"a person {activity}"
+    def captions(self, action: str | None, num_frames: int, pictures: np.ndarray | None) -> list[str | None]:
+        if action is None:
+            return [None] * num_frames
+        activity = _ACTIVITIES.get(action) or _describe(action)
+        return [f"a person {activity}"] * num_frames
 
 
 class NoCaptioner:
     """No words."""
 
     name = "none"
+    fingerprint = None
+    needs_pictures = False
 
-    def caption(self, clip: Clip, frame: int) -> str | None:
-        return None
+    def captions(self, action: str | None, num_frames: int, pictures: np.ndarray | None) -> list[str | None]:
+        return [None] * num_frames
 
 
 def _describe(action: str) -> str:

@@ -63,11 +63,20 @@ class ClipPreparer:
             canvas={"mode": self.canvas.mode, "size": self.canvas.size, "window": _rectangle(window)},
             pose_extent_px=_pose_extent(joints),
             pairs=tuple(pairs),
-            captions=tuple(self.captioner.caption(clip, pair.reference) for pair in pairs),
+            captions=self._captions(clip.action, pairs, pictures),
             frames=tuple(used),
             coords=coords,
         )
         return staged, np.stack([pictures[index] for index in used])
+
+    def _captions(
+        self, action: str | None, pairs: Sequence[FramePair], pictures: dict[int, np.ndarray]
+    ) -> tuple[str | None, ...]:
+        """One per pair."""
+        references = list(dict.fromkeys(pair.reference for pair in pairs))
+        shown = np.stack([pictures[index] for index in references]) if self.captioner.needs_pictures else None
+        caption_of = dict(zip(references, self.captioner.captions(action, len(references), shown)))
+        return tuple(caption_of[pair.reference] for pair in pairs)
 
     def _mine(self, frames: Sequence[np.ndarray], window: Window) -> tuple[list[FramePair], dict[int, np.ndarray]]:
         """The pairs, and the canvas pictures of the frames that occur in them."""

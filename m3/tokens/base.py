@@ -12,7 +12,7 @@ from torch import Tensor
 class PictureTokenizer(ABC):
     """Pixels ↔ ids 0 … 63,999 on a grid 16 times coarser.
 
-    name: "mini", "cosmos", …
+    name: "mini", "cosmos", … or "none"
     fingerprint: sha256 of the weights, hexadecimal; data and checkpoints of another fingerprint do not match.
     """
 
@@ -26,6 +26,19 @@ class PictureTokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Tensor) -> Tensor:
         """(B, h, w) integer ids → (B, 3, 16h, 16w) float in [−1, 1]. Raises ValueError for an illegal id."""
+
+
+class NoTokenizer(PictureTokenizer):
+    """No picture tokens: the data set holds poses only. Encoding and decoding raise ValueError."""
+
+    name = "none"
+    fingerprint = ""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        raise ValueError("tokenizer=none makes no picture tokens; choose tokenizer=mini or tokenizer=cosmos")
+
+    def decode(self, ids: Tensor) -> Tensor:
+        raise ValueError("tokenizer=none decodes no picture tokens; choose the tokenizer that made the data")
 
 
 def to_pixels(frames: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
