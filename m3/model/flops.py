@@ -1,0 +1,61 @@
+"""Arithmetic that a training step needs, for speeds that can be compared with what a machine can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from m3.model.encoder_decoder import EncoderDecoder
+from m3.model.heads import FactorizedHead
+
+_OPERATIONS = 2 * 3  # a multiplication and an addition; forward, gradient of the input, gradient of the weight
+
+
+def train_step_flops(
+    model: EncoderDecoder,
+    input_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int],
+    target_counts: Tensor | Sequence[int],
+) -> float:
+    """Floating-point operations that forward and backward need for real tokens, whatever the device really did.
+
+    Counted are the matrix products: linear layers over N inputs or M targets, attention between the tokens of each
+    sample (n², n · m and m² of them, not its padded size), and the logits of each target's own vocabulary. Not counted:
+    padding, what is computed twice to save memory, norms, softmax, embeddings, and the optimizer.
+
+    Args:
+        input_lengths, target_lengths: (B,) real tokens of each sample. The samples of several steps one after the
+            other give the sum over those steps.
+        target_counts: (K,) real targets of each modality. They sum to M.
+    """
+    inputs = torch.as_tensor(input_lengths, dtype=torch.float64)  # (B,)
+    targets = torch.as_tensor(target_lengths, dtype=torch.float64)
+    counts = torch.as_tensor(target_counts, dtype=torch.float64)  # (K,)
+    over_inputs, over_targets = _linear_weights(model)
+    width = model.enc_norm.weight.numel()
+    logits = torch.tensor(
+        [_num_logits(model, k) for k in range(len(counts))], dtype=torch.float64, device=counts.device
+    )
+
+    linear = over_inputs * inputs.sum() + over_targets * targets.sum()
+    scores = len(model.encoder) * inputs.square() + len(model.decoder) * (targets.square() + targets * inputs)  # (B,)
+    attention = 2 * width * scores.sum()  # query times key, then scores times value
+    return _OPERATIONS * float(linear + attention + width * (logits * counts).sum())
+
+
+def _linear_weights(model: EncoderDecoder) -> tuple[int, int]:
+    """Weights of the linear layers that every input passes through, and of those for every target."""
+    linears = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    is_over_inputs = [name.startswith(("encoder.", "dec_context_proj")) or "kv_proj" in name.split(".")
+                      for name, _ in linears]  # fmt: skip
+    sizes = [layer.weight.numel() for _, layer in linears]
+    over_inputs = sum(size for size, is_over in zip(sizes, is_over_inputs) if is_over)
+    return over_inputs, sum(sizes) - over_inputs
+
+
+def _num_logits(model: EncoderDecoder, modality: int) -> int:
+    if isinstance(model.head_of(modality), FactorizedHead):
+        return sum(model.vocabularies[modality].digits)
+    return model.vocabularies[modality].num_ids
