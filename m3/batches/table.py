@@ -5,12 +5,8 @@ A member of a tar costs about 90 µs to read, a row of the table 8 µs, at rando
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,8 @@ import numpy as np
 from m3.modalities import ModalityTable
 from m3.progress import track
 from m3.records import PairInfo
-from m3.shards.manifest import TABLES_FOLDER, Manifest, Shard, manifest_hash
+from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
+from m3.shards.reader import read_shard, token_row
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,8 @@ class TokenTable:
     """All pairs of a split.
 
     manifest: of the data set.
-    tokens: (num_pairs, S) uint16, read-only and memory-mapped; the manifest's modalities side by side, in its order.
+    tokens: (num_pairs, S · (1 + number of variants)) uint16, read-only and memory-mapped; the manifest's modalities
+        side by side, in its order, then those of each variant.
     pairs: what is known of each row besides its tokens.
     """
 
@@ -54,7 +52,7 @@ class TokenTable:
         if not rows.is_file() or not infos.is_file():
             _build(root, manifest, split, rows, infos)
         pairs = [PairInfo(**info) for info in json.loads(infos.read_text(encoding="utf-8"))]
-        shape = (manifest.num_pairs(split), manifest.num_tokens)
+        shape = (manifest.num_pairs(split), manifest.row_length)
         if not shape[0]:  # an empty file cannot be mapped
             return cls(manifest, np.zeros(shape, np.uint16), pairs)
         tokens = np.load(rows, mmap_mode="r", allow_pickle=False)
@@ -83,7 +81,7 @@ class TokenTable:
                     f"(its canvas is {self.manifest.canvas_size} px): choose modalities=… for it, or make other data"
                 )
         if tuple(table.modalities) == tuple(chosen):
-            return self.tokens
+            return self.tokens[:, :start]
         return np.concatenate([self.tokens[:, chosen[name]] for name in table.modalities], axis=1)
 
 
@@ -111,63 +109,14 @@ def _temporary(path: Path) -> Path:
 
 
 def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, list[PairInfo]]:
-    tokens = np.zeros((manifest.num_pairs(split), manifest.num_tokens), dtype=np.uint16)
+    tokens = np.zeros((manifest.num_pairs(split), manifest.row_length), dtype=np.uint16)
     pairs: list[PairInfo] = []
     shards = manifest.shards[split]
     for shard in track(shards, len(shards), f"token table of {split}"):
-        first = len(pairs)
-        for key, members in _samples(root / shard.name, shard):
-            if len(pairs) - first < shard.num_pairs:
-                tokens[len(pairs)] = _row(members, manifest, f"{root / shard.name}: {key}")
+        for key, members in read_shard(root, shard):
+            tokens[len(pairs)] = token_row(members, manifest, f"{root / shard.name}: {key}")
             pairs.append(_info(key, json.loads(members["meta.json"])))
-        if len(pairs) - first != shard.num_pairs:
-            raise ValueError(
-                f"{root / shard.name}: {len(pairs) - first} samples, the manifest says {shard.num_pairs}; "
-                "make the data again with `python preprocess.py … overwrite=true`"
-            )
     return tokens, pairs
-
-
-def _samples(path: Path, shard: Shard) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample of a shard, after its sha256 was found right."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard, though the manifest lists it; make the data again")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != shard.sha256:
-        raise ValueError(
-            f"{path}: sha256 {found[:12]}…, the manifest says {shard.sha256[:12]}…: the file is damaged or was "
-            "replaced; make the data again with `python preprocess.py … overwrite=true`"
-        )
-    key, members = "", {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        for member in tar:
-            stem, _, extension = member.name.partition(".")
-            if stem != key and members:
-                yield key, members
-                members = {}
-            key = stem
-            file = tar.extractfile(member)
-            members[extension] = file.read() if file else b""
-    if members:
-        yield key, members
-
-
-def _row(members: dict[str, bytes], manifest: Manifest, where: str) -> np.ndarray:
-    """(S,) uint16, all modalities of a sample side by side."""
-    parts = []
-    for modality in manifest.modalities:
-        member = f"{modality.name}.npy"
-        if member not in members:
-            raise ValueError(f"{where}: no member {member}")
-        ids = np.load(io.BytesIO(members[member]), allow_pickle=False)
-        if ids.dtype != np.uint16 or ids.shape != modality.shape or ids.max() >= modality.num_ids:
-            raise ValueError(
-                f"{where}: {member} is {ids.dtype} {ids.shape} with ids up to {ids.max()}, "
-                f"need uint16 {modality.shape} with ids below {modality.num_ids}"
-            )
-        parts.append(ids.ravel())
-    return np.concatenate(parts)
 
 
 def _info(key: str, meta: dict[str, Any]) -> PairInfo:

@@ -108,6 +108,11 @@ class Manifest:
         """S, the tokens of a pair."""
         return sum(modality.length for modality in self.modalities)
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of a pair and of its variants: a row of the token table."""
+        return self.num_tokens * (1 + len(self.variants))
+
     def num_pairs(self, split: str) -> int:
         return sum(shard.num_pairs for shard in self.shards[split])
 
