@@ -139,14 +139,17 @@ class TokenBatch(NamedTuple):
 class PackedTokens:
     """The chosen tokens of B samples, one after the other without padding (N inputs or M targets).
 
-    All fields but `lengths` are (N,) int64. Samples follow each other in order; within a sample the
-    tokens are in the order of the modality table, positions ascending.
+    `ids`, `modality`, `position` and `sample` are (N,) int64. Samples follow each other in order; within a sample
+    the tokens are in the order of the modality table, positions ascending. N, the counts of the modalities
+    (`len(rows[k])`) and `longest` are known on the host: nobody needs to ask the device for a size again.
 
     ids: token ids. Of targets only the loss reads them.
     modality: index into the modality table.
     position: position within the modality, from 0.
     sample: row of the batch, 0 … B − 1, ascending.
     lengths: (B,) int64 tokens of each sample; they sum to N.
+    longest: the largest of `lengths`.
+    rows: for each modality k of the table (N_k,) int64, ascending: where `modality` is k.
     """
 
     ids: Tensor
@@ -154,3 +157,5 @@ class PackedTokens:
     position: Tensor
     sample: Tensor
     lengths: Tensor
+    longest: int
+    rows: tuple[Tensor, ...]

@@ -26,9 +26,15 @@ def numpy_generator(seed: int, *labels: int | str) -> np.random.Generator:
 
 def _mix(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) on int64, which wraps like uint64."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    return _mix_in_place(x.clone())
+
+
+def _mix_in_place(x: Tensor) -> Tensor:
+    for shift, kept, factor in ((30, 0x3FFFFFFFF, _MIX_1), (27, 0x1FFFFFFFFF, _MIX_2)):
+        x ^= (x >> shift).bitwise_and_(kept)
+        x *= factor
+    x ^= (x >> 31).bitwise_and_(0x1FFFFFFFF)
+    return x
 
 
 class SampleGenerator:
@@ -43,20 +49,22 @@ class SampleGenerator:
 
     def __init__(self, seed: int, purpose: str, sample: Tensor, epoch: Tensor | int = 0) -> None:
         key = torch.full_like(sample, seed) * _GOLDEN + zlib.crc32(purpose.encode())
-        key = _mix(key) + torch.as_tensor(epoch, device=sample.device) * _GOLDEN
+        if not isinstance(epoch, Tensor):
+            epoch = torch.full_like(sample, epoch)
+        key = _mix(key) + epoch * _GOLDEN
         self._state = _mix(_mix(key) + sample * _GOLDEN)  # (B,)
 
     def bits(self, *shape: int) -> Tensor:
         """(B, *shape) int64, uniform over all 2⁶⁴ values."""
         count = int(np.prod(shape, dtype=np.int64))
-        steps = torch.arange(1, count + 1, device=self._state.device)
-        drawn = _mix(self._state[:, None] + steps * _GOLDEN)  # (B, count)
-        self._state = self._state + steps[-1] * _GOLDEN
+        steps = torch.arange(count + 1, device=self._state.device) * _GOLDEN
+        drawn = _mix_in_place(self._state[:, None] + steps[1:])  # (B, count)
+        self._state = self._state + steps[-1]
         return drawn.view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float64 in the open interval (0, 1)."""
-        return (((self.bits(*shape) >> 12) & 0xFFFFFFFFFFFFF).double() + 0.5) * 2.0**-52
+        return (self.bits(*shape) >> 12).bitwise_and_(0xFFFFFFFFFFFFF).double().add_(0.5).mul_(2.0**-52)
 
     @property
     def device(self) -> torch.device:

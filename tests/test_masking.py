@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from m3.masking.budgets import draw_budgets, log_gamma_draws
-from m3.masking.select import can_be_target, choose, pack
+from m3.masking.budgets import draw_budgets
+from m3.masking.dirichlet import argmax_probabilities, log_gamma_draws, num_uniforms
+from m3.masking.select import can_be_target, choose, choose_and_pack, pack
 from m3.modalities import ModalityTable
 from m3.seeds import SampleGenerator
 
@@ -46,12 +48,45 @@ def random_tokens(num_samples: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(frames, 1))
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 1.5, 4.0])
+@pytest.mark.parametrize("alpha", [0.02, 0.3, 0.5, 1.0, 1.5, 4.0])
 def test_gamma_draws_follow_the_gamma_distribution(alpha: float) -> None:
     # The second alpha keeps the first on the general path of the sampler even where it is 1.
-    alphas = torch.tensor([alpha, 2.5], dtype=torch.float64)
-    draws = log_gamma_draws(generator(20_000), alphas, 2).exp()[:, 1, 0].numpy()
+    alphas = torch.tensor([[alpha, 2.5]], dtype=torch.float64)
+    uniform = generator(20_000).uniform(num_uniforms(alphas.tolist()), 2)
+    draws = log_gamma_draws(uniform, alphas).exp()[:, 0].numpy()
     assert stats.kstest(draws, "gamma", args=(alpha,)).pvalue > 1e-4
+
+
+def test_one_uniform_number_suffices_for_an_exponential_draw() -> None:
+    assert num_uniforms([[1, 0, 1.0]]) == 1
+    draws = log_gamma_draws(generator(20_000).uniform(1, 2), torch.tensor([[1.0, 0.0]], dtype=torch.float64)).exp()
+    assert (draws[:, 1] == 0).all() and stats.kstest(draws[:, 0].numpy(), "expon").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("alphas", [[1, 1, 1, 1], [1.5, 1.5, 0.5, 0.5], [0.01, 10, 0, 1], [0.001, 0.002, 0.001]])
+def test_argmax_probabilities_are_those_of_dirichlet_draws(alphas: list[float]) -> None:
+    table = argmax_probabilities(alphas)
+    rng = np.random.default_rng(0)
+    num_draws = 100_000
+    for subset in range(1, 2 ** len(alphas)):
+        members = [k for k in range(len(alphas)) if subset >> k & 1 and alphas[k] > 0]
+        if not members:
+            assert (table[subset] == 0).all()
+            continue
+        # For alphas that underflow as gammas: ln Gamma(a) = ln Gamma(a + 1) + ln(u) / a.
+        shape = np.array([alphas[k] for k in members])
+        log_gamma = np.log(rng.gamma(shape + 1, size=(num_draws, len(members))))
+        log_gamma += np.log(rng.random((num_draws, len(members)))) / shape
+        counts = np.bincount(log_gamma.argmax(1), minlength=len(members))
+        assert table[subset].sum() == pytest.approx(1, abs=1e-12)
+        error = np.abs(counts / num_draws - table[subset, members])
+        assert (error < 4.5 * np.sqrt(table[subset, members] / num_draws) + 1e-12).all()
+
+
+def test_argmax_probabilities_known_in_closed_form() -> None:
+    assert argmax_probabilities([0.7] * 4)[0b1011] == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3], abs=1e-9)
+    # Gamma(2) beats Gamma(1): P = 1 − P(Beta(1, 2) > 1/2) = 3/4.
+    assert argmax_probabilities([1, 2])[0b11] == pytest.approx([1 / 4, 3 / 4], abs=1e-9)
 
 
 def test_drop_budgets_meet_the_published_means() -> None:
@@ -108,8 +143,10 @@ def test_no_sample_is_left_without_targets() -> None:
     table = dataclasses.replace(
         M3, target_alphas=[0, 1, 0, 1], target_tokens_range=[1, 2], input_tokens_range=[300, 400], clamped="drop"
     )
-    _, targets = draw_budgets(generator(20_000), table, 20_000)
-    assert (targets.sum(1) >= 1).all()
+    _, targets = draw_budgets(generator(5_000), table, 5_000)
+    assert (targets.sum(1) == 0).any()
+    is_input, is_target = choose(random_tokens(5_000), table, generator(5_000))
+    assert is_target.any(1).all() and is_input.any(1).all()
 
 
 def test_positions_are_disjoint_and_as_many_as_budgeted() -> None:
@@ -171,6 +208,61 @@ def test_packing_lists_tokens_in_order() -> None:
     assert packed.position.tolist() == [3, 1, 0, 38, 0]
     assert packed.sample.tolist() == [0, 0, 1, 1, 1]
     assert packed.lengths.tolist() == [2, 3]
+
+
+def test_sizes_are_known_on_the_host() -> None:
+    tokens = random_tokens(300)
+    is_input, is_target = choose(tokens, M3, generator(300))
+    for is_chosen, packed in zip((is_input, is_target), choose_and_pack(tokens, M3, generator(300))):
+        again = pack(tokens, is_chosen, M3)
+        assert all(
+            torch.equal(getattr(packed, f), getattr(again, f)) for f in ("ids", "modality", "position", "sample")
+        )
+        assert len(packed.ids) == is_chosen.sum() and packed.longest == packed.lengths.max()
+        assert torch.equal(packed.lengths, is_chosen.sum(1)) and isinstance(packed.longest, int)
+        for k, rows in enumerate(packed.rows):
+            assert rows.tolist() == (packed.modality == k).nonzero().squeeze(1).tolist()
+
+
+class WaitsForTheDevice(TorchDispatchMode):
+    """Refuses operators whose result the host must fetch, or whose shape depends on values."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket._qualified_op_name
+        assert name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"), name
+        assert function.overloadpacket is not torch.ops.aten.repeat_interleave, name
+        indices = args[1] if name in ("aten::index", "aten::index_put_") else ()
+        assert not any(index is not None and index.dtype == torch.bool for index in indices), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clamped", ["drop", "redistribute"])
+def test_masking_and_packing_fetch_from_the_device_once(clamped: str, monkeypatch) -> None:
+    table = dataclasses.replace(M4, clamped=clamped)
+    tokens = random_tokens(64)
+    choose_and_pack(tokens, table, generator(64))  # constants of the table are made once
+    fetched = []
+    to_list = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: fetched.append(tensor) or to_list(tensor))
+    monkeypatch.setattr(torch, "tensor", None)  # would copy from the host
+    with WaitsForTheDevice():
+        choose_and_pack(tokens, table, generator(64))
+    assert len(fetched) == 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_waits_once_and_chooses_the_same() -> None:
+    tokens, sample = random_tokens(64).cuda(), torch.arange(64, device="cuda")
+    choose_and_pack(tokens, M3, SampleGenerator(0, "test", sample))  # constants of the table are made once
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as warned:
+            on_gpu = choose_and_pack(tokens, M3, SampleGenerator(0, "test", sample))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(warned) == 1
+    for one, other in zip(choose_and_pack(tokens.cpu(), M3, generator(64)), on_gpu):
+        assert torch.equal(one.ids, other.ids.cpu()) and torch.equal(one.sample, other.sample.cpu())
 
 
 @pytest.mark.parametrize(

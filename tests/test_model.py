@@ -188,8 +188,10 @@ def test_targets_see_each_other_but_not_their_ids() -> None:
     hidden = model(inputs, targets)
     blind = dataclasses.replace(targets, ids=torch.zeros_like(targets.ids))
     assert torch.equal(model(inputs, blind), hidden)
-    rest = {name: getattr(targets, name)[1:] for name in ("ids", "modality", "position", "sample")}
-    fewer = PackedTokens(**rest, lengths=targets.lengths - 1)
+    tokens = random_tokens(1)
+    is_queried = torch.zeros_like(tokens, dtype=torch.bool)
+    is_queried[0, torch.tensor(M3.offsets)[targets.modality[1:]] + targets.position[1:]] = True
+    fewer = pack(tokens, is_queried, M3)
     assert not torch.allclose(model(inputs, fewer), hidden[1:])
 
 
@@ -299,6 +301,8 @@ def test_packed_attention_on_a_gpu_equals_the_padded_one() -> None:
     model = small_model().float()
     inputs, targets = packed_pair(8)
     padded = model(inputs, targets)
-    on_gpu = [PackedTokens(*(getattr(p, f.name).cuda() for f in dataclasses.fields(p))) for p in (inputs, targets)]
+    tokens = random_tokens(8)
+    is_input, is_target = choose(tokens, M3, generator(8))
+    on_gpu = [pack(tokens.cuda(), is_chosen.cuda(), M3) for is_chosen in (is_input, is_target)]
     packed = model.cuda().bfloat16()(*on_gpu)
     torch.testing.assert_close(packed.float().cpu(), padded, rtol=0.1, atol=0.1)

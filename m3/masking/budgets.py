@@ -1,108 +1,126 @@
 """How many tokens of each modality a sample shows and predicts: Dirichlet budgets for a whole batch at once.
 
 After 4M (Mizrahi et al., NeurIPS 2023, section 2.2), with its clamping ("drop") and a variant that keeps the
-draw's total ("redistribute").
+draw's total ("redistribute"). Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from m3.masking.dirichlet import argmax_probabilities, log_gamma_draws, num_uniforms
 from m3.modalities import ModalityTable
 from m3.seeds import SampleGenerator
 
-_GAMMA_ATTEMPTS = 6  # the rejection sampler accepts 95% at worst: 6 misses in a row have probability 1e-8
-_MAX_REDRAWS = 1000
 
+class _Side(NamedTuple):
+    """The law of the input or of the target budgets, on a device, for C components of a mixture.
 
-def log_gamma_draws(generator: SampleGenerator, alphas: Tensor, num_draws: int) -> Tensor:
-    """Logarithms of Gamma(alpha, 1) variates; normalised over K they are Dirichlet draws.
-
-    Marsaglia & Tsang (ACM TOMS 2000), with their boost for alpha < 1; alpha 1 is an exponential, alpha 0 gives −inf.
-
-    Args:
-        alphas: (K,) float64, at least 0.
-    Returns:
-        (B, num_draws, K) float64.
+    bounds: inclusive, of the drawn total.
+    alphas: (C, K) float64.
+    winners: (C · 2^K, K) float64 cumulative probabilities of being the argmax among the open modalities, whose bits
+        are the low part of the row's index.
+    num_uniforms: numbers for a gamma variate.
     """
-    shape = (num_draws, len(alphas))
-    if bool(((alphas == 1) | (alphas == 0)).all()):
-        log_draws = (-generator.uniform(*shape).log()).log()
-        return log_draws.masked_fill(alphas == 0, -math.inf)
-    d = torch.where(alphas < 1, alphas + 1, alphas) - 1 / 3
-    uniform = generator.uniform(3, _GAMMA_ATTEMPTS, *shape)  # (B, 3, attempts, num_draws, K)
-    normal = (-2 * uniform[:, 0].log()).sqrt() * (2 * math.pi * uniform[:, 1]).cos()
-    base = 1 + normal / (9 * d).sqrt()
-    log_cube = 3 * base.clamp_min(1e-300).log()
-    is_accepted = (base > 0) & (uniform[:, 2].log() < normal**2 / 2 + d * (1 - log_cube.exp() + log_cube))
-    first = is_accepted.byte().argmax(1, keepdim=True)  # index of the first True, 0 if there is none
-    log_draws = d.log() + log_cube.gather(1, first).squeeze(1)
-    log_boost = generator.uniform(*shape).log() / alphas
-    return log_draws + torch.where(alphas < 1, log_boost, 0.0)
+
+    bounds: tuple[int, int]
+    alphas: Tensor
+    winners: Tensor
+    num_uniforms: int
+
+
+class _Law(NamedTuple):
+    """Everything that `draw_budgets` takes from a modality table, on a device.
+
+    lengths: (K,) int64. up_to: (C − 1,) float64 cumulative weights of the mixture's components but the last.
+    bits: (K,) int64, 1, 2, 4 ….
+    """
+
+    lengths: Tensor
+    up_to: Tensor
+    bits: Tensor
+    inputs: _Side
+    targets: _Side
+
+
+@lru_cache(maxsize=64)
+def _law(table: ModalityTable, device: torch.device) -> _Law:
+    with torch.inference_mode(False):  # kept for all callers
+        lengths = torch.tensor(table.max_seq_lens, device=device)
+        up_to = torch.zeros(0, dtype=torch.float64, device=device)
+        sides = [
+            _side(table.input_tokens_range, (table.input_alphas,), device),
+            _side(table.target_tokens_range, (table.target_alphas,), device),
+        ]
+        return _Law(lengths, up_to, 2 ** torch.arange(table.num_modalities, device=device), *sides)
+
+
+def _side(bounds: tuple[int, int], alphas: tuple[tuple[float, ...], ...], device: torch.device) -> _Side:
+    winners = torch.cat([torch.from_numpy(argmax_probabilities(row)) for row in alphas]).cumsum(1)
+    winners /= winners[:, -1:].clamp_min(1e-300)  # the last open modality at exactly 1, beyond every uniform number
+    return _Side(
+        bounds,
+        torch.tensor(alphas, dtype=torch.float64, device=device),
+        winners.to(device),
+        num_uniforms(alphas),
+    )
 
 
 def draw_budgets(generator: SampleGenerator, table: ModalityTable, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Input and target budgets of B samples.
+    """Input and target budgets of B samples, one draw each.
 
     Returns:
-        Two (B, K) int64 tensors. Together they never exceed a modality's length, each sums to at least 1 and to
-        at most its drawn total, and a modality with alpha 0 gets nothing.
-    Raises:
-        ValueError if some sample finds no target within 1,000 draws.
+        Two (B, K) int64 tensors. Together they never exceed a modality's length, each sums to at most its drawn total,
+        and a modality with alpha 0 gets nothing. Inputs sum to at least 1; targets may sum to 0, where the inputs left
+        no room: `m3.masking.select` draws such a sample again.
     """
-    inputs, targets = _draw_once(generator, table, batch_size)
-    is_empty = targets.sum(1) == 0  # inputs cannot be: they are drawn first, and lengths and totals are at least 1
-    for _ in range(_MAX_REDRAWS):
-        if not is_empty.any():
-            return inputs, targets
-        generator = generator.fork("redraw")
-        rows = is_empty.nonzero().squeeze(1)
-        inputs[rows], targets[rows] = _draw_once(generator.rows(rows), table, len(rows))
-        is_empty = targets.sum(1) == 0
-    raise ValueError("modalities: the input budgets leave no room for targets; lower input_tokens_range")
-
-
-def _draw_once(generator: SampleGenerator, table: ModalityTable, batch_size: int) -> tuple[Tensor, Tensor]:
-    device = generator.device
-    lengths = torch.tensor(table.max_seq_lens, device=device).expand(batch_size, -1)
-    inputs = _draw_side(generator, table.input_alphas, table.input_tokens_range, lengths, table.clamped)
-    targets = _draw_side(generator, table.target_alphas, table.target_tokens_range, lengths - inputs, table.clamped)
+    law = _law(table, generator.device)
+    component = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
+    inputs = _draw_side(generator, law, law.inputs, component, law.lengths.expand(batch_size, -1), table.clamped)
+    targets = _draw_side(generator, law, law.targets, component, law.lengths - inputs, table.clamped)
     return inputs, targets
 
 
 def _draw_side(
-    generator: SampleGenerator, alphas: tuple[float, ...], bounds: tuple[int, int], room: Tensor, clamped: str
+    generator: SampleGenerator, law: _Law, side: _Side, component: Tensor, room: Tensor, clamped: str
 ) -> Tensor:
     """Budgets (B, K) of one side, at most `room` (B, K)."""
-    low, high = bounds
-    alpha = torch.tensor(alphas, dtype=torch.float64, device=room.device)
-    total = low + (generator.uniform(1).squeeze(1) * (high - low + 1)).long()  # (B,)
-    log_p = log_gamma_draws(generator, alpha, 1).squeeze(1)  # (B, K), not normalised
-    drawn = _allocate(generator, alpha, log_p, total, (alpha > 0).expand_as(room))
-    budget = drawn.minimum(room)
-    if clamped == "drop":
-        return budget
-    # Each round places the whole excess or fills at least one more modality: K − 1 rounds always suffice.
-    for _ in range(len(alphas) - 1):
-        is_open = (alpha > 0) & (budget < room)
+    num_modalities = len(law.lengths)
+    num_rounds = num_modalities if clamped == "redistribute" else 1
+    num_p = side.num_uniforms * num_modalities
+    uniform = generator.uniform(1 + num_p + num_rounds * (num_modalities - 1))
+    for_total, for_p, for_rounds = uniform.split([1, num_p, num_rounds * (num_modalities - 1)], dim=1)
+
+    low, high = side.bounds
+    total = low + (for_total.squeeze(1) * (high - low + 1)).long()  # (B,)
+    alphas = side.alphas[component]  # (B, K)
+    log_p = log_gamma_draws(for_p.unflatten(1, (side.num_uniforms, num_modalities)), alphas)  # (B, K), not normalised
+    budget = torch.zeros_like(room)
+    # The first round is the draw. Each later one places the whole excess or fills at least one more modality, so that
+    # K − 1 of them always suffice.
+    is_open = alphas > 0
+    for for_round in for_rounds.unflatten(1, (num_rounds, num_modalities - 1)).unbind(1):
         excess = (total - budget.sum(1)) * is_open.any(1)
-        budget = (budget + _allocate(generator, alpha, log_p, excess, is_open)).minimum(room)
+        subset = component * 2**num_modalities + (is_open * law.bits).sum(1)  # (B,)
+        budget = torch.minimum(budget + _allocate(for_round, side.winners[subset], log_p, excess, is_open), room)
+        is_open = (alphas > 0) & (budget < room)
     return budget
 
 
-def _allocate(generator: SampleGenerator, alpha: Tensor, log_p: Tensor, total: Tensor, is_open: Tensor) -> Tensor:
-    """Splits `total` (B,) over the open modalities (B, K): floor(p · total), each left-over token to the argmax of
-    a Dirichlet draw of its own."""
-    num_modalities = is_open.shape[1]
-    p = torch.where(is_open, log_p, -math.inf).softmax(1).nan_to_num(0.0)  # a row with nothing open has total 0
+def _allocate(uniform: Tensor, winners: Tensor, log_p: Tensor, total: Tensor, is_open: Tensor) -> Tensor:
+    """Splits `total` (B,) over the open modalities (B, K): floor(p · total), each left-over token to the argmax of a
+    Dirichlet draw of its own, which falls on a modality with the probabilities cumulated in `winners` (B, K).
+
+    uniform: (B, K − 1).
+    """
+    p = log_p.masked_fill(~is_open, -math.inf).softmax(1).nan_to_num(0.0)  # a row with nothing open has total 0
     budget = (p * total[:, None]).floor().long()
-    if num_modalities == 1:
-        return budget
     left_over = total - budget.sum(1)
-    draws = log_gamma_draws(generator, alpha, num_modalities - 1)  # (B, K − 1, K)
-    winners = draws.masked_fill(~is_open[:, None], -math.inf).argmax(2)
-    is_used = torch.arange(num_modalities - 1, device=total.device) < left_over[:, None]
-    return budget.scatter_add(1, winners, is_used.long())
+    winner = (uniform[:, :, None] >= winners[:, None]).sum(2)  # (B, K − 1)
+    is_used = torch.arange(uniform.shape[1], device=total.device) < left_over[:, None]
+    return budget.scatter_add(1, winner, is_used.long())
