@@ -1,0 +1,90 @@
+"""Words ↔ ids: a byte-level BPE, trained on the captions of a data set and stored beside its shards as JSON.
+
+Every byte is a token of its own, so any text can be written and none is unknown. Two ids are no text: 0 is padding,
+1 ends a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+from m3.modalities import MAX_VOCAB_SIZE
+
+PAD, END = "[PAD]", "[EOS]"
+PAD_ID, END_ID = 0, 1
+MIN_VOCAB_SIZE = 2 + 256
+"""[PAD], [EOS] and the bytes."""
+
+
+def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
+    """The JSON of a tokenizer with at most `vocab_size` ids, the same for the same captions in any order.
+
+    captions: repeated ones count as often as they come. Pairs of tokens that occur once are not merged, so that few
+        captions give fewer ids than asked for.
+    Raises ValueError for a size outside 258 … 65,536.
+    """
+    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        raise ValueError(f"vocab_size={vocab_size}: need {MIN_VOCAB_SIZE} … {MAX_VOCAB_SIZE}")
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(captions), trainer)
+    return tokenizer.to_str()
+
+
+class TextTokenizer:
+    """Captions ↔ ids 0 … num_ids − 1.
+
+    Args:
+        json_text: of `train_text_tokenizer`. Raises ValueError where it is something else.
+    """
+
+    def __init__(self, json_text: str) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(json_text)
+        except Exception as error:  # the library raises plain Exceptions
+            raise ValueError(f"not the JSON of a text tokenizer: {error}") from error
+        if (self._tokenizer.token_to_id(PAD), self._tokenizer.token_to_id(END)) != (PAD_ID, END_ID):
+            raise ValueError(f"not a text tokenizer of m3: {PAD} must have id {PAD_ID} and {END} id {END_ID}")
+        self._tokenizer.encode_special_tokens = True  # a caption that spells "[EOS]" is text
+        self._json_text = json_text
+
+    def __reduce__(self) -> tuple[type[TextTokenizer], tuple[str]]:
+        return TextTokenizer, (self._json_text,)
+
+    @property
+    def num_ids(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, caption: str | None, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """A caption → (length,) uint16 ids and (length,) bool is_content.
+
+        Content are the tokens of the text and the [EOS] after them; the rest is padding. A caption that does not fit
+        keeps its first `length` tokens and has no [EOS]; None is padding only.
+        """
+        content = [] if caption is None else [*self._tokenizer.encode(caption).ids, END_ID][:length]
+        ids = np.full(length, PAD_ID, dtype=np.uint16)
+        ids[: len(content)] = content
+        return ids, np.arange(length) < len(content)
+
+    def decode(self, ids: np.ndarray) -> str:
+        """(length,) integer ids → the text up to the first [EOS] or padding.
+
+        A character that was cut in two becomes "\N{REPLACEMENT CHARACTER}". Raises ValueError for an illegal id.
+        """
+        if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < self.num_ids:
+            raise ValueError(f"text ids {np.min(ids)} … {np.max(ids)}: legal ids are 0 … {self.num_ids - 1}")
+        ends = np.flatnonzero(np.isin(ids, (PAD_ID, END_ID)))
+        return self._tokenizer.decode([int(i) for i in ids[: ends[0] if len(ends) else None]])
