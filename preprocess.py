@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from m3.clips.canvas import Canvas
 from m3.shards.build import BuildOptions, Recipe, build_dataset
-from m3.shards.manifest import Manifest
+from m3.shards.manifest import Manifest, pair_modalities
 from m3.shards.prepare import ClipPreparer
+from m3.tokens.base import NoTokenizer
 
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
+PICTURE_MODALITIES = ("tok_rgb", "tok_rgb_next")
 NOT_IN_MANIFEST = ("root", "labels", "path", "device")
 """Keys that say where things lie or run. Fingerprints stand for what lies there, so that a data set can be moved."""
 
@@ -34,28 +39,58 @@ def run(cfg: DictConfig) -> Manifest:
     out = Path(cfg.out)
     options = BuildOptions(
         pairs_per_shard=cfg.pairs_per_shard,
+        text_vocab_size=cfg.text_vocab_size,
         encode_batch_size=cfg.encode_batch_size,
         encode_threads=cfg.encode_threads,
         num_workers=(os.cpu_count() or 1) if cfg.workers is None else cfg.workers,
         strict=cfg.strict,
     )
-    # The source comes last: the demo's writes its clips.
-    parts = {stage: instantiate(cfg[stage]) for stage in (*STAGES[1:], "source")}
-    preparer = ClipPreparer(parts["source"], parts["canvas"], parts["pairs"], parts["captioner"])
-    recipe = Recipe(preparer, parts["tokenizer"], parts["split"], _settings(cfg), options)
-    manifest, is_new = build_dataset(out, recipe, cfg.overwrite)
-    _report(out, manifest, is_new)
-    return manifest
+    if not isinstance(cfg.augment.flip, bool):
+        raise ValueError(f"augment.flip={cfg.augment.flip!r}: choose true or false")
+    canvas, pairs = instantiate(cfg.canvas), instantiate(cfg.pairs)
+    names = _stored_modalities(cfg, canvas)
+    if not any(name in names for name in PICTURE_MODALITIES):
+        cfg = OmegaConf.merge(cfg)  # a copy
+        cfg.tokenizer = {"_target_": f"{NoTokenizer.__module__}.{NoTokenizer.__qualname__}"}
+    tokenizer, captioner = instantiate(cfg.tokenizer), instantiate(cfg.captioner)
+    splitter = instantiate(cfg.split)
+    source = instantiate(cfg.source)  # last: the demo's writes its clips
+    preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
+    recipe = Recipe(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
+    built = build_dataset(out, recipe, cfg.overwrite)
+    _report(out, built.manifest, built.is_new)
+    return built.manifest
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
+def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
+    """What is stored of a pair: all that the tokenizer can give, or what the run's modality table has of it.
+
+    Raises ValueError where the table and the data would not fit each other.
+    """
+    without = PICTURE_MODALITIES if get_class(cfg.tokenizer._target_) is NoTokenizer else ()
+    stored = {modality.name: modality for modality in pair_modalities(canvas.grid) if modality.name not in without}
+    if cfg.get("modalities") is None:
+        return tuple(stored)
+    table = instantiate(cfg.modalities)
+    for name, length in zip(table.modalities, table.max_seq_lens):
+        if name not in stored:
+            raise ValueError(f"modalities={list(table.modalities)}: tokenizer=none makes no {name}; choose another one")
+        if length != stored[name].length:
+            raise ValueError(
+                f"modalities.max_seq_lens: {length} tokens of {name}, but canvas.size={canvas.size} gives "
+                f"{stored[name].length}: choose another canvas.size or other modalities=…"
+            )
+    return tuple(name for name in stored if name in table.modalities)
+
+
+def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
     """What of the configuration decides the bytes of the shards."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = {
         stage: {key: value for key, value in settings[stage].items() if key not in NOT_IN_MANIFEST} for stage in STAGES
     }
-    layout = {key: settings[key] for key in ("pairs_per_shard", "encode_batch_size", "encode_threads")}
-    return {**stages, **layout}
+    layout = ("augment", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
+    return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 
 
 def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
@@ -71,6 +106,9 @@ def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
     for split, shards in manifest.shards.items():
         table.add_row(split, f"{manifest.num_clips[split]:,}", f"{manifest.num_pairs(split):,}", str(len(shards)))
     console.print(table)
+    for split in manifest.shards:
+        if not manifest.num_pairs(split):
+            console.print(f"{split} is empty, as split.ratios asks")
     if manifest.rejected:
         console.print(f"{len(manifest.rejected)} clips were not used; {out / 'rejected.jsonl'} says why")
         for rejection in manifest.rejected[:5]:
@@ -79,12 +117,19 @@ def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
         console.print(f"{len(manifest.notes)} notes on odd clips are in {out / 'dataset.json'}")
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="preprocess")
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job a data set of its own
         cfg.out = f"{HydraConfig.get().runtime.output_dir}/data"
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(cfg)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; run the same command again to continue: finished clips are kept") from None
     except MissingMandatoryValue as error:
         raise SystemExit(f"error: {error.full_key} has no default: give {error.full_key}=…") from None
     except (OSError, ValueError, HydraException) as error:

@@ -76,6 +76,8 @@ class Chain:
         max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
     """
 
+    needs_pictures = True
+
     tie_margin = 1e-4
     """Where the fast SSIM comes this close to the threshold, scikit-image decides."""
 

@@ -15,22 +15,33 @@ Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[Item], total: int, description: str, console: Console | None = None) -> Iterator[Item]:
-    """The items of a loop of `total` steps, while their progress is shown."""
+def track(
+    items: Iterable[Item],
+    total: int,
+    description: str,
+    console: Console | None = None,
+    facts: Callable[[], str] = lambda: "",
+) -> Iterator[Item]:
+    """The items of a loop of `total` steps, while their progress is shown.
+
+    facts: more to say of the work so far ("310 pairs, 2 rejected").
+    """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield from _track_in_log(items, total, description, console)
+        yield from _track_in_log(items, total, description, console, facts)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("ETA"), TimeRemainingColumn())  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+               TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(description, total=total, facts=facts())
         for item in items:
             yield item
-            progress.advance(task)
+            progress.update(task, advance=1, facts=facts())
 
 
-def _track_in_log(items: Iterable[Item], total: int, description: str, console: Console) -> Iterator[Item]:
+def _track_in_log(
+    items: Iterable[Item], total: int, description: str, console: Console, facts: Callable[[], str]
+) -> Iterator[Item]:
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
@@ -38,7 +49,8 @@ def _track_in_log(items: Iterable[Item], total: int, description: str, console: 
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             last, elapsed = now, now - start
             eta = elapsed / done * (total - done)
-            console.print(f"{description}: {done}/{total}, {elapsed:.0f} s, ETA {eta:.0f} s", highlight=False)
+            words = [f"{description}: {done}/{total}", facts(), f"{elapsed:.0f} s", f"ETA {eta:.0f} s"]
+            console.print(", ".join(filter(None, words)), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tiny_world import frame, label_fields, write_world
 import preprocess
 from m3.batches.table import TokenTable
 from m3.clips.base import ClipError
-from m3.shards import build
+from m3.shards import build, encode
 from m3.shards.manifest import Manifest
 from m3.tokens.joints import JointCodec
 from m3.tokens.mini import MiniTokenizer
@@ -124,20 +124,20 @@ def test_workers_change_no_byte(world: Path, made: tuple[Path, Manifest], tmp_pa
 def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
     world: Path, made: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    encode, encoded = build.encode_pictures, []
+    encode_clip, encoded = encode.encode_pictures, []
 
     def interrupted(*arguments):
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        encoded.append(encode(*arguments))
+        encoded.append(encode_clip(*arguments))
         return encoded[-1]
 
-    monkeypatch.setattr(build, "encode_pictures", interrupted)
+    monkeypatch.setattr(encode, "encode_pictures", interrupted)
     with pytest.raises(KeyboardInterrupt):
         preprocess.run(config(world, tmp_path / "data"))
     assert not (tmp_path / "data").exists()
     again = []
-    monkeypatch.setattr(build, "encode_pictures", lambda *arguments: again.append(0) or encode(*arguments))
+    monkeypatch.setattr(encode, "encode_pictures", lambda *arguments: again.append(0) or encode_clip(*arguments))
     preprocess.run(config(world, tmp_path / "data"))
     assert len(again) == 6 - 3
     expected = {name: data for name, data in contents(made[0]).items() if not name.startswith(".tables")}

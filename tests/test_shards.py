@@ -185,10 +185,12 @@ def test_an_unreadable_manifest_is_an_error(tmp_path: Path, content: str, reason
 def staged_clip() -> StagedClip:
     rng = np.random.default_rng(0)
     return StagedClip(
-        clip="0001", action="walk", is_train=True, notes=("odd",), canvas={"mode": "crop", "size": 48},
-        pose_extent_px=33.25, pairs=(FramePair(0, 2, 0.5), FramePair(2, 5, 0.25)), captions=("a person", None),
-        frames=(0, 2, 5), coords=rng.integers(0, 2, (3, 3, 13)).astype(np.uint16),
-        pictures=rng.integers(0, 64_000, (3, 3, 3)).astype(np.uint16),
+        clip="0001", action="walk", is_train=True, notes=("odd",), has_joints=True,
+        canvas={"mode": "crop", "size": 48}, pose_extent_px=33.25,
+        pairs=(FramePair(0, 2, 0.5), FramePair(2, 5, 0.25)), captions=("a person", None), frames=(0, 2, 5),
+        tokens={"coords": rng.integers(0, 2, (3, 3, 13)).astype(np.uint16),
+                "tok_rgb": rng.integers(0, 64_000, (3, 3, 3)).astype(np.uint16),
+                "tok_rgb.flip": rng.integers(0, 64_000, (3, 3, 3)).astype(np.uint16)},
     )  # fmt: skip
 
 
@@ -199,11 +201,13 @@ def test_staged_clips_come_back_and_give_samples(tmp_path: Path):
     again = Staging(tmp_path / "out.tmp", {"seed": 1})
     assert "0001" in again and "0002" in again and "0003" not in again
     assert again.read("0002") == Rejection("0002", "no JPEGs")
-    sample = again.read("0001").sample(1)
+    sample = again.read("0001").sample(1, ("tok_rgb", "tok_rgb_next", "coords_next", "tok_rgb_next.flip"))
     assert sample.key == "0001-000002" and sample.caption is None
-    assert np.array_equal(sample.tokens["tok_rgb"], staged_clip().pictures[1])
-    assert np.array_equal(sample.tokens["tok_rgb_next"], staged_clip().pictures[2])
-    assert np.array_equal(sample.tokens["coords_next"], staged_clip().coords[2])
+    expected = {"tok_rgb": ("tok_rgb", 1), "tok_rgb_next": ("tok_rgb", 2), "coords_next": ("coords", 2),
+                "tok_rgb_next.flip": ("tok_rgb.flip", 2)}  # fmt: skip
+    assert list(sample.tokens) == list(expected)
+    for member, (name, row) in expected.items():
+        assert np.array_equal(sample.tokens[member], staged_clip().tokens[name][row])
     assert sample.meta == {"clip": "0001", "reference": 2, "successor": 5, "ssim": 0.25, "action": "walk",
                            "canvas": {"mode": "crop", "size": 48}, "pose_extent_px": 33.25}  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -43,14 +42,23 @@ class RecentFrames(Sequence):
     """
 
     def __init__(self, frames: Sequence[np.ndarray], keep: int = 2) -> None:
-        self._length = len(frames)
-        self._read = lru_cache(maxsize=keep)(frames.__getitem__)
+        self._frames = frames
+        self._keep = keep
+        self._held: dict[int, np.ndarray] = {}  # the one used last is last
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._frames)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._read(index)
+        frame = self._held.pop(index) if index in self._held else self._frames[index]
+        self._held[index] = frame
+        if len(self._held) > self._keep:
+            del self._held[next(iter(self._held))]
+        return frame
+
+    def is_held(self, index: int) -> bool:
+        """Whether a frame costs nothing to read again."""
+        return index in self._held
 
 
 def spread(ids: list[str], max_clips: int | None) -> list[str]:

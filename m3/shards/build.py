@@ -1,7 +1,7 @@
 """A source of clips → a folder of shards and their manifest.
 
-    clip ─▶ pairs, canvas, joint tokens, captions (worker processes) ─▶ picture tokens (this process) ─▶ staged clip
-    staged clips ─▶ split ─▶ shards ─▶ manifest, written last
+    clip ─▶ pairs, canvas, joint tokens (worker processes) ─▶ picture tokens, captions (this process) ─▶ staged clip
+    staged clips ─▶ split ─▶ shards, text tokenizer ─▶ manifest, written last
 
 Staged clips lie in `OUT.tmp`, so that an interrupted build goes on where it stopped. Each is a function of its clip
 alone and they are taken in the order of the source, so the bytes do not depend on workers or interruptions.
@@ -9,30 +9,51 @@ alone and they are taken in the order of the source, so the bytes do not depend 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
+from rich.console import Console
 
+from m3.captions import Captioner
 from m3.clips.base import ClipError
+from m3.modalities import MAX_VOCAB_SIZE
 from m3.progress import track
 from m3.records import Rejection, TokenizedPair
-from m3.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, TABLES_FOLDER, Manifest, pair_modalities
-from m3.shards.prepare import ClipPreparer, prepare_clips
+from m3.settings import require
+from m3.shards.encode import ClipEncoder, torch_threads
+from m3.shards.files import write_whole
+from m3.shards.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    TABLES_FOLDER,
+    TEXT_TOKENIZER_NAME,
+    Manifest,
+    pair_modalities,
+    token_members,
+)
+from m3.shards.prepare import ClipPreparer, PreparedClip
 from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
-from m3.shards.staging import Staging
+from m3.shards.staging import StagedClip, Staging, Unreadable
+from m3.shards.workers import prepare_clips
 from m3.shards.writer import write_shards
-from m3.tokens.base import PictureTokenizer, to_pixels
+from m3.tokens.base import PictureTokenizer
+from m3.tokens.text import MIN_VOCAB_SIZE, TextTokenizer, train_text_tokenizer
 
 REJECTED_NAME = "rejected.jsonl"
+
+_STAGED_BYTES_IN_MEMORY = 2**29
+"""While shards are written; `split=pair` takes the pairs of all clips at random."""
+
+_LAYOUT_SETTINGS = ("split", "pairs_per_shard", "text_vocab_size")
+"""Settings that staged clips do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class BuildOptions:
     """How a build runs.
 
     pairs_per_shard: samples of a full shard.
+    text_vocab_size: ids of the text tokenizer, at most.
     encode_batch_size: frames per call of the tokenizer; the frames of a clip are padded to a multiple of it.
     encode_threads: CPU threads of the tokenizer; like the batch size, it may decide the last bit of a result.
     num_workers: processes that decode, render and compare; 0 works in this one. Changes no result.
@@ -47,6 +69,7 @@ class BuildOptions:
     """
 
     pairs_per_shard: int
+    text_vocab_size: int
     encode_batch_size: int
     encode_threads: int
     num_workers: int
@@ -54,8 +77,8 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         for key in ("pairs_per_shard", "encode_batch_size", "encode_threads"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: need at least 1")
+            require(key, getattr(self, key), int, low=1)
+        require("text_vocab_size", self.text_vocab_size, int, low=MIN_VOCAB_SIZE, high=MAX_VOCAB_SIZE)
         if self.num_workers < 0:
             raise ValueError(f"workers={self.num_workers}: need 0 or more, or null for one per CPU core")
 
@@ -64,8 +87,9 @@ class BuildOptions:
 class Recipe:
     """Everything that decides the bytes of a data set.
 
-    preparer: source, canvas, pair miner and captioner.
+    preparer: source, canvas, pair miner, and what is stored.
     tokenizer: of the pictures.
+    captioner: of the reference frames.
     splitter: of the pairs.
     settings: the configuration of all of these, without paths and devices, for the manifest.
     options: how to run.
@@ -73,43 +97,62 @@ class Recipe:
 
     preparer: ClipPreparer
     tokenizer: PictureTokenizer
+    captioner: Captioner
     splitter: Splitter
     settings: dict[str, Any]
     options: BuildOptions
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return ("flip",) if self.preparer.has_flip else ()
+
+    @property
+    def encoder(self) -> ClipEncoder:
+        return ClipEncoder(self.preparer, self.tokenizer, self.captioner, self.options.encode_batch_size)
+
     def identity(self) -> dict[str, Any]:
         """The manifest's fields that are known before any work."""
         source, canvas = self.preparer.source, self.preparer.canvas
-        tokenizer = {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint}
-        captioner = {"name": self.preparer.captioner.name, "fingerprint": None}
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": self.settings,
             "source": {"name": source.name, "fingerprint": source.fingerprint()},
             "canvas": {"mode": canvas.mode, "size": canvas.size},
-            "variants": (),
-            "tokenizer": {**tokenizer, "settings": self.settings["tokenizer"]},
-            "captioner": {**captioner, "settings": self.settings["captioner"]},
+            "variants": self.variants,
+            "tokenizer": self._network("tokenizer", self.tokenizer),
+            "captioner": self._network("captioner", self.captioner),
         }
 
+    def _network(self, stage: str, network: PictureTokenizer | Captioner) -> dict[str, Any]:
+        return {"name": network.name, "fingerprint": network.fingerprint, "settings": self.settings[stage]}
 
-def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> tuple[Manifest, bool]:
-    """Make the data set `out`, unless it is there; returns its manifest and whether anything had to be done.
+
+class Built(NamedTuple):
+    """manifest: of the data set. is_new: False where it was there already and nothing had to be done."""
+
+    manifest: Manifest
+    is_new: bool
+
+
+def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
+    """Make the data set `out`, unless it is there.
 
     Raises ValueError where `out` holds something else and `overwrite` is False, and for what the splitter finds
-    impossible; ClipError with `strict` at the first clip that cannot be used.
+    impossible; OSError where a file cannot be written; ClipError with `strict` at the first clip that cannot be used.
     """
     identity = recipe.identity()
+    staging_root = out.with_name(out.name + ".tmp")
     if not overwrite and (existing := _existing(out, identity)) is not None:
-        return existing, False
+        Staging.discard(staging_root, _without_layout(identity))  # where the last build ended before it could
+        return Built(existing, False)
     _check_replaceable(out)
     clip_ids = recipe.preparer.source.clip_ids()
     recipe.splitter.check(len(clip_ids))
-    staging = Staging(out.with_name(out.name + ".tmp"), _without_layout(identity))
+    staging = Staging(staging_root, _without_layout(identity))
     _stage_clips(staging, clip_ids, recipe)
     manifest = _write(out, staging, clip_ids, recipe, identity)
     staging.remove()
-    return manifest, True
+    return Built(manifest, True)
 
 
 def _existing(out: Path, identity: dict[str, Any]) -> Manifest | None:
@@ -128,8 +171,9 @@ def _existing(out: Path, identity: dict[str, Any]) -> Manifest | None:
             f"out={out} holds a data set of other settings or data ({'; '.join(differing[:4])}). "
             "Choose another folder with out=…, or replace it with overwrite=true"
         )
-    missing = [s.name for shards in manifest.shards.values() for s in shards if not (out / s.name).is_file()]
-    if missing:
+    names = [shard.name for shards in manifest.shards.values() for shard in shards]
+    names += [] if manifest.text_tokenizer is None else [manifest.text_tokenizer["file"]]
+    if missing := [name for name in names if not (out / name).is_file()]:
         raise ValueError(f"out={out} lacks {missing[0]}, which its manifest lists; make it again with overwrite=true")
     return manifest
 
@@ -142,7 +186,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:
     """The part that staged clips depend on: a new split or shard size can use them."""
-    settings = {key: value for key, value in identity["settings"].items() if key not in ("split", "pairs_per_shard")}
+    settings = {key: value for key, value in identity["settings"].items() if key not in _LAYOUT_SETTINGS}
     return {**identity, "settings": settings}
 
 
@@ -150,77 +194,85 @@ def _check_replaceable(out: Path) -> None:
     """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, REJECTED_NAME, TABLES_FOLDER, *SPLITS}
+    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, TABLES_FOLDER, *SPLITS}
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
 
 
+@dataclass
+class _Tally:
+    """What a run has done so far, for the progress display."""
+
+    num_pairs: int = 0
+    num_frames: int = 0
+    num_rejected: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        frames_per_second = self.num_frames / max(time.monotonic() - self.start, 1e-3)
+        return f"{self.num_pairs:,} pairs, {frames_per_second:,.0f} frames/s, {self.num_rejected} rejected"
+
+
 def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe) -> None:
-    """Prepare and tokenize what is not yet staged."""
-    options, tokenizer = recipe.options, recipe.tokenizer
+    """Prepare and encode what is not yet staged."""
     to_do = [clip_id for clip_id in clip_ids if clip_id not in staging]
-    prepared = prepare_clips(recipe.preparer, to_do, min(options.num_workers, len(to_do)))
-    with _torch_threads(options.encode_threads):
-        for item in track(prepared, len(to_do), "clips → tokens"):
-            if isinstance(item, Rejection):
-                if options.strict:
-                    raise _strict_error(item)
-                staging.add(item)
+    if len(to_do) < len(clip_ids):
+        done = len(clip_ids) - len(to_do)
+        Console(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
+    encoder, tally = recipe.encoder, _Tally()
+    prepared = prepare_clips(recipe.preparer, to_do, min(recipe.options.num_workers, len(to_do)))
+    with torch_threads(recipe.options.encode_threads):
+        for item in track(prepared, len(to_do), "clips → tokens", facts=tally.__str__):
+            clip = _encode(encoder, item)
+            if isinstance(clip, Rejection):
+                if recipe.options.strict:
+                    raise _strict_error(clip)
+                tally.num_rejected += 1
             else:
-                clip, pictures = item
-                ids = encode_pictures(tokenizer, pictures, options.encode_batch_size)
-                if ids.shape[1:] != recipe.preparer.canvas.grid:
-                    raise ValueError(
-                        f"tokenizer {tokenizer.name} gave a grid of {ids.shape[1:]} tokens, "
-                        f"the canvas needs {recipe.preparer.canvas.grid}"
-                    )
-                staging.add(replace(clip, pictures=ids))
+                tally.num_pairs += len(clip.pairs)
+            tally.num_frames += item.num_frames if isinstance(item, PreparedClip) else 0
+            staging.add(clip)
+
+
+def _encode(encoder: ClipEncoder, item: PreparedClip | Rejection) -> StagedClip | Rejection:
+    if isinstance(item, Rejection):
+        return item
+    try:
+        return encoder(item)
+    except ClipError as error:
+        return Unreadable(item.staged.clip, str(error))
 
 
 def _strict_error(rejection: Rejection) -> ClipError:
     return ClipError(f"clip {rejection.clip}: {rejection.reason} (strict=true stops at the first bad clip)")
 
 
-def encode_pictures(tokenizer: PictureTokenizer, pictures: np.ndarray, batch_size: int) -> np.ndarray:
-    """(F, H, W, 3) uint8 → (F, H/16, W/16) uint16 ids, in batches of one fixed size.
-
-    The last batch is padded with black pictures: the ids of a picture may depend on the batch's size.
-    """
-    ids = []
-    for start in range(0, len(pictures), batch_size):
-        batch = pictures[start : start + batch_size]
-        padded = np.zeros((batch_size, *pictures.shape[1:]), dtype=np.uint8)
-        padded[: len(batch)] = batch
-        with torch.inference_mode():
-            ids.append(tokenizer.encode(to_pixels(padded))[: len(batch)].cpu().numpy())  # (b, h, w)
-    return np.concatenate(ids).astype(np.uint16)
-
-
-@contextmanager
-def _torch_threads(num_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe, identity: dict[str, Any]) -> Manifest:
-    """Staged clips → shards and manifest in `out`."""
-    clips, rejected, notes = _summaries(staging, clip_ids)
-    if recipe.options.strict and rejected:
-        raise _strict_error(rejected[0])
-    if not clips:
-        reasons = "; ".join(f"{r.clip}: {r.reason}" for r in rejected[:3])
-        raise ValueError(f"none of the {len(rejected)} clips can be used ({reasons})")
-    divided = recipe.splitter.split(clips)
-    read = lru_cache(maxsize=64)(staging.read)
+    """Staged clips → shards, text tokenizer and manifest in `out`."""
+    summary = _summary(staging, clip_ids)
+    if recipe.options.strict and summary.rejected:
+        raise _strict_error(summary.rejected[0])
+    if not summary.clips:
+        reasons = "; ".join(f"{r.clip}: {r.reason}" for r in summary.rejected[:3])
+        raise ValueError(f"none of the {len(summary.rejected)} clips can be used ({reasons})")
+    try:
+        divided = recipe.splitter.split(summary.clips)
+    except ValueError as error:
+        raise ValueError(f"{error} (all tokens are kept in {staging.root}: another split takes no time)") from error
+    modalities = pair_modalities(recipe.preparer.canvas.grid, recipe.preparer.modalities)
+    members = token_members([modality.name for modality in modalities], recipe.variants)
+    clips_in_memory = max(64, _STAGED_BYTES_IN_MEMORY * len(summary.clips) // staging.num_bytes())
+
+    read = lru_cache(maxsize=clips_in_memory)(staging.read)
+    captions: list[str] = []  # of train, gathered while its shards are written
 
     def samples(split: str) -> Iterator[TokenizedPair]:
         for clip, pair in track(divided[split], len(divided[split]), f"shards of {split}"):
-            yield read(clip).sample(pair)
+            sample = read(clip).sample(pair, members)
+            if split == "train" and sample.caption is not None:
+                captions.append(sample.caption)
+            yield sample
 
     for split in SPLITS:
         shutil.rmtree(staging.root / split, ignore_errors=True)  # of an interrupted build
@@ -228,46 +280,68 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
     shards = {split: write_shards(staging.root, split, samples(split), per_shard) for split in SPLITS}
     manifest = Manifest(
         **identity,
-        modalities=pair_modalities(recipe.preparer.canvas.grid),
-        has_joints=True,
-        text_tokenizer=None,
+        modalities=modalities,
+        has_joints=summary.has_joints,
         num_clips={split: _num_clips(divided[split]) for split in SPLITS},
         shards=shards,
-        rejected=rejected,
-        notes=notes,
+        text_tokenizer=_write_text_tokenizer(staging.root, captions, recipe.options.text_vocab_size),
+        rejected=summary.rejected,
+        notes=summary.notes,
     )
     _move_into_place(out, staging.root, manifest)
     return manifest
 
 
-def _summaries(
-    staging: Staging, clip_ids: Sequence[str]
-) -> tuple[list[ClipPairs], tuple[Rejection, ...], tuple[dict[str, str], ...]]:
-    clips, rejected, notes = [], [], []
+class _Summary(NamedTuple):
+    """Of all clips, in the order of the source."""
+
+    clips: list[ClipPairs]
+    has_joints: bool
+    rejected: tuple[Rejection, ...]
+    notes: tuple[dict[str, str], ...]
+
+
+def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
+    clips, has_joints, rejected, notes = [], False, [], []
     for clip_id in clip_ids:
         staged = staging.read(clip_id)
         if isinstance(staged, Rejection):
             rejected.append(staged)
         else:
             clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train))
+            has_joints = has_joints or staged.has_joints
             notes += [{"clip": staged.clip, "note": note} for note in staged.notes]
-    return clips, tuple(rejected), tuple(notes)
+    return _Summary(clips, has_joints, tuple(rejected), tuple(notes))
 
 
 def _num_clips(samples: Sequence[Sample]) -> int:
     return len({clip for clip, _ in samples})
 
 
+def _write_text_tokenizer(root: Path, captions: Sequence[str], vocab_size: int) -> dict[str, Any] | None:
+    """Train it on captions and write it; returns what the manifest says of it, None without captions."""
+    if not captions:
+        return None
+    text = train_text_tokenizer(captions, vocab_size)
+    content = text.encode("utf-8")
+    write_whole(root / TEXT_TOKENIZER_NAME, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"file": TEXT_TOKENIZER_NAME, "sha256": sha256, "num_ids": TextTokenizer(text).num_ids}
+
+
 def _move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
-    """Put new shards where old ones may be. The old manifest goes first and the new one comes last."""
+    """Put new shards where old ones may be. The old manifest goes first and the new one comes last.
+
+    All is written before, so that a full disk cannot stop it half-way.
+    """
+    lines = "".join(json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in manifest.rejected)
+    write_whole(staged / REJECTED_NAME, lines.encode("utf-8"))
+    manifest.save(staged)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)
+    (out / TEXT_TOKENIZER_NAME).unlink(missing_ok=True)
     for folder in (*SPLITS, TABLES_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for split in SPLITS:
-        os.replace(staged / split, out / split)
-    lines = "".join(json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in manifest.rejected)
-    temporary = out / (REJECTED_NAME + ".tmp")
-    temporary.write_text(lines, encoding="utf-8")
-    os.replace(temporary, out / REJECTED_NAME)
-    manifest.save(out)
+    text_tokenizer = () if manifest.text_tokenizer is None else (TEXT_TOKENIZER_NAME,)
+    for name in (*SPLITS, REJECTED_NAME, *text_tokenizer, MANIFEST_NAME):
+        os.replace(staged / name, out / name)

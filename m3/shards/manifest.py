@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 from m3.modalities import JOINTS, PICTURE
 from m3.records import NUM_JOINTS, Rejection
+from m3.shards.files import write_whole
 
 MANIFEST_NAME = "dataset.json"
+TEXT_TOKENIZER_NAME = "text_tokenizer.json"
 TABLES_FOLDER = ".tables"
 """Where token tables of the data set lie, beside its splits."""
 
@@ -54,6 +55,11 @@ def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIE
     joints = ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids)
     kinds = {"tok_rgb": picture, "coords": joints, "tok_rgb_next": picture, "coords_next": joints}
     return tuple(StoredModality(name, *kinds[name]) for name in PAIR_MODALITIES if name in names)
+
+
+def token_members(names: Sequence[str], variants: Sequence[str]) -> tuple[str, ...]:
+    """Modalities "tok_rgb", "coords" and variant "flip" → "tok_rgb", "coords", "tok_rgb.flip", "coords.flip"."""
+    return (*names, *(f"{name}.{variant}" for variant in variants for name in names))
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,7 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write `root/dataset.json`, whole or not at all."""
-        path = root / MANIFEST_NAME
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(root / MANIFEST_NAME, self.to_json().encode("utf-8"))
 
     @classmethod
     def load(cls, root: str | Path) -> Manifest:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import zipfile
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from m3.records import FramePair, Rejection, TokenizedPair
+from m3.shards.files import write_whole
+
+
+@dataclass(frozen=True)
+class Unreadable(Rejection):
+    """A rejection for what may be mended (a file, a disk, memory): a build that goes on tries the clip again."""
 
 
 @dataclass(frozen=True)
@@ -19,41 +28,39 @@ class StagedClip:
     """All pairs of one clip.
 
     clip, action, is_train, notes: as in the clip.
+    has_joints: False for a clip without annotations; the tokens of its joints are all invisible.
     canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
     pose_extent_px: see `records.PairInfo`.
     pairs: in order.
     captions: one per pair.
     frames: F indices of the frames that occur in pairs, ascending.
-    coords: (F, 3, 13) uint16 tokens of their joints.
-    pictures: (F, h, w) uint16 tokens of their pictures, once the tokenizer has seen them.
+    tokens: of these frames, each (F, …) uint16: "tok_rgb" and "coords", where they are stored, and their mirror
+        images "tok_rgb.flip" and "coords.flip".
     """
 
     clip: str
     action: str | None
     is_train: bool | None
     notes: tuple[str, ...]
+    has_joints: bool
     canvas: dict[str, Any]
-    pose_extent_px: float
+    pose_extent_px: float | None
     pairs: tuple[FramePair, ...]
     captions: tuple[str | None, ...]
     frames: tuple[int, ...]
-    coords: np.ndarray
-    pictures: np.ndarray | None = None
+    tokens: dict[str, np.ndarray]
 
-    def sample(self, index: int) -> TokenizedPair:
-        """Pair `index` as it goes into a shard."""
-        if self.pictures is None:
-            raise ValueError(f"clip {self.clip} has no picture tokens yet")
-        pair = self.pairs[index]
-        reference, successor = self.frames.index(pair.reference), self.frames.index(pair.successor)
+    def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
+        """Pair `index` as it goes into a shard, with these token members ("coords_next", "tok_rgb.flip", …)."""
+        pair, tokens = self.pairs[index], {}
+        for member in members:
+            modality, dot, variant = member.partition(".")
+            frame = pair.successor if modality.endswith("_next") else pair.reference
+            of_frames = self.tokens[modality.removesuffix("_next") + dot + variant]  # (F, …)
+            tokens[member] = of_frames[bisect_left(self.frames, frame)]
         return TokenizedPair(
             key=f"{self.clip}-{pair.reference:06d}",
-            tokens={
-                "tok_rgb": self.pictures[reference],
-                "coords": self.coords[reference],
-                "tok_rgb_next": self.pictures[successor],
-                "coords_next": self.coords[successor],
-            },
+            tokens=tokens,
             caption=self.captions[index],
             meta={
                 "clip": self.clip,
@@ -65,47 +72,74 @@ class StagedClip:
         )
 
 
+_MARKER = "identity.json"
+
+
+def _marker_text(identity: dict[str, Any]) -> str:
+    return json.dumps(identity, indent=1, sort_keys=True)
+
+
+def _is_of(root: Path, identity: dict[str, Any]) -> bool:
+    marker = root / _MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(identity)
+
+
 class Staging:
     """A folder of staged and rejected clips that belong to one `identity` (settings and fingerprints).
 
-    What another identity left there is removed.
+    What another identity left there is removed, and so are unreadable clips of an earlier run: they are tried again.
     """
 
     def __init__(self, root: Path, identity: dict[str, Any]) -> None:
         self.root = root
         self._clips = root / "clips"
-        text = json.dumps(identity, indent=1, sort_keys=True)
-        marker = root / "identity.json"
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
+        if not _is_of(root, identity):
             self.remove()
             self._clips.mkdir(parents=True)
-            _replace(marker, text.encode("utf-8"))
+            write_whole(root / _MARKER, _marker_text(identity).encode("utf-8"))
+        for path in self._clips.glob("*.unreadable.json"):
+            path.unlink()
+
+    @staticmethod
+    def discard(root: Path, identity: dict[str, Any]) -> None:
+        """Delete the folder if it belongs to this identity."""
+        if _is_of(root, identity):
+            shutil.rmtree(root)
 
     def __contains__(self, clip: str) -> bool:
-        return self._path(clip).exists() or self._rejection_path(clip).exists()
+        return any(path.exists() for path in (self._path(clip), *self._rejection_paths(clip)))
 
     def add(self, clip: StagedClip | Rejection) -> None:
         if isinstance(clip, Rejection):
-            _replace(self._rejection_path(clip.clip), json.dumps(asdict(clip)).encode("utf-8"))
+            path = self._rejection_paths(clip.clip)[isinstance(clip, Unreadable)]
+            write_whole(path, json.dumps(asdict(clip)).encode("utf-8"))
             return
-        fields = {name: value for name, value in vars(clip).items() if name not in ("coords", "pictures")}
+        fields = {name: value for name, value in vars(clip).items() if name != "tokens"}
+        content = BytesIO()
         record = np.frombuffer(json.dumps(fields).encode("utf-8"), dtype=np.uint8)
-        path = self._path(clip.clip)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, record=record, coords=clip.coords, pictures=clip.pictures)
-        os.replace(temporary, path)
+        np.savez(content, record=record, **clip.tokens)
+        write_whole(self._path(clip.clip), content.getvalue())
 
     def read(self, clip: str) -> StagedClip | Rejection:
-        if self._rejection_path(clip).exists():
-            return Rejection(**json.loads(self._rejection_path(clip).read_text(encoding="utf-8")))
-        with np.load(self._path(clip), allow_pickle=False) as stored:
-            fields = json.loads(stored["record"].tobytes().decode("utf-8"))
-            coords, pictures = stored["coords"], stored["pictures"]
+        """What was added of a clip. Raises ValueError where its file is damaged."""
+        for path in self._rejection_paths(clip):
+            if path.exists():
+                return Rejection(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            with np.load(self._path(clip), allow_pickle=False) as stored:
+                fields = json.loads(stored["record"].tobytes().decode("utf-8"))
+                tokens = {name: stored[name] for name in stored.files if name != "record"}
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            path = self._path(clip)
+            raise ValueError(f"{path}: damaged ({error}); delete it and run the same command again") from error
         fields["pairs"] = tuple(FramePair(*pair) for pair in fields["pairs"])
         for name in ("notes", "captions", "frames"):
             fields[name] = tuple(fields[name])
-        return StagedClip(**fields, coords=coords, pictures=pictures)
+        return StagedClip(**fields, tokens=tokens)
+
+    def num_bytes(self) -> int:
+        """Of all staged clips."""
+        return sum(path.stat().st_size for path in self._clips.iterdir())
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -115,11 +149,5 @@ class Staging:
     def _path(self, clip: str) -> Path:
         return self._clips / f"{clip}.npz"
 
-    def _rejection_path(self, clip: str) -> Path:
-        return self._clips / f"{clip}.rejected.json"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    def _rejection_paths(self, clip: str) -> tuple[Path, Path]:
+        return self._clips / f"{clip}.rejected.json", self._clips / f"{clip}.unreadable.json"

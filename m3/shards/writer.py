@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from io import BytesIO
 from itertools import islice
@@ -15,6 +14,7 @@ import numpy as np
 from webdataset import TarWriter
 
 from m3.records import TokenizedPair
+from m3.shards.files import whole_file
 from m3.shards.manifest import Shard
 
 
@@ -43,13 +43,11 @@ def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_p
 
 def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
     """Write one tar and return its sha256."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with whole_file(path) as file:
         hashing = _Hashing(file)
         with TarWriter(hashing, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
             for pair in pairs:
                 tar.write(_members(pair))
-    os.replace(temporary, path)
     return hashing.sha256.hexdigest()
 
 
