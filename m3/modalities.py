@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from m3.records import NUM_JOINTS
 from m3.settings import require
@@ -51,6 +51,19 @@ _VOCABULARY_OF = {"tok_rgb": PICTURE, "coords": JOINTS, "tok_rgb_next": PICTURE,
 
 
 @dataclass(frozen=True)
+class AlphaSet:
+    """Dirichlet concentrations of a share of the samples.
+
+    weight: positive; samples take a set with probability proportional to it.
+    input_alphas, target_alphas: per modality.
+    """
+
+    weight: float
+    input_alphas: tuple[float, ...]
+    target_alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ModalityTable:
     """The modalities of a run, in the order in which their tokens lie in a sample, and their budgets' law.
 
@@ -62,6 +75,8 @@ class ModalityTable:
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
     input_tokens_range, target_tokens_range: inclusive bounds of the tokens of a sample's draw.
     clamped: what happens to tokens drawn beyond a modality's length: "drop" (published) or "redistribute".
+    mixture: None, or alpha sets of which each sample takes one by weight, as mappings {weight, input_alphas,
+        target_alphas}. A set without one of the two alphas has those of the fields above.
 
     Raises ValueError naming the key for fields that disagree or that no draw can satisfy.
     """
@@ -74,13 +89,35 @@ class ModalityTable:
     input_tokens_range: Sequence[int]
     target_tokens_range: Sequence[int]
     clamped: Literal["drop", "redistribute"] = "redistribute"
+    mixture: Sequence[Mapping[str, Any] | AlphaSet] | None = None
 
     def __post_init__(self) -> None:
         for key in ("modalities", "vocab_sizes", "max_seq_lens", "input_alphas", "target_alphas",
                     "input_tokens_range", "target_tokens_range"):  # fmt: skip
-            object.__setattr__(self, key, tuple(getattr(self, key)))
+            object.__setattr__(self, key, _as_tuple(key, getattr(self, key)))
+        if self.mixture is not None:
+            object.__setattr__(self, "mixture", self._read_mixture())
         self._check_columns()
+        self._check_alphas()
         self._check_ranges()
+
+    def _read_mixture(self) -> tuple[AlphaSet, ...]:
+        own = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
+        sets = []
+        for number, entry in enumerate(_as_tuple("mixture", self.mixture)):
+            if isinstance(entry, AlphaSet):
+                sets.append(entry)
+                continue
+            if not isinstance(entry, Mapping) or not {"weight"} <= entry.keys() <= {"weight", *own}:
+                raise ValueError(
+                    f"modalities.mixture[{number}]={entry}: need weight and, where they differ from the table's, "
+                    "input_alphas and target_alphas"
+                )
+            alphas = {key: _as_tuple(f"mixture[{number}].{key}", entry.get(key, own[key])) for key in own}
+            sets.append(AlphaSet(entry["weight"], **alphas))
+        if not sets:
+            raise ValueError("modalities.mixture=[]: need an alpha set, or null for the table's own alphas")
+        return tuple(sets)
 
     def _check_columns(self) -> None:
         unknown = [name for name in self.modalities if name not in _VOCABULARY_OF]
@@ -88,19 +125,10 @@ class ModalityTable:
             raise ValueError(
                 f"modalities.modalities={list(self.modalities)}: need distinct names of {list(_VOCABULARY_OF)}"
             )
-        for key in ("vocab_sizes", "max_seq_lens", "input_alphas", "target_alphas"):
-            if len(getattr(self, key)) != self.num_modalities:
-                raise ValueError(
-                    f"modalities.{key}={list(getattr(self, key))}: need one entry for each of {list(self.modalities)}"
-                )
-        for key, kind in (
-            ("vocab_sizes", int),
-            ("max_seq_lens", int),
-            ("input_alphas", float),
-            ("target_alphas", float),
-        ):
+        for key in ("vocab_sizes", "max_seq_lens"):
+            self._check_length(key, getattr(self, key))
             for value in getattr(self, key):
-                require(f"modalities.{key}", value, kind, low=1 if kind is int else 0)
+                require(f"modalities.{key}", value, int, low=1)
         for name, vocabulary, size, length in zip(
             self.modalities, self.vocabularies, self.vocab_sizes, self.max_seq_lens
         ):
@@ -111,29 +139,62 @@ class ModalityTable:
             if vocabulary is JOINTS and length != COORDS_LENGTH:
                 raise ValueError(f"modalities.max_seq_lens: {name} has {COORDS_LENGTH} tokens, got {length}")
 
+    def _check_length(self, key: str, values: Sequence[Any]) -> None:
+        if len(values) != self.num_modalities:
+            raise ValueError(f"modalities.{key}={list(values)}: need one entry for each of {list(self.modalities)}")
+
+    def _check_alphas(self) -> None:
+        for place, alpha_set in self._named_alpha_sets():
+            require(f"modalities.{place}weight", alpha_set.weight, float, low=0)
+            if not alpha_set.weight:
+                raise ValueError(f"modalities.{place}weight=0: need a positive number, or leave the set out")
+            for key in ("input_alphas", "target_alphas"):
+                alphas = getattr(alpha_set, key)
+                self._check_length(place + key, alphas)
+                for alpha in alphas:
+                    require(f"modalities.{place}{key}", alpha, float, low=0)
+                if not any(alphas):
+                    raise ValueError(f"modalities.{place}{key}={list(alphas)}: one of them must be positive")
+
     def _check_ranges(self) -> None:
         if self.clamped not in ("drop", "redistribute"):
             raise ValueError(f"modalities.clamped={self.clamped!r}: choose drop or redistribute")
         for side in ("input", "target"):
-            alphas, bounds = getattr(self, f"{side}_alphas"), getattr(self, f"{side}_tokens_range")
+            bounds = getattr(self, f"{side}_tokens_range")
             if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds):
                 raise ValueError(f"modalities.{side}_tokens_range={list(bounds)}: need two whole numbers")
             low, high = bounds
-            if not any(alphas):
-                raise ValueError(f"modalities.{side}_alphas={list(alphas)}: one of them must be positive")
-            room = sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
-            if not 1 <= low <= high <= room:
+            for place, alpha_set in self._named_alpha_sets():
+                room = self._room(getattr(alpha_set, f"{side}_alphas"))
+                if not 1 <= low <= high <= room:
+                    raise ValueError(
+                        f"modalities.{side}_tokens_range={[low, high]}: need 1 <= low <= high <= {room}, "
+                        f"the positions of the modalities with a positive alpha in {place}{side}_alphas"
+                    )
+        most = self.input_tokens_range[1] + self.target_tokens_range[1]
+        for place, alpha_set in self._named_alpha_sets():
+            room = self._room([sum(alphas) for alphas in zip(alpha_set.input_alphas, alpha_set.target_alphas)])
+            if most > room:
                 raise ValueError(
-                    f"modalities.{side}_tokens_range={[low, high]}: need 1 <= low <= high <= {room}, "
-                    f"the positions of the modalities with a positive {side} alpha"
+                    f"modalities.input_tokens_range and target_tokens_range ask for up to {most} tokens together, the "
+                    f"modalities with a positive alpha in {place}input_alphas or {place}target_alphas have {room}; "
+                    "lower the upper bounds"
                 )
-        either = zip(self.max_seq_lens, self.input_alphas, self.target_alphas)
-        room = sum(length for length, input_alpha, target_alpha in either if input_alpha > 0 or target_alpha > 0)
-        if (most := self.input_tokens_range[1] + self.target_tokens_range[1]) > room:
-            raise ValueError(
-                f"modalities.input_tokens_range and target_tokens_range ask for up to {most} of {room} positions; "
-                "lower their upper bounds"
-            )
+
+    def _named_alpha_sets(self) -> list[tuple[str, AlphaSet]]:
+        """Each alpha set with what stands before its keys."""
+        if self.mixture is None:
+            return [("", alpha_set) for alpha_set in self.alpha_sets]
+        return [(f"mixture[{number}].", alpha_set) for number, alpha_set in enumerate(self.alpha_sets)]
+
+    def _room(self, alphas: Sequence[float]) -> int:
+        """Positions of the modalities with a positive alpha."""
+        return sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
+
+    @property
+    def alpha_sets(self) -> tuple[AlphaSet, ...]:
+        """The mixture, or the table's own alphas as its only set."""
+        return self.mixture or (AlphaSet(1, self.input_alphas, self.target_alphas),)
 
     @property
     def num_modalities(self) -> int:
@@ -154,6 +215,15 @@ class ModalityTable:
         """Column of each modality's first token in a sample: lengths 17, 256, 256 give 0, 17, 273."""
         return tuple(sum(self.max_seq_lens[:k]) for k in range(self.num_modalities))
 
+    @cached_property
+    def last_ids(self) -> tuple[int, ...]:
+        """The largest legal id of each of a sample's S columns."""
+        return tuple(
+            self.num_legal_ids(name, position) - 1
+            for name, length in zip(self.modalities, self.max_seq_lens)
+            for position in range(length)
+        )
+
     def index(self, name: str) -> int:
         if name not in self.modalities:
             raise ValueError(f"modality {name!r} is not in the table {list(self.modalities)}")
@@ -170,3 +240,9 @@ class ModalityTable:
         if vocabulary is JOINTS and position >= 2 * NUM_JOINTS:
             return NUM_VISIBILITY_IDS
         return vocabulary.num_ids
+
+
+def _as_tuple(key: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"modalities.{key}={value!r}: need a list")
+    return tuple(value)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -52,7 +53,32 @@ def test_an_option_composes_and_resolves(group: str, option: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in ("modalities", "model", "optim")])
 def test_an_option_of_the_recipe_is_built(group: str, option: str) -> None:
-    assert instantiate(composed(group, option)[group]) is not None
+    with torch.device("meta"):
+        assert instantiate(composed(group, option)[group]) is not None
+
+
+@pytest.mark.parametrize(
+    ("option", "width", "depth"),
+    [("tiny", 384, 6), ("small", 512, 8), ("m3", 512, 6), ("base", 768, 12), ("large", 1024, 24)],
+)
+def test_a_model_has_the_size_that_its_file_says(option: str, width: int, depth: int) -> None:
+    cfg = composed("model", option).model
+    assert (cfg.width, cfg.encoder_depth, cfg.decoder_depth, cfg.head_width, cfg.mlp_ratio) == (
+        width, depth, depth, 64, 4)  # fmt: skip
+    with torch.device("meta"):
+        model = instantiate(cfg)
+    left_out = ("enc_tok_emb.", "enc_mod_emb.", "dec_mod_emb.", "to_logits.")
+    num_parameters = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(left_out))
+    said = re.match(r"# ([\d,]+) parameters without embeddings", (CONF / "model" / f"{option}.yaml").read_text())
+    assert said and num_parameters == int(said[1].replace(",", ""))
+
+
+def test_the_mixture_and_the_pose_only_table() -> None:
+    mixture = instantiate(composed("modalities", "m3_mixture").modalities).alpha_sets
+    assert [each.weight for each in mixture] == [0.5, 0.5] and mixture[0].input_alphas == (1, 1, 1, 1)
+    assert (mixture[1].input_alphas, mixture[1].target_alphas) == ((1, 1, 0, 0), (0, 0, 1, 1))
+    coords = instantiate(composed("modalities", "coords").modalities)
+    assert coords.num_tokens == 78 >= coords.input_tokens_range[1] + coords.target_tokens_range[1]
 
 
 def readme_commands() -> list[str]:
@@ -94,6 +120,7 @@ def test_the_m3_recipe_to_the_letter() -> None:
         "input_tokens_range": [32, 128],
         "target_tokens_range": [32, 128],
         "clamped": "drop",
+        "mixture": None,
     }
     assert optim == {
         "_target_": "m3.training.optim.Recipe",

@@ -96,23 +96,33 @@ def test_drop_budgets_meet_the_published_means() -> None:
         assert ((side.mean(0) - torch.tensor(means)).abs() < 3 * standard_error + 0.005).all()
 
 
-def naive_budget(rng: np.random.Generator, alphas, bounds, room) -> np.ndarray:
-    """One side of one sample in drop mode, as the paper says it."""
-    alphas = np.asarray(alphas, float)
-    total = rng.integers(bounds[0], bounds[1] + 1)
-    budget = np.floor(rng.dirichlet(alphas) * total).astype(int)
-    while budget.sum() < total:
-        budget[rng.dirichlet(alphas).argmax()] += 1
-    return np.minimum(budget, room)
+def naive_budget(rng: np.random.Generator, alphas, bounds, room, clamped: str) -> np.ndarray:
+    """One side of one sample, as the paper says it; "redistribute" hands what the clamp cut off to those with room."""
+    alphas, room = np.asarray(alphas, float), np.asarray(room)
+    is_open, excess = alphas > 0, rng.integers(bounds[0], bounds[1] + 1)
+    p, budget = rng.dirichlet(alphas), np.zeros(len(alphas), int)
+    while excess and is_open.any():
+        drawn = np.floor(p * is_open / (p * is_open).sum() * excess).astype(int)
+        while drawn.sum() < excess:
+            drawn[np.where(is_open, rng.dirichlet(alphas), -1).argmax()] += 1
+        total = budget.sum() + excess
+        budget = np.minimum(budget + drawn, room)
+        excess = total - budget.sum()
+        is_open = (alphas > 0) & (budget < room)
+        if clamped == "drop":
+            break
+    return budget
 
 
-def test_unequal_alphas_agree_with_a_naive_loop() -> None:
+@pytest.mark.parametrize("clamped", ["drop", "redistribute"])
+def test_unequal_alphas_agree_with_a_naive_loop(clamped: str) -> None:
+    table = dataclasses.replace(M4, clamped=clamped)
     rng = np.random.default_rng(1)
-    naive_inputs = np.array([naive_budget(rng, M4.input_alphas, (96, 256), M4.max_seq_lens) for _ in range(8_000)])
-    naive_targets = np.array(
-        [naive_budget(rng, M4.target_alphas, (39, 256), np.array(M4.max_seq_lens) - used) for used in naive_inputs]
-    )
-    for ours, naive in zip(draw_budgets(generator(8_000), M4, 8_000), (naive_inputs, naive_targets)):
+    bounds = table.input_tokens_range, table.target_tokens_range
+    lengths = np.array(table.max_seq_lens)
+    inputs = [naive_budget(rng, table.input_alphas, bounds[0], lengths, clamped) for _ in range(6_000)]
+    targets = [naive_budget(rng, table.target_alphas, bounds[1], lengths - used, clamped) for used in inputs]
+    for ours, naive in zip(draw_budgets(generator(6_000), table, 6_000), (np.array(inputs), np.array(targets))):
         for k in range(4):
             assert stats.ks_2samp(ours[:, k].numpy(), naive[:, k]).pvalue > 1e-4
 
@@ -137,6 +147,72 @@ def test_a_modality_with_alpha_zero_gets_nothing() -> None:
     inputs, targets = draw_budgets(generator(5_000), table, 5_000)
     assert (inputs[:, 2:] == 0).all() and (targets[:, :2] == 0).all()
     assert inputs.sum(1).min() >= 1 and inputs.sum(1).max() > 280
+
+
+def test_a_mixture_is_its_alpha_sets_by_weight() -> None:
+    sets = [
+        {"weight": 3},
+        {"weight": 1, "input_alphas": [2, 2, 0, 0], "target_alphas": [0, 0, 0.5, 0.5]},
+        {"weight": 2, "target_alphas": [0, 1, 0, 1]},
+    ]
+    bounds = {"input_tokens_range": [8, 30], "target_tokens_range": [8, 24]}
+    table = dataclasses.replace(M3, clamped="redistribute", mixture=sets, **bounds)
+    num_samples = 30_000
+    mixed = torch.cat(draw_budgets(generator(num_samples), table, num_samples), 1)  # (B, 2K)
+    alone = []
+    for n, alphas in enumerate(sets):
+        own = {key: value for key, value in alphas.items() if key != "weight"}
+        part = dataclasses.replace(M3, clamped="redistribute", **bounds, **own)
+        count = num_samples * alphas["weight"] // 6
+        alone.append(torch.cat(draw_budgets(generator(count, seed=n + 1), part, count), 1))
+    alone = torch.cat(alone)
+    for column in range(8):
+        assert stats.ks_2samp(mixed[:, column].numpy(), alone[:, column].numpy()).pvalue > 1e-4
+    # A sample takes both alphas of one set: targets of the second go with its inputs.
+    is_second = (mixed[:, 4:6] == 0).all(1) & (mixed[:, 2:4] == 0).all(1)
+    expected = float(((alone[:, 4:6] == 0).all(1) & (alone[:, 2:4] == 0).all(1)).double().mean())
+    assert float(is_second.double().mean()) == pytest.approx(expected, abs=4 * (expected / num_samples) ** 0.5)
+    assert expected > 1 / 6
+
+
+def test_a_mixture_of_one_set_is_that_set() -> None:
+    inputs, targets = M4.input_alphas, M4.target_alphas
+    mixture = [{"weight": 0.3, "input_alphas": inputs, "target_alphas": targets}]
+    mixed = draw_budgets(generator(100), dataclasses.replace(M4, input_alphas=[1, 1, 1, 1], mixture=mixture), 100)
+    for one, other in zip(mixed, draw_budgets(generator(100), M4, 100)):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ([], r"modalities.mixture=\[\]"),
+        ("half", "modalities.mixture='half': need a list"),
+        ([{"input_alphas": [1, 1, 1, 1]}], r"modalities.mixture\[0\]=.*need weight"),
+        ([{"weight": 1, "alphas": [1, 1, 1, 1]}], r"modalities.mixture\[0\]="),
+        ([{"weight": 1}, {"weight": 0}], r"modalities.mixture\[1\].weight=0"),
+        ([{"weight": -1}], r"modalities.mixture\[0\].weight=-1"),
+        ([{"weight": 1, "input_alphas": [1, 1]}], r"modalities.mixture\[0\].input_alphas=\[1, 1\]"),
+        ([{"weight": 1, "input_alphas": 1}], r"modalities.mixture\[0\].input_alphas=1: need a list"),
+        ([{"weight": 1, "target_alphas": [0, 0, 0, 0]}], r"modalities.mixture\[0\].target_alphas"),
+        ([{"weight": 1}, {"weight": 1, "target_alphas": [0, 1, 0, 1]}], r"target_tokens_range=.*mixture\[1\].target"),
+    ],
+)
+def test_an_impossible_mixture_is_refused_by_name(mixture, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(M3, mixture=mixture)
+
+
+@pytest.mark.parametrize(("name", "length"), [("tok_rgb", 16), ("coords", 39)])
+def test_tables_of_one_kind(name: str, length: int) -> None:
+    table = ModalityTable([name, f"{name}_next"], [65536] * 2, [length] * 2, [1] * 2, [1] * 2, [4, 16], [4, 16])
+    tokens = torch.zeros(500, 2 * length, dtype=torch.int64)  # every joint invisible
+    inputs, targets = choose_and_pack(tokens, table, generator(500))
+    assert (inputs.lengths >= 4).all() and (targets.lengths >= 1).all()
+    assert {tuple(pair) for pair in torch.stack([inputs.modality, inputs.position], 1).tolist()} == {
+        (k, position) for k in range(2) for position in range(length)
+    }
+    assert name == "tok_rgb" or targets.position.min() == 26
 
 
 def test_no_sample_is_left_without_targets() -> None:

@@ -84,6 +84,8 @@ def test_a_changed_shard_is_refused(data: Path):
          + pairs[1:], r"tok_rgb.npy is uint16 \(3, 2\)"),
         (lambda pairs: [replace(pairs[0], tokens={"coords": pairs[0].tokens["coords"]})] + pairs[1:],
          "no member tok_rgb.npy"),
+        (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "coords": np.full((3, 13), 2, np.uint16)})]
+         + pairs[1:], "0001-000000: coords.npy has visibility 2"),
     ],
 )  # fmt: skip
 def test_shards_that_contradict_the_manifest_are_refused(tmp_path: Path, change, reason: str):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 import train
 from m3.checkpoint import load_model, newest_checkpoint
 from m3.records import TokenizedPair
-from m3.shards.manifest import Manifest, pair_modalities
+from m3.shards.manifest import PAIR_MODALITIES, Manifest, pair_modalities
 from m3.shards.writer import write_shards
 
 ROOT = Path(train.__file__).parent
@@ -37,7 +37,13 @@ TINY = [
 """20 steps of 4 samples."""
 
 
-def write_data(root: Path, num_pairs: dict[str, int], seed: int = 0) -> None:
+def write_data(
+    root: Path,
+    num_pairs: dict[str, int],
+    seed: int = 0,
+    variants: tuple[str, ...] = (),
+    names: tuple[str, ...] = PAIR_MODALITIES,
+) -> None:
     rng = np.random.default_rng(seed)
 
     def frame() -> dict[str, np.ndarray]:
@@ -47,7 +53,10 @@ def write_data(root: Path, num_pairs: dict[str, int], seed: int = 0) -> None:
         }
 
     def pair(split: str, n: int) -> TokenizedPair:
-        tokens = {**frame(), **{f"{name}_next": ids for name, ids in frame().items()}}
+        tokens = {}
+        for version in ("", *(f".{variant}" for variant in variants)):
+            versions = {**frame(), **{f"{name}_next": ids for name, ids in frame().items()}}
+            tokens |= {f"{name}{version}": versions[name] for name in names}
         meta = {"clip": f"{split}{n}", "reference": 0, "successor": 1, "action": None, "pose_extent_px": 20.0}
         return TokenizedPair(f"{split}{n}-000000", tokens, None, meta)
 
@@ -56,9 +65,9 @@ def write_data(root: Path, num_pairs: dict[str, int], seed: int = 0) -> None:
         settings={},
         source={"name": "random", "fingerprint": str(seed)},
         canvas={"mode": "crop", "size": 32},
-        modalities=pair_modalities(GRID),
+        modalities=pair_modalities(GRID, names),
         has_joints=True,
-        variants=(),
+        variants=variants,
         captioner={"name": "none", "fingerprint": None, "settings": {}},
         text_tokenizer=None,
         tokenizer={"name": "mini", "fingerprint": "0" * 64, "settings": {}},
@@ -128,6 +137,44 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data, tmp_path, w
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
 
 
+def test_a_resumed_run_mirrors_the_same_samples(tmp_path) -> None:
+    write_data(tmp_path / "data", {"train": 30, "eval": 3, "test": 1}, variants=("flip",))
+    short = ["trainer.max_steps=12", "trainer.eval_every_n_steps=12"]
+    whole = train.run(config(tmp_path / "data", tmp_path / "whole", "data.flip=true", *short))
+    train.run(config(tmp_path / "data", tmp_path / "parts", "data.flip=true", "trainer.max_steps=5"))
+    with pytest.raises(ValueError, match="data.flip was True and is False"):
+        train.run(config(tmp_path / "data", tmp_path / "parts", "resume=auto"))
+    train.run(config(tmp_path / "data", tmp_path / "parts", "data.flip=true", "resume=auto", *short))
+    assert_same_training_state(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    plain = train.run(config(tmp_path / "data", tmp_path / "plain", *short))
+    assert plain.first_eval_loss == whole.first_eval_loss and plain.last_eval_loss != whole.last_eval_loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        ("coords", ["modalities=coords", "modalities.max_seq_lens=[39,39]",
+                    "modalities.input_tokens_range=[8,39]", "modalities.target_tokens_range=[8,39]"]),
+        ("tok_rgb", ["modalities.modalities=[tok_rgb,tok_rgb_next]", "modalities.max_seq_lens=[4,4]",
+                     "modalities.input_tokens_range=[1,4]", "modalities.target_tokens_range=[1,4]",
+                     "model.positions=2d"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stored", ["its own", "all"])
+def test_training_on_one_kind_of_modality(tmp_path, data, kind: str, overrides: list[str], stored: str) -> None:
+    root = data
+    if stored == "its own":
+        root = tmp_path / "data"
+        write_data(root, {"train": 30, "eval": 3, "test": 1}, names=(kind, f"{kind}_next"))
+    pairs_of = [f"modalities.{key}=[{value},{value}]" for key, value in
+                (("vocab_sizes", 65536), ("input_alphas", 1), ("target_alphas", 1))]  # fmt: skip
+    made = train.run(config(root, tmp_path / "run", *overrides, *pairs_of, "trainer.max_steps=6"))
+    num_ids = {"coords": 8_192, "tok_rgb": 64_000}[kind]
+    assert made.first_eval_loss == pytest.approx(math.log(num_ids), abs=1e-3)
+    assert math.isfinite(made.last_eval_loss) and made.last_eval_loss != made.first_eval_loss
+    assert load_model(tmp_path / "run").table.modalities == (kind, f"{kind}_next")
+
+
 def test_a_run_killed_at_any_moment_continues_to_the_same_weights(data, tmp_path, whole_run) -> None:
     command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={tmp_path}", "resume=auto"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -156,7 +203,7 @@ def test_every_sample_comes_once_an_epoch_in_new_order(data, whole_run) -> None:
     epochs = [[s for e, s in seen if e == epoch] for epoch in range(3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(30)) and len(epochs[2]) == 20
     assert epochs[0] != epochs[1]
-    tokens = made.datamodule.train_rows
+    tokens = made.datamodule.train_split.tokens
     assert all(np.array_equal(b.tokens.numpy(), tokens[b.sample.numpy()]) for b in loader)
 
 

@@ -3,41 +3,90 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3.batches.table import TokenTable
 from m3.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
 from m3.records import TokenBatch
-from m3.seeds import numpy_generator
+from m3.seeds import SampleGenerator, numpy_generator
 from m3.settings import require
+from m3.shards.manifest import TABLES_FOLDER
+
+
+class SampleRows:
+    """The tokens of a split that a run reads, checked whenever they are read.
+
+    Args:
+        split: whose tokens.
+        table: the run's modalities.
+        with_flips: whether mirrored samples are wanted too.
+    Raises:
+        ValueError, from `TokenTable.columns`, where the split lacks what is wanted.
+    """
+
+    def __init__(self, split: TokenTable, table: ModalityTable, with_flips: bool = False) -> None:
+        self.table = table
+        # Plain arrays on the same memory map: its own class makes indexing slow.
+        self._tokens = np.asarray(split.columns(table))  # (num_pairs, S) uint16
+        self._flipped = np.asarray(split.columns(table, "flip")) if with_flips else None
+        self._last_ids = np.array(table.last_ids, dtype=np.uint16)  # (S,)
+        self._pairs = split.pairs
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
+        """(B, S) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,).
+
+        Raises ValueError for an illegal id: a file was damaged since the token table was built and checked.
+        """
+        tokens = np.take(self._tokens, sample, axis=0)
+        if is_flipped is not None:
+            tokens[is_flipped] = self._flipped[sample[is_flipped]]
+        if (is_illegal := tokens > self._last_ids).any():
+            self._refuse(tokens, is_illegal, sample)
+        return torch.from_numpy(tokens.astype(np.int64))
+
+    def _refuse(self, tokens: np.ndarray, is_illegal: np.ndarray, sample: np.ndarray) -> None:
+        row, column = np.argwhere(is_illegal)[0]
+        k = bisect_right(self.table.offsets, column) - 1
+        raise ValueError(
+            f"sample {self._pairs[sample[row]].key}: {self.table.modalities[k]} has id {tokens[row, column]} at "
+            f"position {column - self.table.offsets[k]}, legal are 0 … {self._last_ids[column]}; its token table is "
+            f"damaged: delete the folder {TABLES_FOLDER} of the data set, it is built again from the shards"
+        )
 
 
 class TrainBatches(Dataset):
     """Item i is the batch of step i: the samples follow each other through endless, newly shuffled epochs.
 
     Every batch is full; one that crosses the end of an epoch takes its rest from the next. The samples of a step
-    are the same for every number of ranks with the same global batch.
+    are the same for every number of ranks with the same global batch. With `flip` each sample is mirrored in half of
+    its epochs, as the hash of seed, epoch and sample has it.
     """
 
     def __init__(
         self,
-        rows: np.ndarray,
+        rows: SampleRows,
         batch_size: int,
         num_steps: int,
         seed: int,
         rank: int,
         num_ranks: int,
         repeat_batches: int | None = None,
+        flip: bool = False,
     ) -> None:
         self.rows, self.batch_size, self.num_steps = rows, batch_size, num_steps
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
-        self.repeat_batches = repeat_batches
+        self.repeat_batches, self.flip = repeat_batches, flip
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -49,21 +98,24 @@ class TrainBatches(Dataset):
         first = (step * self.num_ranks + self.rank) * self.batch_size
         place = np.arange(first, first + self.batch_size)  # (B,) in the endless sequence of samples
         epoch, place = place // len(self.rows), place % len(self.rows)
-        sample = np.array([self._order(int(e))[p] for e, p in zip(epoch, place)])
-        return _batch(self.rows, sample, epoch)
+        epochs = range(epoch[0], epoch[-1] + 1)
+        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in epochs}
+        sample = np.concatenate([self._orders[e][place[epoch == e]] for e in epochs])
+        identity = torch.from_numpy(sample), torch.from_numpy(epoch)
+        is_flipped = None
+        if self.flip:
+            is_flipped = (SampleGenerator(self.seed, "flip", *identity).uniform(1)[:, 0] < 0.5).numpy()  # (B,)
+        return TokenBatch(self.rows.read(sample, is_flipped), *identity)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            if len(self._orders) > self.batch_size:  # a batch touches few epochs; keep what the next one may need
-                self._orders.clear()
-            self._orders[epoch] = numpy_generator(self.seed, "epoch", epoch).permutation(len(self.rows))
-        return self._orders[epoch]
+        return numpy_generator(self.seed, "epoch", epoch).permutation(len(self.rows))
 
 
 class EvalBatches(Dataset):
-    """The samples of a split in order, each exactly once over all ranks; the last batch may be smaller."""
+    """The samples of a split in order, each exactly once over all ranks and never mirrored; the last batch may be
+    smaller."""
 
-    def __init__(self, rows: np.ndarray, batch_size: int, rank: int, num_ranks: int) -> None:
+    def __init__(self, rows: SampleRows, batch_size: int, rank: int, num_ranks: int) -> None:
         self.rows, self.batch_size = rows, batch_size
         self.samples = np.arange(rank, len(rows), num_ranks)
 
@@ -72,7 +124,7 @@ class EvalBatches(Dataset):
 
     def __getitem__(self, index: int) -> TokenBatch:
         sample = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
-        return _batch(self.rows, sample, np.zeros_like(sample))
+        return TokenBatch(self.rows.read(sample), torch.from_numpy(sample), torch.zeros(len(sample), dtype=torch.int64))
 
 
 def _canvas_hint(table: ModalityTable) -> str:
@@ -80,11 +132,6 @@ def _canvas_hint(table: ModalityTable) -> str:
     lengths = [n for n, vocabulary in zip(table.max_seq_lens, table.vocabularies) if vocabulary is PICTURE]
     size = math.isqrt(max(lengths, default=0)) * PICTURE_STRIDE
     return f"; this run wants {max(lengths)} tokens a picture: add canvas.size={size}" if lengths else ""
-
-
-def _batch(rows: np.ndarray, sample: np.ndarray, epoch: np.ndarray) -> TokenBatch:
-    tokens = torch.from_numpy(rows[sample].astype(np.int64))  # (B, S)
-    return TokenBatch(tokens, torch.from_numpy(sample), torch.from_numpy(epoch))
 
 
 class _FromStep(Sampler):
@@ -140,9 +187,10 @@ class TokenDataModule(pl.LightningDataModule):
         seed: of the shuffling.
         num_workers: loader processes; a memory-mapped table needs none.
         repeat_batches: train on the first so many batches again and again; None for all the data.
+        flip: train on the mirrored version of a sample every other time; evaluation never does.
     Raises:
         FileNotFoundError, from `TokenTable.open`, saying which command makes the data.
-        ValueError if the dataset lacks a modality or has it in another length.
+        ValueError if the dataset lacks a modality, has it in another length, or lacks the mirrored versions.
     """
 
     def __init__(
@@ -154,6 +202,7 @@ class TokenDataModule(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         repeat_batches: int | None = None,
+        flip: bool = False,
     ) -> None:
         super().__init__()
         require("data.batch_size", batch_size, int, low=1)
@@ -161,19 +210,20 @@ class TokenDataModule(pl.LightningDataModule):
         require("data.num_workers", num_workers, int, low=0)
         require("data.repeat_batches", repeat_batches, int | None, low=1)
         require("data.seed", seed, int, low=0)
-        self.repeat_batches = repeat_batches
-        if num_workers < 0 or eval_batch_size < 1:
-            raise ValueError(
-                f"data.num_workers={num_workers} must be >= 0, data.eval_batch_size={eval_batch_size} >= 1"
-            )
+        if not isinstance(flip, bool):
+            raise ValueError(f"data.flip={flip!r}: choose true or false")
+        self.repeat_batches, self.flip = repeat_batches, flip
         self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         try:
             self.train_split = TokenTable.open(root, "train")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data.root={root}: {error}{_canvas_hint(table)}") from None
-        self.train_rows = self.train_split.columns(table)  # (num_pairs, S) uint16
-        self.eval_rows = TokenTable.open(root, "eval").columns(table)
+        try:
+            self.train_rows = SampleRows(self.train_split, table, with_flips=flip)
+        except ValueError as error:
+            raise ValueError(f"data.root={root}: {error}") from None
+        self.eval_rows = SampleRows(TokenTable.open(root, "eval"), table)
         for split, rows in (("train", self.train_rows), ("eval", self.eval_rows)):
             if not len(rows):
                 raise ValueError(f"data.root={root}: its {split} split is empty; make data of more clips")
@@ -187,13 +237,14 @@ class TokenDataModule(pl.LightningDataModule):
             "tokenizer": manifest.tokenizer["name"],
             "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
             "train_shards": [shard.sha256 for shard in manifest.shards["train"]],
+            "flip": self.flip,
         }
 
     def train_dataloader(self) -> ResumableLoader:
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         num_steps = self.trainer.max_steps
         batches = TrainBatches(
-            self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches
+            self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches, self.flip
         )
         return ResumableLoader(batches, self.num_workers, self._pin_memory)
 

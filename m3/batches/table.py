@@ -63,13 +63,24 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def columns(self, table: ModalityTable) -> np.ndarray:
+    def columns(self, table: ModalityTable, variant: str | None = None) -> np.ndarray:
         """(num_pairs, S') uint16: the tokens of a run's modalities, in the order of its modality table.
 
         Memory-mapped where these are all of the data set's, in its order; otherwise a copy.
-        Raises ValueError where the data set lacks a modality or has it in another length.
+
+        variant: None, or one of the manifest's.
+        Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the
+        variant.
         """
-        chosen, start = {}, 0
+        start = 0
+        if variant is not None:
+            if variant not in self.manifest.variants:
+                raise ValueError(
+                    f"data.{variant}=true: the data set stores no such variant of its samples (variants: "
+                    f"{list(self.manifest.variants)}); make it with `python preprocess.py … augment.{variant}=true`"
+                )
+            start = self.manifest.num_tokens * (1 + self.manifest.variants.index(variant))
+        first, chosen = start, {}
         for stored in self.manifest.modalities:
             chosen[stored.name] = slice(start, start + stored.length)
             start += stored.length
@@ -81,7 +92,7 @@ class TokenTable:
                     f"(its canvas is {self.manifest.canvas_size} px): choose modalities=… for it, or make other data"
                 )
         if tuple(table.modalities) == tuple(chosen):
-            return self.tokens[:, :start]
+            return self.tokens[:, first:start]
         return np.concatenate([self.tokens[:, chosen[name]] for name in table.modalities], axis=1)
 
 

@@ -19,7 +19,7 @@ from m3.seeds import SampleGenerator
 
 
 class _Side(NamedTuple):
-    """The law of the input or of the target budgets, on a device, for C components of a mixture.
+    """The law of the input or of the target budgets, on a device, for C alpha sets.
 
     bounds: inclusive, of the drawn total.
     alphas: (C, K) float64.
@@ -37,7 +37,7 @@ class _Side(NamedTuple):
 class _Law(NamedTuple):
     """Everything that `draw_budgets` takes from a modality table, on a device.
 
-    lengths: (K,) int64. up_to: (C − 1,) float64 cumulative weights of the mixture's components but the last.
+    lengths: (K,) int64. up_to: (C − 1,) float64 cumulative shares of the mixture's alpha sets but the last.
     bits: (K,) int64, 1, 2, 4 ….
     """
 
@@ -52,10 +52,11 @@ class _Law(NamedTuple):
 def _law(table: ModalityTable, device: torch.device) -> _Law:
     with torch.inference_mode(False):  # kept for all callers
         lengths = torch.tensor(table.max_seq_lens, device=device)
-        up_to = torch.zeros(0, dtype=torch.float64, device=device)
+        weights = torch.tensor([alpha_set.weight for alpha_set in table.alpha_sets], dtype=torch.float64)
+        up_to = (weights.cumsum(0) / weights.sum())[:-1].to(device)
         sides = [
-            _side(table.input_tokens_range, (table.input_alphas,), device),
-            _side(table.target_tokens_range, (table.target_alphas,), device),
+            _side(table.input_tokens_range, tuple(each.input_alphas for each in table.alpha_sets), device),
+            _side(table.target_tokens_range, tuple(each.target_alphas for each in table.alpha_sets), device),
         ]
         return _Law(lengths, up_to, 2 ** torch.arange(table.num_modalities, device=device), *sides)
 
@@ -80,7 +81,10 @@ def draw_budgets(generator: SampleGenerator, table: ModalityTable, batch_size: i
         no room: `m3.masking.select` draws such a sample again.
     """
     law = _law(table, generator.device)
-    component = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
+    if len(law.up_to):
+        component = (generator.uniform(1) >= law.up_to).sum(1)  # (B,) alpha set of each sample
+    else:
+        component = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
     inputs = _draw_side(generator, law, law.inputs, component, law.lengths.expand(batch_size, -1), table.clamped)
     targets = _draw_side(generator, law, law.targets, component, law.lengths - inputs, table.clamped)
     return inputs, targets

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m3.modalities import JOINTS, NUM_VISIBILITY_IDS
 from m3.shards.manifest import Manifest, Shard, StoredModality
 
 _REMEDY = "make the data again with `python preprocess.py … overwrite=true`"
@@ -81,4 +82,6 @@ def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, wh
         raise ValueError(f"{where}: {member} is {ids.dtype} {ids.shape}, need uint16 {modality.shape}")
     if ids.max() >= modality.num_ids:
         raise ValueError(f"{where}: {member} has id {ids.max()}, legal are 0 … {modality.num_ids - 1}")
+    if modality.vocabulary == JOINTS.name and (highest := ids[-1].max()) >= NUM_VISIBILITY_IDS:
+        raise ValueError(f"{where}: {member} has visibility {highest}, legal are 0 and 1")
     return ids.ravel()
