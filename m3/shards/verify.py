@@ -1,0 +1,105 @@
+"""A data set checked against its manifest, every byte of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from m3.progress import track
+from m3.shards.manifest import Manifest, Shard
+from m3.shards.reader import read_shard, token_row
+from m3.shards.split import SPLITS
+
+_META_KEYS = ("clip", "reference", "successor", "ssim", "canvas", "action", "pose_extent_px")
+
+
+def verify_dataset(root: str | Path) -> tuple[Manifest, list[str]]:
+    """Reads every shard of the data set `root` again; one fault does not hide the next.
+
+    Checked are: each shard's sha256 and number of samples, each sample's key, members, shapes and ids, that no key
+    occurs twice, the clips of each split, that no clip is in two splits where the split keeps clips together, the
+    text tokenizer, and that no shard lies there that the manifest does not list.
+
+    Returns:
+        The manifest, and a line for each fault.
+    Raises:
+        FileNotFoundError or ValueError where there is no manifest that this m3 reads.
+    """
+    root = Path(root)
+    manifest = Manifest.load(root)
+    faults: list[str] = []
+    split_of_key: dict[str, str] = {}
+    splits_of_clip: dict[str, set[str]] = {}
+    shards = [(split, shard) for split in manifest.shards for shard in manifest.shards[split]]
+    for split, shard in track(shards, len(shards), "shards checked"):
+        try:
+            for key, members in read_shard(root, shard):
+                where = f"{root / shard.name}: {key}"
+                if key in split_of_key:
+                    faults.append(f"{where}: the same key is in {split_of_key[key]} already")
+                split_of_key[key] = split
+                faults += _faults_of_sample(members, manifest, key, where)
+                splits_of_clip.setdefault(_clip(members), set()).add(split)
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+    if not faults:  # counts of a data set with damaged shards would only repeat the fault
+        faults += _faults_of_clips(manifest, splits_of_clip)
+    faults += [f"{path}: a shard that the manifest does not list" for path in _unlisted(root, shards)]
+    return manifest, [*faults, *_faults_of_text_tokenizer(root, manifest)]
+
+
+def _faults_of_sample(members: dict[str, bytes], manifest: Manifest, key: str, where: str) -> Iterator[str]:
+    try:
+        token_row(members, manifest, where)
+    except ValueError as error:
+        yield str(error)
+    try:
+        meta, captions = json.loads(members["meta.json"]), json.loads(members["captions.json"])
+        missing = [name for name in _META_KEYS if name not in meta]
+        if missing:
+            yield f"{where}: meta.json lacks {', '.join(missing)}"
+        elif key != f"{meta['clip']}-{meta['reference']:06d}":
+            yield f"{where}: meta.json is of clip {meta['clip']}, reference frame {meta['reference']}"
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            yield f"{where}: captions.json is no list of texts"
+    except KeyError as error:
+        yield f"{where}: no member {error.args[0]}"
+    except (ValueError, TypeError) as error:
+        yield f"{where}: meta.json or captions.json cannot be read ({error})"
+
+
+def _clip(members: dict[str, bytes]) -> str:
+    try:
+        return json.loads(members["meta.json"])["clip"]
+    except (KeyError, ValueError, TypeError):
+        return ""  # said by _faults_of_sample
+
+
+def _faults_of_clips(manifest: Manifest, splits_of_clip: dict[str, set[str]]) -> Iterator[str]:
+    for split in SPLITS:
+        found = sum(split in splits for splits in splits_of_clip.values())
+        if found != manifest.num_clips[split]:
+            yield f"{split} holds pairs of {found} clips, the manifest says {manifest.num_clips[split]}"
+    if manifest.settings.get("split", {}).get("unit") != "pair":
+        for clip, splits in splits_of_clip.items():
+            if len(splits) > 1:
+                yield f"clip {clip} is in {' and '.join(sorted(splits))}: what is tested was trained on"
+
+
+def _unlisted(root: Path, shards: list[tuple[str, Shard]]) -> list[Path]:
+    listed = {root / shard.name for _, shard in shards}
+    return sorted(path for split in SPLITS for path in (root / split).glob("*.tar") if path not in listed)
+
+
+def _faults_of_text_tokenizer(root: Path, manifest: Manifest) -> Iterator[str]:
+    stored: dict[str, Any] | None = manifest.text_tokenizer
+    if stored is None:
+        return
+    path = root / stored["file"]
+    if not path.is_file():
+        yield f"{path}: no such file, though the manifest lists it"
+    elif hashlib.sha256(path.read_bytes()).hexdigest() != stored["sha256"]:
+        yield f"{path}: not the text tokenizer that the manifest lists (sha256 differs)"
