@@ -115,6 +115,11 @@ class Manifest:
         return sum(modality.length for modality in self.modalities)
 
     @property
+    def token_members(self) -> tuple[str, ...]:
+        names = [modality.name for modality in self.modalities]
+        return (*names, *(f"{name}.{variant}" for variant in self.variants for name in names))
+
+    @property
     def row_length(self) -> int:
         """Tokens of a pair and of its variants: a row of the token table."""
         return self.num_tokens * (1 + len(self.variants))
