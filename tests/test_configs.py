@@ -17,7 +17,9 @@ APPS = {"preprocess", "train", "generate"}
 
 
 def app_of(group: str) -> str:
-    """The application whose defaults list names the group."""
+    """The application whose defaults list names the group, or in whose folder it lies."""
+    if "/" in group:
+        return group.split("/")[0]
     for app in ("train", "preprocess", "generate"):
         defaults = yaml.safe_load((CONF / f"{app}.yaml").read_text())["defaults"]
         if any(group in entry for entry in defaults if isinstance(entry, dict)):
@@ -25,17 +27,22 @@ def app_of(group: str) -> str:
     raise AssertionError(f"no application has the group {group}")
 
 
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in (*CONF.glob("*/*.yaml"), *CONF.glob("*/experiment/*.yaml"))
+)
+"""Group ("model", or "train/experiment" for what only one application has) and option."""
 
 
 COMPANIONS = {("data", "rendered_frames"): ["experiment=mini_tokenizer", "data.labels=null"],
-              ("experiment", "mini_tokenizer"): ["data.labels=null"]}  # fmt: skip
+              ("train/experiment", "mini_tokenizer"): ["data.labels=null"]}  # fmt: skip
 """What an option makes no sense without."""
 
 
 def composed(group: str, option: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(app_of(group), [f"{group}={option}", *COMPANIONS.get((group, option), [])])
+        name = group.split("/")[-1]
+        return compose(app_of(group), [f"{name}={option}", *COMPANIONS.get((group, option), [])])
 
 
 def test_there_are_no_other_files() -> None:
@@ -82,7 +89,7 @@ def test_the_mixture_and_the_pose_only_table() -> None:
 
 
 def readme_commands() -> list[str]:
-    text = (CONF.parent / "README.md").read_text() + "".join(path.read_text() for path in CONF.glob("*/*.yaml"))
+    text = (CONF.parent / "README.md").read_text() + "".join(path.read_text() for path in CONF.rglob("*/*.yaml"))
     return re.findall(r"^[# ]*python ((?:preprocess|train|generate)\.py [^#\n&]*)", text, re.MULTILINE)
 
 
@@ -108,7 +115,7 @@ def test_hardware_options_have_the_same_keys() -> None:
 
 
 def test_the_m3_recipe_to_the_letter() -> None:
-    cfg = composed("experiment", "m3")
+    cfg = composed("train/experiment", "m3")
     modalities, optim = OmegaConf.to_container(cfg.modalities), OmegaConf.to_container(cfg.optim)
     assert modalities == {
         "_target_": "m3.modalities.ModalityTable",
@@ -146,7 +153,7 @@ def test_the_m3_recipe_to_the_letter() -> None:
 
 
 def test_the_m4_recipe_differs_where_it_says() -> None:
-    cfg = composed("experiment", "m4")
+    cfg = composed("train/experiment", "m4")
     assert (cfg.modalities.input_alphas, cfg.modalities.target_alphas) == ([1.5, 1.5, 0.5, 0.5], [0.5, 0.5, 1.5, 1.5])
     assert (cfg.modalities.input_tokens_range, cfg.modalities.target_tokens_range) == ([96, 256], [39, 256])
     assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.total_tokens) == (0.002, 1e-7, 3000)
