@@ -15,13 +15,18 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from m3.clips.canvas import Canvas
-from m3.shards.build import BuildOptions, Recipe, build_dataset
-from m3.shards.manifest import Manifest, pair_modalities
+from m3.contact_sheet import contact_sheet, sheet_pairs
+from m3.pictures import write_png
+from m3.settings import require
+from m3.shards.build import BuildOptions, Built, Recipe, build_dataset
+from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
 from m3.shards.prepare import ClipPreparer
-from m3.tokens.base import NoTokenizer
+from m3.shards.summary import print_summary
+from m3.shards.verify import verify_dataset
+from m3.tokens.base import NoTokenizer, PictureTokenizer
 
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
 PICTURE_MODALITIES = ("tok_rgb", "tok_rgb_next")
@@ -37,6 +42,8 @@ def run(cfg: DictConfig) -> Manifest:
         be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
     """
     out = Path(cfg.out)
+    for key in ("num_pairs", "cell_px"):
+        require(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
     options = BuildOptions(
         pairs_per_shard=cfg.pairs_per_shard,
         text_vocab_size=cfg.text_vocab_size,
@@ -58,7 +65,10 @@ def run(cfg: DictConfig) -> Manifest:
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
     recipe = Recipe(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
     built = build_dataset(out, recipe, cfg.overwrite)
-    _report(out, built.manifest, built.is_new)
+    _draw_contact_sheet(cfg, preparer, tokenizer, built)
+    if not built.is_new:
+        print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
+    print_summary(out, built.manifest, Console())
     return built.manifest
 
 
@@ -93,28 +103,35 @@ def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
     return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 
 
-def _report(out: Path, manifest: Manifest, is_new: bool) -> None:
+def _draw_contact_sheet(cfg: DictConfig, preparer: ClipPreparer, tokenizer: PictureTokenizer, built: Built) -> None:
+    """Write OUT/contact_sheet.png, unless it is there already."""
+    path = Path(cfg.out) / CONTACT_SHEET_NAME
+    if not cfg.contact_sheet.num_pairs or (path.exists() and not built.is_new):
+        return
+    shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
+    pairs = sheet_pairs(
+        Path(cfg.out),
+        built.manifest,
+        shown_by,
+        preparer.source,
+        preparer.canvas,
+        cfg.contact_sheet.num_pairs,
+        cfg.contact_sheet.cell_px,
+    )
+    write_png(path, contact_sheet(pairs))
+
+
+def verify(root: str) -> int:
+    """Checks a data set against its manifest, prints what is wrong with it, and returns the number of faults."""
+    manifest, faults = verify_dataset(root)
     console = Console()
-    if not is_new:
-        console.print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
-    size = manifest.canvas_size
-    console.print(f"{out}: canvas {size} x {size} px, {manifest.num_tokens} tokens a pair", highlight=False)
-    table = Table()
-    table.add_column("split")
-    for column in ("clips", "pairs", "shards"):
-        table.add_column(column, justify="right")
-    for split, shards in manifest.shards.items():
-        table.add_row(split, f"{manifest.num_clips[split]:,}", f"{manifest.num_pairs(split):,}", str(len(shards)))
-    console.print(table)
-    for split in manifest.shards:
-        if not manifest.num_pairs(split):
-            console.print(f"{split} is empty, as split.ratios asks")
-    if manifest.rejected:
-        console.print(f"{len(manifest.rejected)} clips were not used; {out / 'rejected.jsonl'} says why")
-        for rejection in manifest.rejected[:5]:
-            console.print(f"  {rejection.clip}: {rejection.reason}", highlight=False)
-    if manifest.notes:
-        console.print(f"{len(manifest.notes)} notes on odd clips are in {out / 'dataset.json'}")
+    for fault in faults:
+        console.print(f"[bold red]fault[/] {escape(fault)}", highlight=False, soft_wrap=True)
+    num_pairs = sum(manifest.num_pairs(split) for split in manifest.shards)
+    num_shards = sum(len(shards) for shards in manifest.shards.values())
+    outcome = f"{len(faults)} faults" if faults else "all as its manifest says"
+    console.print(f"{root}: {num_shards:,} shards with {num_pairs:,} pairs read: {outcome}", highlight=False)
+    return len(faults)
 
 
 def _interrupt(*_: Any) -> None:
@@ -127,6 +144,8 @@ def main(cfg: DictConfig) -> None:
         cfg.out = f"{HydraConfig.get().runtime.output_dir}/data"
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if cfg.verify is not None:
+            raise SystemExit(1 if verify(cfg.verify) else 0)
         run(cfg)
     except KeyboardInterrupt:
         raise SystemExit("stopped; run the same command again to continue: finished clips are kept") from None

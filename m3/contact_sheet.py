@@ -23,8 +23,6 @@ from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
-CONTACT_SHEET_NAME = "contact_sheet.png"
-
 _PAPER, _INK, _FAINT, _BLANK = (252, 252, 250), (35, 38, 46), (120, 124, 134), (58, 62, 72)
 _GAP = 6
 _NUM_COLUMNS = 2  # of pairs
@@ -170,7 +168,7 @@ def _panel(
 
 
 def _title(split: str, key: str, meta: dict[str, Any], captions: list[str]) -> str:
-    parts = [f"{split}  {key} → {meta['successor']}"]
+    parts = [f"{split}  {key} to {meta['successor']}"]
     if meta["ssim"] is not None:
         parts.append(f"SSIM {meta['ssim']:.3f}")
     parts += [captions[0]] if captions else [meta["action"]] if meta["action"] else []

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from PIL import Image
 from tiny_world import frame, label_fields, write_world
 
 import preprocess
@@ -40,7 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(world: Path | None, out: Path, *overrides: str) -> DictConfig:
     source = [] if world is None else ["source=penn_action", f"source.root={world}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("preprocess", [*source, f"out={out}", "canvas.size=32", "workers=0", *overrides])
+        quick = ["canvas.size=32", "workers=0", "contact_sheet.num_pairs=0"]
+        return compose("preprocess", [*source, f"out={out}", *quick, *overrides])
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -252,3 +254,30 @@ def test_the_command_line_names_what_is_wrong(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "error: source.labels has no default" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_summary_contact_sheet_and_verification(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "data"
+    cfg = config(world, out, "contact_sheet.num_pairs=3", "contact_sheet.cell_px=64")
+    manifest = preprocess.run(cfg)
+    printed = capsys.readouterr().out
+    assert "pairs of a clip" in printed and "SSIM of a pair" in printed and "visible joints: 100.0%" in printed
+    assert "1 clips were not used" in printed and "0004: " in printed
+    num_pairs = sum(manifest.statistics["pairs_per_clip_histogram"].values())
+    assert num_pairs == sum(manifest.num_clips.values())
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 8 * 64 and sheet.height > 2 * 64
+    preprocess.run(cfg)  # complete: draws nothing again
+    assert "nothing to do" in capsys.readouterr().out
+    assert preprocess.verify(str(out)) == 0 and "all as its manifest says" in capsys.readouterr().out
+    shard = out / manifest.shards["train"][0].name
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    assert preprocess.verify(str(out)) == 1 and "train/000000.tar: sha256" in capsys.readouterr().out
+
+
+def test_verify_from_the_shell(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "preprocess.py"), f"verify={tmp_path}", f"hydra.run.dir={tmp_path}/hydra"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "dataset.json" in done.stderr and "Traceback" not in done.stderr

@@ -154,6 +154,7 @@ def small_manifest() -> Manifest:
         },  # fmt: skip
         rejected=(Rejection("0009", "no JPEGs"),),
         notes=({"clip": "0001", "note": "odd"},),
+        statistics={"visible_joints": 0.5},
     )
 
 

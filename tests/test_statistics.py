@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from m3.records import FramePair
 from m3.shards.staging import StagedClip
-from m3.shards.statistics import dataset_statistics
+from m3.shards.statistics import DatasetStatistics
 
 
 def staged(clip: str, ssims: list[float | None], num_visible: int = 13, has_joints: bool = True) -> StagedClip:
@@ -27,6 +29,13 @@ def staged(clip: str, ssims: list[float | None], num_visible: int = 13, has_join
         frames=frames,
         tokens={"coords": coords},
     )
+
+
+def dataset_statistics(clips: list[StagedClip]) -> dict[str, Any]:
+    statistics = DatasetStatistics()
+    for clip in clips:
+        statistics.add(clip)
+    return statistics.record()
 
 
 def test_counts_and_quantiles():

@@ -31,6 +31,7 @@ from m3.settings import require
 from m3.shards.encode import ClipEncoder, torch_threads
 from m3.shards.files import write_whole
 from m3.shards.manifest import (
+    CONTACT_SHEET_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
     TABLES_FOLDER,
@@ -42,6 +43,7 @@ from m3.shards.manifest import (
 from m3.shards.prepare import ClipPreparer, PreparedClip
 from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
 from m3.shards.staging import StagedClip, Staging, Unreadable
+from m3.shards.statistics import DatasetStatistics
 from m3.shards.workers import prepare_clips
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
@@ -194,7 +196,7 @@ def _check_replaceable(out: Path) -> None:
     """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, TABLES_FOLDER, *SPLITS}
+    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME, TABLES_FOLDER, *SPLITS}
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
@@ -287,6 +289,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
         text_tokenizer=_write_text_tokenizer(staging.root, captions, recipe.options.text_vocab_size),
         rejected=summary.rejected,
         notes=summary.notes,
+        statistics=summary.statistics,
     )
     _move_into_place(out, staging.root, manifest)
     return manifest
@@ -299,10 +302,11 @@ class _Summary(NamedTuple):
     has_joints: bool
     rejected: tuple[Rejection, ...]
     notes: tuple[dict[str, str], ...]
+    statistics: dict[str, Any]
 
 
 def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
-    clips, has_joints, rejected, notes = [], False, [], []
+    clips, has_joints, rejected, notes, statistics = [], False, [], [], DatasetStatistics()
     for clip_id in clip_ids:
         staged = staging.read(clip_id)
         if isinstance(staged, Rejection):
@@ -311,7 +315,8 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
             clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train))
             has_joints = has_joints or staged.has_joints
             notes += [{"clip": staged.clip, "note": note} for note in staged.notes]
-    return _Summary(clips, has_joints, tuple(rejected), tuple(notes))
+            statistics.add(staged)
+    return _Summary(clips, has_joints, tuple(rejected), tuple(notes), statistics.record())
 
 
 def _num_clips(samples: Sequence[Sample]) -> int:
@@ -339,7 +344,8 @@ def _move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
     manifest.save(staged)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    (out / TEXT_TOKENIZER_NAME).unlink(missing_ok=True)
+    for name in (TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME):
+        (out / name).unlink(missing_ok=True)
     for folder in (*SPLITS, TABLES_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
     text_tokenizer = () if manifest.text_tokenizer is None else (TEXT_TOKENIZER_NAME,)

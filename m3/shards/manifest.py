@@ -15,6 +15,7 @@ from m3.shards.files import write_whole
 
 MANIFEST_NAME = "dataset.json"
 TEXT_TOKENIZER_NAME = "text_tokenizer.json"
+CONTACT_SHEET_NAME = "contact_sheet.png"
 TABLES_FOLDER = ".tables"
 """Where token tables of the data set lie, beside its splits."""
 
@@ -88,6 +89,7 @@ class Manifest:
     shards: per split.
     rejected: clips that were not used.
     notes: oddities of clips that were used.
+    statistics: see `m3.shards.statistics`; empty where nothing is known of clips.
     """
 
     settings: dict[str, Any]
@@ -103,6 +105,7 @@ class Manifest:
     shards: dict[str, tuple[Shard, ...]]
     rejected: tuple[Rejection, ...]
     notes: tuple[dict[str, str], ...]
+    statistics: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,35 +14,43 @@ PAIR_BINS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 SSIM_BINS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
-def dataset_statistics(clips: Iterable[StagedClip]) -> dict[str, Any]:
-    """Plain numbers about the pairs of some clips.
+class DatasetStatistics:
+    """Adds up the clips of a data set."""
 
-    pairs_per_clip, ssim, frame_distance (successor − reference, frames): quantiles; None where no pair has one.
-    pairs_per_clip_histogram, ssim_histogram: counts of bins, "20–49" or "0.80–0.85".
-    visible_joints: share of the joints that are visible, over all frames that occur in pairs; None without joints.
-    invisible_frames: how many of these frames show no joint at all.
-    """
-    num_pairs: list[int] = []
-    ssim: list[float] = []
-    distance: Counter[int] = Counter()
-    num_visible = num_frames = num_invisible = 0
-    for clip in clips:
-        num_pairs.append(len(clip.pairs))
-        ssim += [pair.ssim for pair in clip.pairs if pair.ssim is not None]
-        distance.update(pair.successor - pair.reference for pair in clip.pairs)
+    def __init__(self) -> None:
+        self._num_pairs: list[int] = []
+        self._ssim: list[float] = []
+        self._distance: list[int] = []
+        self._num_visible = self._num_frames = self._num_invisible = 0
+
+    def add(self, clip: StagedClip) -> None:
+        self._num_pairs.append(len(clip.pairs))
+        self._ssim += [pair.ssim for pair in clip.pairs if pair.ssim is not None]
+        self._distance += [pair.successor - pair.reference for pair in clip.pairs]
         if clip.has_joints and "coords" in clip.tokens:
             visible = clip.tokens["coords"][:, 2].sum(axis=1)  # (F,) visible joints of each frame
-            num_visible, num_frames = num_visible + int(visible.sum()), num_frames + len(visible)
-            num_invisible += int((visible == 0).sum())
-    return {
-        "pairs_per_clip": _quantiles(num_pairs),
-        "pairs_per_clip_histogram": _histogram(num_pairs, PAIR_BINS),
-        "ssim": _quantiles(ssim),
-        "ssim_histogram": _histogram(ssim, SSIM_BINS),
-        "frame_distance": _quantiles(list(distance.elements())),
-        "visible_joints": round(num_visible / (NUM_JOINTS * num_frames), 4) if num_frames else None,
-        "invisible_frames": num_invisible,
-    }
+            self._num_visible += int(visible.sum())
+            self._num_frames += len(visible)
+            self._num_invisible += int((visible == 0).sum())
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers.
+
+        pairs_per_clip, ssim, frame_distance (successor − reference, frames): quantiles; None where no pair has one.
+        pairs_per_clip_histogram, ssim_histogram: counts of bins, "20–49" or "0.80–0.85".
+        visible_joints: share of the joints that are visible, over all frames that occur in pairs; None without joints.
+        invisible_frames: how many of these frames show no joint at all.
+        """
+        num_joints = NUM_JOINTS * self._num_frames
+        return {
+            "pairs_per_clip": _quantiles(self._num_pairs),
+            "pairs_per_clip_histogram": _histogram(self._num_pairs, PAIR_BINS),
+            "ssim": _quantiles(self._ssim),
+            "ssim_histogram": _histogram(self._ssim, SSIM_BINS),
+            "frame_distance": _quantiles(self._distance),
+            "visible_joints": round(self._num_visible / num_joints, 4) if num_joints else None,
+            "invisible_frames": self._num_invisible,
+        }
 
 
 def _quantiles(values: list[Any]) -> dict[str, float] | None:

@@ -1,1 +1,0 @@
-"""Experiments of preprocess.py: conf/preprocess.yaml puts this folder on the search path."""

@@ -1,0 +1,94 @@
+"""A data set's manifest as tables that a person reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest
+
+_BAR_LENGTH = 24
+_NUM_SHOWN = 5
+
+
+def print_summary(out: Path, manifest: Manifest, console: Console) -> None:
+    """What is in the data set `out`, how its pairs are distributed, and what was not used."""
+    size = manifest.canvas_size
+    names = ", ".join(modality.name for modality in manifest.modalities)
+    variants = "".join(f", and their {variant}" for variant in manifest.variants)
+    console.print(f"{out}: canvas {size} x {size} px, {manifest.num_tokens} tokens a pair ({names}{variants})",
+                  highlight=False)  # fmt: skip
+    console.print(_splits(out, manifest))
+    histograms = [
+        _histogram(title, manifest.statistics.get(key))
+        for title, key in (("pairs of a clip", "pairs_per_clip_histogram"), ("SSIM of a pair", "ssim_histogram"))
+        if manifest.statistics.get(key)
+    ]
+    if histograms:
+        console.print(Columns(histograms, padding=(0, 4)))
+    for line in _facts(manifest):
+        console.print(line, highlight=False)
+    _print_rejected(out, manifest, console)
+    if (out / CONTACT_SHEET_NAME).exists():
+        console.print(f"random pairs, to look at: {out / CONTACT_SHEET_NAME}", highlight=False, soft_wrap=True)
+
+
+def _splits(out: Path, manifest: Manifest) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("split")
+    for column in ("clips", "pairs", "shards", "MB"):
+        table.add_column(column, justify="right")
+    for split, shards in manifest.shards.items():
+        megabytes = sum((out / shard.name).stat().st_size for shard in shards) / 1e6
+        counts = f"{manifest.num_clips[split]:,}", f"{manifest.num_pairs(split):,}", str(len(shards))
+        table.add_row(split, *counts, f"{megabytes:,.1f}")
+    return table
+
+
+def _histogram(title: str, counts: dict[str, int]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(title)
+    table.add_column("", justify="right")
+    table.add_column("")
+    most = max(counts.values())
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}", "█" * max(1, round(_BAR_LENGTH * count / most)))
+    return table
+
+
+def _facts(manifest: Manifest) -> list[str]:
+    statistics, lines = manifest.statistics, []
+    for key, what in (("pairs_per_clip", "pairs of a clip"), ("frame_distance", "frames from reference to successor"),
+                      ("ssim", "SSIM")):  # fmt: skip
+        if statistics.get(key):
+            lines.append(f"{what}: {_spread(statistics[key])}")
+    if statistics.get("visible_joints") is not None:
+        unseen = statistics["invisible_frames"]
+        extra = f"; {unseen:,} frames show none" if unseen else ""
+        lines.append(f"visible joints: {100 * statistics['visible_joints']:.1f}%{extra}")
+    if not manifest.has_joints:
+        lines.append("no clip has joints: those in the data set are all invisible")
+    lines += [f"{split} is empty, as split.ratios asks" for split in manifest.shards if not manifest.num_pairs(split)]
+    return lines
+
+
+def _spread(quantiles: dict[str, Any]) -> str:
+    values = {name: f"{value:g}" for name, value in quantiles.items()}
+    return (
+        f"median {values['median']}, 80% in {values['p10']} … {values['p90']}, all in {values['min']} … {values['max']}"
+    )
+
+
+def _print_rejected(out: Path, manifest: Manifest, console: Console) -> None:
+    if manifest.rejected:
+        console.print(f"{len(manifest.rejected):,} clips were not used; {out / 'rejected.jsonl'} says why")
+        for rejection in manifest.rejected[:_NUM_SHOWN]:
+            console.print(f"  {escape(rejection.clip)}: {escape(rejection.reason)}", highlight=False)
+    if manifest.notes:
+        console.print(f"{len(manifest.notes):,} notes on odd clips are in {out / 'dataset.json'}")
