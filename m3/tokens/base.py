@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3.modalities import PICTURE_STRIDE
+
 
 class PictureTokenizer(ABC):
     """Pixels ↔ ids 0 … 63,999 on a grid 16 times coarser.
@@ -39,6 +41,14 @@ class NoTokenizer(PictureTokenizer):
 
     def decode(self, ids: Tensor) -> Tensor:
         raise ValueError("tokenizer=none decodes no picture tokens; choose the tokenizer that made the data")
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Raises ValueError unless pixels are (B, 3, H, W) with H and W multiples of 16."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side == 0 or side % PICTURE_STRIDE for side in pixels.shape[2:]):
+        raise ValueError(
+            f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {PICTURE_STRIDE}"
+        )
 
 
 def to_pixels(frames: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

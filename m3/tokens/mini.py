@@ -15,8 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import FSQ_LEVELS, PICTURE_STRIDE
-from m3.tokens.base import PictureTokenizer
+from m3.modalities import FSQ_LEVELS
+from m3.settings import torch_device
+from m3.tokens.base import PictureTokenizer, check_pixels
 from m3.tokens.fsq import FSQ
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
@@ -138,20 +139,20 @@ class MiniTokenizer(PictureTokenizer):
 
     Args:
         path: a safetensors file of `save_weights`, or None for the shipped weights.
-        device: where to compute.
+        device: where to compute; "auto" is the GPU if there is one.
 
     Raises FileNotFoundError or ValueError naming the file where it holds no weights of the mini tokenizer.
     """
 
     name = "mini"
 
-    def __init__(self, path: str | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, path: str | None = None, device: str = "cpu") -> None:
+        self.device = torch_device("tokenizer.device", device)
         source = WEIGHTS if path is None else Path(path)
         if not source.is_file():
             raise FileNotFoundError(f"tokenizer.path={source}: no such file; leave it null for the shipped weights")
         content = source.read_bytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()
-        self.device = torch.device(device)
         self.model = MiniAutoEncoder()
         try:
             self.model.load_state_dict(safetensors.torch.load(content))
@@ -161,14 +162,7 @@ class MiniTokenizer(PictureTokenizer):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        if (
-            pixels.ndim != 4
-            or pixels.shape[1] != 3
-            or any(side == 0 or side % PICTURE_STRIDE for side in pixels.shape[2:])
-        ):
-            raise ValueError(
-                f"pixels of shape {tuple(pixels.shape)}: need (B, 3, H, W), H and W multiples of {PICTURE_STRIDE}"
-            )
+        check_pixels(pixels)
         values = self.model.encode(pixels.to(self.device, torch.float32))
         return self.model.quantize.values_to_ids(values)
 

@@ -1,0 +1,57 @@
+"""Published weights: the files of a folder or of a Hugging Face repository, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_weights(key: str, path: str, required: Sequence[str], optional: Sequence[str], advice: str) -> Path:
+    """The folder that holds the required files.
+
+    Of a repository only the named files are downloaded, once; later they come from the Hugging Face cache, for which
+    no network is needed.
+
+    Args:
+        key: the setting that gives `path`, for messages.
+        path: a folder, or the id of a repository ("OWNER/NAME").
+        required, optional: file names.
+        advice: where the files come from and where to put them.
+
+    Raises FileNotFoundError naming the setting and the file, with the advice.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise FileNotFoundError(f"{key}={path} is a file; give the folder that holds {' and '.join(required)}")
+    if not folder.is_dir():
+        if not _REPOSITORY.fullmatch(path):
+            raise FileNotFoundError(f"{key}={path}: no such folder. {advice}")
+        try:
+            folder = Path(snapshot_download(path, allow_patterns=[*required, *optional]))
+        except (OSError, HFValidationError) as error:  # no network, no such repository, no permission
+            reason = str(error).strip().splitlines()[0]
+            raise FileNotFoundError(
+                f"{key}={path}: no such folder here, and none of this name could be had from the Hugging Face hub "
+                f"({type(error).__name__}: {reason}). {advice}"
+            ) from error
+    for name in required:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{key}={path}: {folder} holds no {name}. {advice}")
+    return folder
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """sha256, hexadecimal, over the bytes of all files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
