@@ -227,7 +227,7 @@ def test_every_option_of_every_group_is_a_thing_that_can_be_made(world: Path, tm
     for stage in preprocess.STAGES:
         for path in sorted((ROOT / "conf" / stage).glob("*.yaml")):
             cfg = config(None, tmp_path, f"{stage}={path.stem}")
-            if stage != "source":
+            if stage != "source" and path.stem not in ("cosmos", "blip"):  # these would be downloaded
                 instantiate(cfg[stage])
             assert cfg[stage]._target_.startswith("m3.")
 
