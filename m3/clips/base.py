@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from m3.records import Clip
+from m3.records import Clip, Joints
+
+MAX_FRAME_PIXELS = 2**24
+"""Larger frames (4,096 × 4,096 px; 5K video has 14.7 million) are refused before they are decoded."""
+
+
+def writable(text: str) -> str:
+    """`text` with "?" for what UTF-8 cannot write: file names may hold any bytes, manifests not."""
+    return text.encode(errors="replace").decode()
 
 
 class ClipError(ValueError):
     """A clip or label that cannot be used; its message is the reason, and names the file."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(writable(reason))
+
+
+class DamagedFrame(ClipError):
+    """A frame that cannot be decoded.
+
+    index: of the frame in its clip. Those before it may be good: see `frames_before`.
+    """
+
+    def __init__(self, reason: str, index: int) -> None:
+        super().__init__(reason)
+        self.index = index
 
 
 class ClipSource(Protocol):
@@ -24,7 +49,7 @@ class ClipSource(Protocol):
         """Ids in a fixed order, each a valid file name without "/" and "."."""
 
     def read(self, clip_id: str) -> Clip:
-        """One clip. Raises ClipError where it cannot be used."""
+        """One clip. Raises ClipError where it cannot be used, and so do its frames: DamagedFrame where one is bad."""
 
     def fingerprint(self) -> str:
         """sha256 over what the clips are made of, hexadecimal: other data, other fingerprint."""
@@ -59,6 +84,72 @@ class RecentFrames(Sequence):
     def is_held(self, index: int) -> bool:
         """Whether a frame costs nothing to read again."""
         return index in self._held
+
+
+class FirstFrames(Sequence):
+    """The first `num_frames` of `frames`."""
+
+    def __init__(self, frames: Sequence[np.ndarray], num_frames: int) -> None:
+        self._frames = frames
+        self._length = num_frames
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._frames[range(self._length)[index]]
+
+
+def first_frames(clip: Clip, num_frames: int) -> Clip:
+    """The clip without what comes after its first `num_frames`."""
+    if num_frames >= len(clip.frames):
+        return clip
+    joints = clip.joints and Joints(clip.joints.xy[:num_frames], clip.joints.is_visible[:num_frames])
+    return replace(clip, frames=FirstFrames(clip.frames, num_frames), joints=joints)
+
+
+def frames_before(clip: Clip, damage: DamagedFrame) -> Clip:
+    """The clip up to its damaged frame, with a note. Raises ClipError where too few frames come before it."""
+    if damage.index < 2:
+        raise ClipError(f"{damage}; a pair needs 2 frames, {damage.index} came before it")
+    note = f"{damage}: used the {damage.index} frames before it"
+    return replace(first_frames(clip, damage.index), notes=(*clip.notes, note))
+
+
+def require_pair(where: str, num_frames: int) -> None:
+    """Raises ClipError for a clip of fewer than 2 frames."""
+    if num_frames < 2:
+        raise ClipError(f"{where}: {num_frames} frame{'s' * (num_frames != 1)}, a pair needs 2")
+
+
+def require_frame_size(where: str, size: tuple[int, int]) -> None:
+    """Raises ClipError for frames of (height, width) pixels that are empty or too large."""
+    height, width = size
+    if min(size) < 1 or height * width > MAX_FRAME_PIXELS:
+        raise ClipError(f"{where}: frames of {width} x {height} px, need 1 … {MAX_FRAME_PIXELS:,} pixels; scale them")
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """What a library says is wrong with a file, without the folders that lead to it: manifests hold no paths."""
+    if strerror := getattr(error, "strerror", None):  # of OSError, and of libav's errors
+        return strerror
+    return str(error).replace(str(path), path.name) or type(error).__name__
+
+
+def file_identity(path: Path, block: int = 65_536) -> bytes:
+    """What tells a file from another without reading all of it: its size, and sha256 of its first and last `block`.
+
+    A change in the middle of a long file that keeps its size goes unnoticed. An unreadable file has an identity too.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            digest = hashlib.sha256(file.read(block))
+            file.seek(max(block, size - block))
+            digest.update(file.read(block))
+    except OSError as error:
+        return f"{type(error).__name__}\n".encode()
+    return f"{size} {digest.hexdigest()}\n".encode()
 
 
 def spread(ids: list[str], max_clips: int | None) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
-from PIL import Image
 
-from m3.clips.base import ClipError, spread
+from m3.clips.base import ClipError, reason_of, require_frame_size, require_pair, spread
+from m3.clips.picture_files import PictureFiles
+from m3.clips.placed_joints import placed_joints
 from m3.records import NUM_JOINTS, Clip, Joints
 
 
@@ -23,47 +24,56 @@ class Label:
     joints: of T frames, continuous pixels of the source frame (a 1-based label x is x − 0.5 here).
         Joints labelled visible outside the frame are invisible here.
     size: (height, width) in pixels.
-    action: as the data set spells it ("golf_swing").
-    is_train: the data set's own split.
+    action: as the data set spells it ("golf_swing"), or None where the file does not say.
+    is_train: the data set's own split, or None where the file does not say.
     num_frames: T, frames that have joints.
     notes: what was odd about the file, for the manifest.
     """
 
     joints: Joints
     size: tuple[int, int]
-    action: str
-    is_train: bool
+    action: str | None
+    is_train: bool | None
     num_frames: int
     notes: tuple[str, ...] = ()
+
+
+_FIELDS = ("x", "y", "visibility", "nframes", "dimensions", "action", "train")
 
 
 def read_label(path: str | Path) -> Label:
     """One Penn Action label file. Raises ClipError naming file and field where it cannot be used."""
     path = Path(path)
-    if not path.is_file():
-        raise ClipError(f"{path.name}: no such label file")
-    try:
-        fields = scipy.io.loadmat(path)
-    except Exception as error:  # scipy answers damaged files with whatever its parser stumbles over
-        raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
+    fields = _loaded(path)
     x, y = _joint_array(fields, "x", path), _joint_array(fields, "y", path)
     visibility = _joint_array(fields, "visibility", path)
     if not len(x) == len(y) == len(visibility):
         raise ClipError(f"{path.name}: x, y, visibility have {len(x)}, {len(y)}, {len(visibility)} frames")
     if not np.isin(visibility, (0, 1)).all():
         raise ClipError(f"{path.name}: visibility must be 0 or 1, found {visibility[~np.isin(visibility, (0, 1))][0]}")
-    height, width = _frame_size(fields, path)
-    num_frames, notes = _num_frames(fields, len(x), path)
+    size = _frame_size(fields, path)
+    num_frames, frame_notes = _num_frames(fields, len(x), path)
     xy = np.stack([x, y], axis=-1)[:num_frames] - 0.5  # (T, 13, 2): 1-based pixel centres → continuous pixels
-    is_inside = ((xy >= 0) & (xy <= (width, height))).all(axis=-1)  # (T, 13)
-    return Label(
-        joints=Joints(xy, visibility[:num_frames].astype(bool) & is_inside),
-        size=(height, width),
-        action=_text(fields, "action", path),
-        is_train=_is_train(fields, path),
-        num_frames=num_frames,
-        notes=notes,
-    )
+    joints, joint_notes = placed_joints(xy, visibility[:num_frames].astype(bool), size, path.name)
+    action, action_notes = _action(fields, path)
+    is_train, train_notes = _is_train(fields, path)
+    return Label(joints, size, action, is_train, num_frames, (*frame_notes, *joint_notes, *action_notes, *train_notes))
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """The file's fields. Raises ClipError where it is none, or cannot be read."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ClipError(f"{path.name}: no such label file") from None
+    except OSError as error:
+        raise ClipError(f"{path.name}: not readable ({reason_of(error, path)})") from error
+    if b"\x89HDF\r\n\x1a\n" in (content[:8], content[512:520]):
+        raise ClipError(f"{path.name}: a MATLAB v7.3 (HDF5) file; save it with MATLAB's -v7 option")
+    try:
+        return scipy.io.loadmat(io.BytesIO(content), variable_names=_FIELDS)
+    except Exception as error:  # scipy answers damaged files with whatever its parser stumbles over
+        raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
 
 
 def _field(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
@@ -73,18 +83,11 @@ def _field(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
 
 
 def _numbers(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
-    """A field as finite float64, whatever MATLAB stored it as (coordinates that are all whole numbers are bytes)."""
+    """A field as float64, whatever MATLAB stored it as (coordinates that are all whole numbers are bytes)."""
     value = _field(fields, name, path)
     if value.dtype.kind not in "biuf":
         raise ClipError(f"{path.name}: {name} holds {value.dtype}, not numbers")
-    value = value.astype(np.float64)
-    if not np.isfinite(value).all():
-        raise ClipError(f"{path.name}: {name} holds {value[~np.isfinite(value)][0]} at {_first(~np.isfinite(value))}")
-    return value
-
-
-def _first(is_bad: np.ndarray) -> str:
-    return "[" + ", ".join(str(int(i)) for i in np.argwhere(is_bad)[0]) + "]"
+    return value.astype(np.float64)
 
 
 def _joint_array(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
@@ -96,16 +99,20 @@ def _joint_array(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
 
 def _frame_size(fields: dict[str, Any], path: Path) -> tuple[int, int]:
     dimensions = _numbers(fields, "dimensions", path).ravel()
-    if dimensions.size not in (2, 3) or (dimensions[:2] < 1).any() or (dimensions != dimensions.round()).any():
+    if dimensions.size not in (2, 3) or not (dimensions[:2] >= 1).all() or not _are_whole(dimensions):
         found = dimensions.tolist()
         raise ClipError(f"{path.name}: dimensions {found}, need [height, width] or [height, width, nframes]")
     return int(dimensions[0]), int(dimensions[1])
 
 
+def _are_whole(values: np.ndarray) -> bool:
+    return bool((np.isfinite(values) & (values == values.round())).all())
+
+
 def _num_frames(fields: dict[str, Any], num_rows: int, path: Path) -> tuple[int, tuple[str, ...]]:
     """Frames that both `nframes` and the joint arrays have, with a note where these differ."""
     value = _numbers(fields, "nframes", path)
-    if value.size != 1 or value.item() != round(value.item()):
+    if value.size != 1 or not _are_whole(value):
         raise ClipError(f"{path.name}: nframes is {value.tolist()}, need one whole number")
     claimed = int(value.item())
     if min(claimed, num_rows) < 1:
@@ -116,53 +123,30 @@ def _num_frames(fields: dict[str, Any], num_rows: int, path: Path) -> tuple[int,
     return common, (f"nframes says {claimed}, joints of {num_rows} frames: used the first {common}",)
 
 
-def _text(fields: dict[str, Any], name: str, path: Path) -> str:
-    value = _field(fields, name, path)
+def _action(fields: dict[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """None, with a note, where the file does not say: the label serves without."""
+    if "action" not in fields:
+        return None, (f"{path.name}: no field 'action'",)
+    value = np.asarray(fields["action"])
     if value.size != 1 or value.dtype.kind != "U" or not value.item().strip():
-        raise ClipError(f"{path.name}: {name} is not a word: {value.tolist()}")
-    return value.item().strip()
+        return None, (f"{path.name}: action is not a word: {value.tolist()}",)
+    return value.item().strip(), ()
 
 
-def _is_train(fields: dict[str, Any], path: Path) -> bool:
-    value = _numbers(fields, "train", path)
+def _is_train(fields: dict[str, Any], path: Path) -> tuple[bool | None, tuple[str, ...]]:
+    """None, with a note, where the file does not say: only split=official asks."""
+    if "train" not in fields:
+        return None, (f"{path.name}: no field 'train'",)
+    value = np.asarray(fields["train"])
     if value.size != 1 or value.item() not in (1, -1):
-        raise ClipError(f"{path.name}: train is {value.tolist()}, need 1 (train) or -1 (test)")
-    return value.item() == 1
-
-
-class FrameFolder(Sequence):
-    """JPEGs of one clip, decoded when indexed.
-
-    Args:
-        paths: in order.
-        size: (height, width) that each must have.
-    """
-
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
-        self._paths = paths
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """(height, width, 3) uint8. Raises ClipError for a file that is damaged or of another size."""
-        path = self._paths[index]
-        try:
-            with Image.open(path) as picture:
-                frame = np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ClipError(f"{path.parent.name}/{path.name}: not a readable picture ({error})") from error
-        if frame.shape[:2] != self._size:
-            raise ClipError(
-                f"{path.parent.name}/{path.name}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
-                f"the label says {self._size[0]} x {self._size[1]}"
-            )
-        return frame
+        return None, (f"{path.name}: train is {value.tolist()}, not 1 (train) or -1 (test)",)
+    return value.item() == 1, ()
 
 
 class PennAction:
     """Clips of a folder with `frames/` and `labels/`.
+
+    Pictures are used as they are stored, whatever EXIF says of their orientation: the labels count stored pixels.
 
     Args:
         root: the folder.
@@ -197,30 +181,37 @@ class PennAction:
         """sha256 over ids, label files, and names and sizes of the JPEGs."""
         digest = hashlib.sha256()
         for clip_id in self._ids:
-            digest.update(f"{clip_id}\n".encode())
-            label = self.root / "labels" / f"{clip_id}.mat"
-            digest.update(label.read_bytes() if label.exists() else b"")
-            for path in _pictures(self.root / "frames" / clip_id):
-                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(f"{clip_id}\n".encode() + label_identity(self.root / "labels" / f"{clip_id}.mat"))
+            try:
+                pictures = _pictures(self.root / "frames" / clip_id)
+                digest.update("".join(f"{path.name} {path.stat().st_size}\n" for path in pictures).encode())
+            except (OSError, ClipError) as error:
+                digest.update(type(error).__name__.encode())
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
+        """One clip: the frames that both label and JPEGs have, up to the first missing JPEG."""
         if "." in clip_id:
             raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
         label = read_label(self.root / "labels" / f"{clip_id}.mat")
+        require_frame_size(f"{clip_id}.mat", label.size)
         pictures = _pictures(self.root / "frames" / clip_id)
-        num_frames = min(label.num_frames, len(pictures))
-        if not num_frames:
+        if not pictures:
             raise ClipError(f"frames/{clip_id}: no JPEGs")
-        for number, path in enumerate(pictures[:num_frames], start=1):
-            if not path.stem.isdecimal() or int(path.stem) != number:
-                raise ClipError(f"frames/{clip_id}: expected {number:06d}.jpg, found {path.name}")
-        notes = label.notes
+        num_frames, notes = min(label.num_frames, len(pictures)), label.notes
         if len(pictures) != label.num_frames:
             notes += (f"labels of {label.num_frames} frames, {len(pictures)} JPEGs: used the first {num_frames}",)
+        for number, path in enumerate(pictures[:num_frames], start=1):
+            if not path.stem.isdecimal() or int(path.stem) != number:
+                gap = f"frames/{clip_id}: expected {number:06d}.jpg, found {path.name}"
+                if number <= 2:
+                    raise ClipError(gap)
+                num_frames, notes = number - 1, (*notes, f"{gap}: used the {number - 1} frames before it")
+                break
+        require_pair(clip_id, num_frames)
         return Clip(
             id=clip_id,
-            frames=FrameFolder(pictures[:num_frames], label.size),
+            frames=PictureFiles(pictures[:num_frames], label.size, "the label"),
             size=label.size,
             joints=Joints(label.joints.xy[:num_frames], label.joints.is_visible[:num_frames]),
             action=label.action,
@@ -229,8 +220,19 @@ class PennAction:
         )
 
 
+def label_identity(path: Path) -> bytes:
+    """A label file's content, or that it has none to read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return type(error).__name__.encode()
+
+
 def _pictures(folder: Path) -> list[Path]:
     """JPEGs of a clip by name; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+    except OSError as error:
+        raise ClipError(f"frames/{folder.name}: not readable ({reason_of(error, folder)})") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import ClipError, spread
-from m3.clips.penn_action import read_label
+from m3.clips.base import ClipError, require_frame_size, require_pair, spread
+from m3.clips.penn_action import label_identity, read_label
 from m3.clips.render import Scene, random_scene, render_frame
 from m3.records import Clip, Joints
 from m3.seeds import numpy_generator
@@ -21,20 +22,28 @@ class RenderedFrames(Sequence):
     Args:
         joints: in pixels of pictures of `size`.
         size: (height, width).
-        scene: body, clothes and background, the same in all frames.
+        seed: of body, clothes and background, the same in all frames.
+        clip_id: of the clip; other clips look different.
     """
 
-    def __init__(self, joints: Joints, size: tuple[int, int], scene: Scene) -> None:
+    def __init__(self, joints: Joints, size: tuple[int, int], seed: int, clip_id: str) -> None:
         self._joints = joints
         self._size = size
-        self._scene = scene
+        self._seed = seed
+        self._clip_id = clip_id
 
     def __len__(self) -> int:
         return len(self._joints.xy)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(height, width, 3) uint8."""
+        """(height, width, 3) uint8. Raises ClipError for pictures too large to make."""
+        require_frame_size(f"{self._clip_id}.mat", self._size)
         return render_frame(self._joints.xy[index], self._joints.is_visible[index], self._size, self._scene)
+
+    @cached_property
+    def _scene(self) -> Scene:
+        """Drawn when the first picture is asked for: many uses of a clip ask for none."""
+        return random_scene(numpy_generator(self._seed, "scene", self._clip_id), _feet(self._joints, self._size[0]))
 
 
 class Poses:
@@ -79,20 +88,20 @@ class Poses:
         """sha256 over ids and label files."""
         digest = hashlib.sha256()
         for clip_id in self._ids:
-            digest.update(f"{clip_id}\n".encode() + (self.labels / f"{clip_id}.mat").read_bytes())
+            digest.update(f"{clip_id}\n".encode() + label_identity(self.labels / f"{clip_id}.mat"))
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
         if "." in clip_id:
             raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
         label = read_label(self.labels / f"{clip_id}.mat")
+        require_pair(f"{clip_id}.mat", label.num_frames)
         size = self._render_size(label.size)
         factor = np.array([size[1] / label.size[1], size[0] / label.size[0]])  # along x and y
         joints = Joints(label.joints.xy * factor, label.joints.is_visible)
-        scene = random_scene(numpy_generator(self.seed, "scene", clip_id), _feet(joints, size[0]))
         return Clip(
             id=clip_id,
-            frames=RenderedFrames(joints, size, scene),
+            frames=RenderedFrames(joints, size, self.seed, clip_id),
             size=size,
             joints=joints,
             action=label.action,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from m3.clips.base import ClipError, ClipSource, RecentFrames
+from m3.clips.base import ClipError, ClipSource, DamagedFrame, RecentFrames, first_frames, frames_before
 from m3.clips.canvas import Canvas, Window
 from m3.clips.mirror import mirror_joints
 from m3.records import NUM_JOINTS, Clip, FramePair, Joints, Rejection
@@ -67,7 +67,12 @@ class ClipPreparer:
     def __call__(self, clip_id: str) -> PreparedClip | Rejection:
         """The clip, or why it is not used."""
         try:
-            return self._prepare(self.source.read(clip_id))
+            clip = self.source.read(clip_id)
+            while True:
+                try:
+                    return self._prepare(clip)
+                except DamagedFrame as damage:
+                    clip = frames_before(clip, damage)
         except Exception as error:  # of a library, on a clip that no check foresaw
             return Unreadable(clip_id, _reason(error))
 
@@ -79,7 +84,7 @@ class ClipPreparer:
         missing = [index for index in prepared.shown if index not in prepared.pictures]
         try:
             if missing:
-                clip = self.source.read(prepared.staged.clip)
+                clip = first_frames(self.source.read(prepared.staged.clip), prepared.num_frames)
                 window = self.canvas.window(clip.size, clip.joints)
             for index in prepared.shown:
                 held = prepared.pictures.get(index)
@@ -97,7 +102,7 @@ class ClipPreparer:
         window = self.canvas.window(clip.size, clip.joints)
         pairs, pictures = self._mine(clip, window)
         if not pairs:
-            return Rejection(clip.id, self._no_pair(len(clip.frames)))
+            return Rejection(clip.id, "; ".join((self._no_pair(len(clip.frames)), *clip.notes)))
         frames = sorted({index for pair in pairs for index in (pair.reference, pair.successor)})
         shown = self._shown(pairs, frames)
         joints = None if clip.joints is None else window.joints(clip.joints)

@@ -1,0 +1,165 @@
+"""A folder of numbered pictures per clip."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from m3.clips.base import ClipError, file_identity, reason_of, require_pair, spread, writable
+from m3.clips.names import clip_ids
+from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size, shown
+from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
+from m3.records import Clip
+
+
+class FrameFolders:
+    """Clips of a folder, each a folder at any depth with jpg, png or webp pictures, or the folder itself.
+
+    Pictures follow each other by the numbers in their names (2 before 10), whatever number they start with; a hole in
+    the numbering is noted and otherwise nothing. EXIF orientation is honoured. All pictures of a clip have one size.
+    Joints come from a sidecar beside the clip's folder (`walk.csv` for `walk/`, see `m3.clips.sidecar`) or not at all.
+
+    Args:
+        root: the folder.
+        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        name: of the data set, for the manifest and the default output folder.
+
+    Raises FileNotFoundError where there is no such folder, or no picture in it.
+    """
+
+    def __init__(self, root: str | Path, max_clips: int | None = None, name: str = "frame_folders") -> None:
+        self.root = Path(root)
+        self.name = name
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"source.root={root}: no such folder; give one with a folder of pictures per clip")
+        root_path = Path(os.path.abspath(self.root))
+        folders, num_pictures = _clip_folders(root_path)
+        if not num_pictures:
+            raise FileNotFoundError(f"source.root={root}: no {', '.join(PICTURE_SUFFIXES)} files in it or below it")
+        below = {path: path.relative_to(root_path).as_posix() for path in folders if path != root_path}
+        named = clip_ids(
+            {name: name for name in below.values()} | ({".": root_path.name} if root_path in folders else {})
+        )
+        self._folders = {clip_id: root_path / named[clip_id] for clip_id in spread(list(named), max_clips)}
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def clip_ids(self) -> list[str]:
+        return list(self._folders)
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, names and sizes of all pictures, ends of each clip's first picture, and sidecars."""
+        digest = hashlib.sha256()
+        for clip_id, folder in self._folders.items():
+            digest.update(f"{clip_id}\n".encode())
+            try:
+                pictures = _pictures(folder)
+                listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in pictures)
+                digest.update(listing.encode(errors="surrogateescape"))
+            except (OSError, ClipError) as error:
+                pictures = []
+                digest.update(type(error).__name__.encode())
+            for path in (*pictures[:1], *sidecar_paths(folder)):
+                digest.update(file_identity(path))
+        return digest.hexdigest()
+
+    def read(self, clip_id: str) -> Clip:
+        """One clip: the pictures before the first that has no readable header."""
+        folder = self._folders[clip_id]
+        pictures, order_notes = in_number_order(_pictures(folder), folder.name)
+        size, num_frames, damage_notes = _measured(pictures)
+        path = find_sidecar(folder)
+        sidecar = Sidecar(None) if path is None else read_sidecar(path, num_frames, size)
+        num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
+        require_pair(folder.name, num_frames)
+        return Clip(
+            id=clip_id,
+            frames=PictureFiles(pictures[:num_frames], size, "the first picture", is_upright=True),
+            size=size,
+            joints=sidecar.joints,
+            action=sidecar.action,
+            is_train=sidecar.is_train,
+            notes=tuple(map(writable, (*order_notes, *damage_notes, *sidecar.notes))),
+        )
+
+
+def in_number_order(paths: Sequence[Path], folder: str) -> tuple[list[Path], tuple[str, ...]]:
+    """Pictures sorted by the numbers in their names, and notes on pictures without number and holes in the numbering.
+
+    Raises ClipError where no name holds a number, or two names hold the same ("1.jpg" and "01.png").
+    """
+    notes: tuple[str, ...] = ()
+    numbered = sorted((path for path in paths if re.search("[0-9]", path.stem)), key=lambda p: (_natural(p), p.name))
+    if not numbered:
+        raise ClipError(f"{folder}: no pictures" + f" with a number in its name, only {paths[0].name}" * bool(paths))
+    for path, following in zip(numbered, numbered[1:]):
+        if _natural(path) == _natural(following):
+            raise ClipError(f"{folder}: {path.name} and {following.name} have the same number")
+    if left_out := sorted({path.name for path in paths} - {path.name for path in numbered}):
+        notes += (f"{folder}: {left_out[0]} has no number ({len(left_out)} such pictures): left out",)
+    numbers = [int(re.findall("[0-9]+", path.stem)[-1]) for path in numbered]
+    steps = [following - number for number, following in zip(numbers, numbers[1:])]
+    if len(set(steps)) > 1:
+        usual = min(set(steps), key=lambda step: (-steps.count(step), step))
+        hole = next(index for index, step in enumerate(steps) if step != usual)
+        between = f"{numbered[hole].name} is followed by {numbered[hole + 1].name}"
+        notes += (f"{folder}: {sum(step != usual for step in steps)} holes in the numbering, {between}",)
+    return numbered, notes
+
+
+def _natural(path: Path) -> tuple[str | int, ...]:
+    """Text and numbers of a name in turn, so that 2 comes before 10."""
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", path.stem)))
+
+
+def _measured(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[str, ...]]:
+    """(height, width) of all pictures, how many can be used, and a note on the first that cannot."""
+    size = None
+    for index, path in enumerate(pictures):
+        try:
+            found = picture_size(path, is_upright=True)
+            size = size or found
+        except ClipError as error:
+            if index < 2:
+                raise ClipError(f"{error}; a pair needs 2 frames, {index} came before it") from error
+            return size, index, (f"{error}: used the {index} frames before it",)
+        if found != size:
+            raise ClipError(
+                f"{shown(path)}: {found[0]} x {found[1]} px (height x width), {pictures[0].name} has "
+                f"{size[0]} x {size[1]}; a clip's pictures need one size"
+            )
+    return size, len(pictures), ()
+
+
+def _clip_folders(root: Path) -> tuple[list[Path], int]:
+    """Folders that have pictures or nothing below them (those are reported as empty), and the number of pictures.
+
+    A folder that cannot be listed is one of them: it must not vanish. Links to folders are not descended into.
+    """
+    folders, num_pictures = [], 0
+    for path, below, files in os.walk(root, onerror=lambda error: folders.append(Path(error.filename))):
+        below[:] = [name for name in below if name[0] != "."]
+        found = sum(map(_is_picture, files))
+        num_pictures += found
+        if found or not below:
+            folders.append(Path(path))
+        for link in (Path(path) / name for name in below):
+            if link.is_symlink():
+                folders.append(link)
+                num_pictures += sum(map(_is_picture, os.listdir(link)))
+    return folders, num_pictures
+
+
+def _is_picture(name: str) -> bool:
+    return name[0] != "." and name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if _is_picture(name)]
+    except OSError as error:
+        raise ClipError(f"{folder.name}: not readable ({reason_of(error, folder)})") from error

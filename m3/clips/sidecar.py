@@ -1,0 +1,199 @@
+"""Joints beside a video or a folder of pictures: a file of the same name that ends in .mat, .npz or .csv.
+
+`.mat`  Penn Action's fields (see `m3.clips.penn_action`): 1-based pixels, one row per frame from the first on.
+`.npz`  arrays `x`, `y` (T, 13), joints in m3's order (see `m3.records.JOINT_NAMES`), and if wanted `visibility` (T, 13)
+        of 0 and 1, `frame` (T,), `action` (one word).
+`.csv`  a header and a row per frame: `head_x`, `head_y`, … `right_ankle_y`, and if wanted `head_visibility` …,
+        `frame`, `action`.
+
+x and y of `.npz` and `.csv` are continuous pixels of the picture as it is shown (rotated as its metadata asks): (0, 0)
+is its top-left corner, the centre of its first pixel (0.5, 0.5). NaN or an empty cell means: not known, invisible.
+Without visibilities a joint with a place is visible. `frame` counts a video's own frames (before `source.fps`), or a
+folder's pictures in order, from 0; frames without a row have all joints invisible. Without `frame` row t is frame t.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from m3.clips.base import ClipError, reason_of
+from m3.clips.penn_action import read_label
+from m3.clips.placed_joints import placed_joints
+from m3.records import JOINT_NAMES, NUM_JOINTS, Joints
+
+_AXES = ("x", "y", "visibility")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Annotations of a clip's first `len(joints.xy)` frames; None where there are none.
+
+    notes: what was odd about them, for the manifest.
+    """
+
+    joints: Joints | None
+    action: str | None = None
+    is_train: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
+def sidecar_paths(clip: Path) -> list[Path]:
+    """Where the annotations of a clip's file or folder may lie: its path without suffix, with each of the three."""
+    stem = clip if clip.is_dir() else clip.with_suffix("")
+    return [stem.with_name(stem.name + suffix) for suffix in (".mat", ".npz", ".csv")]
+
+
+def find_sidecar(clip: Path) -> Path | None:
+    """The one sidecar that a clip's file or folder has, or None. Raises ClipError where there are several."""
+    found = [path for path in sidecar_paths(clip) if path.exists()]
+    if len(found) > 1:
+        raise ClipError(f"{found[0].name} and {found[1].name}: joints come from one of them, remove the other")
+    return found[0] if found else None
+
+
+def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
+    """The annotations of a clip of `num_frames` frames of (height, width) pixels.
+
+    Raises ClipError where the file cannot be used: damaged, other columns, another frame size or number of joints.
+    """
+    if path.suffix == ".mat":
+        return _from_label(path, num_frames, size)
+    columns = _npz_columns(path) if path.suffix == ".npz" else _csv_columns(path)
+    x, y = (_joint_array(columns, axis, path) for axis in ("x", "y"))
+    if not len(x) == len(y) or not len(x):
+        raise ClipError(f"{path.name}: x of {len(x)} frames, y of {len(y)}")
+    xy = np.stack([x, y], axis=-1)  # (rows, 13, 2)
+    is_visible = _visibility(columns, xy, path)
+    frames, notes = _frame_numbers(columns, len(xy), num_frames, path)
+    is_used = frames < num_frames
+    length = min(len(xy), num_frames) if "frame" not in columns else num_frames
+    placed, visible = np.full((length, NUM_JOINTS, 2), np.nan), np.zeros((length, NUM_JOINTS), dtype=bool)
+    placed[frames[is_used]], visible[frames[is_used]] = xy[is_used], is_visible[is_used]
+    joints, joint_notes = placed_joints(placed, visible, size, path.name)
+    return Sidecar(joints, _action(columns, path), notes=(*notes, *joint_notes))
+
+
+def _from_label(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
+    label = read_label(path)
+    if label.size != size:
+        raise ClipError(
+            f"{path.name}: frames of {label.size[0]} x {label.size[1]} px (height x width), the pictures beside it "
+            f"have {size[0]} x {size[1]}"
+        )
+    common = min(label.num_frames, num_frames)
+    notes = label.notes
+    if label.num_frames != num_frames:
+        notes += (_common_note(path, label.num_frames, num_frames),)
+    joints = Joints(label.joints.xy[:common], label.joints.is_visible[:common])
+    return Sidecar(joints, label.action, label.is_train, notes)
+
+
+def _common_note(path: Path, num_rows: int, num_frames: int) -> str:
+    return f"{path.name}: joints of {num_rows} frames for {num_frames}: used the first {min(num_rows, num_frames)}"
+
+
+def _npz_columns(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+    except Exception as error:  # zip, header, dtype and memory errors of all kinds
+        raise ClipError(f"{path.name}: not a readable .npz file ({reason_of(error, path)})") from error
+    if unknown := sorted(columns.keys() - {*_AXES, "frame", "action"}):
+        raise ClipError(f"{path.name}: unknown array {unknown[0]!r}; need x, y and perhaps visibility, frame, action")
+    return columns
+
+
+def _csv_columns(path: Path) -> Mapping[str, np.ndarray]:
+    """The `.npz` arrays of a `.csv`: columns of one axis side by side."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row]
+    except Exception as error:  # csv, encoding and file errors; ValueError of a file without a header
+        raise ClipError(f"{path.name}: not a readable .csv file ({reason_of(error, path)})") from error
+    header = [name.strip() for name in header]
+    known = {f"{joint}_{axis}" for joint in JOINT_NAMES for axis in _AXES} | {"frame", "action"}
+    if unknown := [name for name in header if name not in known]:
+        raise ClipError(f"{path.name}: unknown column {unknown[0]!r}; need head_x, head_y … and perhaps frame, action")
+    if len(set(header)) < len(header):
+        raise ClipError(f"{path.name}: column {max(header, key=header.count)!r} comes twice")
+    if short := [number for number, row in enumerate(rows, start=2) if len(row) != len(header)]:
+        raise ClipError(f"{path.name}: row {short[0]} has another number of cells than the header's {len(header)}")
+    cells = dict(zip(header, zip(*rows)))
+    columns = {name: np.array(cells[name]) for name in ("frame", "action") if name in cells}
+    for axis in _AXES:
+        names = [f"{joint}_{axis}" for joint in JOINT_NAMES]
+        if axis == "visibility" and not any(name in cells for name in names):
+            continue
+        if missing := [name for name in names if name not in cells]:
+            raise ClipError(f"{path.name}: no column {missing[0]!r}, or no row")
+        columns[axis] = np.array([[cell.strip() or "nan" for cell in cells[name]] for name in names]).T  # (rows, 13)
+    return columns
+
+
+def _numbers(columns: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    try:
+        return columns[name].astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise ClipError(f"{path.name}: {name} holds no numbers ({error})") from error
+
+
+def _joint_array(columns: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    if name not in columns:
+        raise ClipError(f"{path.name}: no array {name!r}")
+    values = _numbers(columns, name, path)
+    if values.ndim != 2 or values.shape[1] != NUM_JOINTS:
+        raise ClipError(f"{path.name}: {name} has shape {values.shape}, need (frames, {NUM_JOINTS})")
+    return values
+
+
+def _visibility(columns: Mapping[str, np.ndarray], xy: np.ndarray, path: Path) -> np.ndarray:
+    """(rows, 13) bool."""
+    if "visibility" not in columns:
+        return ~np.isnan(xy).any(axis=-1)
+    values = _joint_array(columns, "visibility", path)
+    if len(values) != len(xy):
+        raise ClipError(f"{path.name}: x of {len(xy)} frames, visibility of {len(values)}")
+    if not np.isin(values, (0, 1)).all():
+        raise ClipError(f"{path.name}: visibility must be 0 or 1, found {values[~np.isin(values, (0, 1))][0]:g}")
+    return values.astype(bool)
+
+
+def _frame_numbers(
+    columns: Mapping[str, np.ndarray], num_rows: int, num_frames: int, path: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows,) int64 frame of each row, and a note where rows and frames do not match one to one."""
+    if "frame" not in columns:
+        notes = () if num_rows == num_frames else (_common_note(path, num_rows, num_frames),)
+        return np.arange(num_rows), notes
+    values = _numbers(columns, "frame", path)
+    if values.shape != (num_rows,):
+        raise ClipError(f"{path.name}: frame has shape {values.shape}, need ({num_rows},)")
+    is_bad = ~((values >= 0) & (values < 2**53) & (values == np.round(values)))
+    if is_bad.any():
+        raise ClipError(f"{path.name}: frame {values[is_bad][0]:g}, need whole numbers from 0")
+    if len(np.unique(values)) < num_rows:
+        found, counts = np.unique(values, return_counts=True)
+        raise ClipError(f"{path.name}: frame {found[counts > 1][0]:g} has several rows")
+    num_used = int((values < num_frames).sum())
+    if not num_used:
+        raise ClipError(f"{path.name}: frames {values.min():g} … {values.max():g} of a clip of {num_frames}")
+    if num_used == num_rows == num_frames:
+        return values.astype(np.int64), ()
+    return values.astype(np.int64), (
+        f"{path.name}: joints of {num_used} of {num_frames} frames"
+        + f", {num_rows - num_used} rows of frames that are not there" * (num_used < num_rows),
+    )
+
+
+def _action(columns: Mapping[str, np.ndarray], path: Path) -> str | None:
+    if "action" not in columns:
+        return None
+    words = {str(word).strip() for word in columns["action"].ravel()} - {""}
+    if len(words) > 1 or columns["action"].dtype.kind != "U":
+        raise ClipError(f"{path.name}: action is {sorted(words)[:3]}, need one word for the whole clip")
+    return words.pop() if words else None

@@ -1,0 +1,120 @@
+"""Videos of people, any that PyAV decodes."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from m3.clips.base import file_identity, require_pair, spread, writable
+from m3.clips.names import clip_ids
+from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
+from m3.clips.video_frames import VideoFrames, scan
+from m3.records import Clip, Joints
+from m3.settings import require
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
+
+
+class VideoFiles:
+    """One clip per video file, shown as its rotation metadata ask, at any depth below a folder or matching a pattern.
+
+    Joints come from a sidecar beside the video (`walk.csv` for `walk.mp4`, see `m3.clips.sidecar`) or not at all. Of a
+    damaged video the frames before the damage are used. Frames above `m3.clips.base.MAX_FRAME_PIXELS` are refused.
+
+    Args:
+        root: a folder, a file, or a pattern like "/data/**/run_*.mp4".
+        fps: frames per second, each the frame that is nearest in time; a video with fewer repeats some. None: all.
+        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        name: of the data set, for the manifest and the default output folder.
+
+    Raises FileNotFoundError where there is no video.
+    """
+
+    def __init__(
+        self, root: str | Path, fps: float | None = None, max_clips: int | None = None, name: str = "video_files"
+    ) -> None:
+        if fps is not None:
+            require("source.fps", fps, float, low=0.001, high=1000)
+        self.fps = fps
+        self.name = name
+        base, videos = _videos(str(root))
+        if not videos:
+            raise FileNotFoundError(
+                f"source.root={root}: no {', '.join(VIDEO_SUFFIXES)} files there; give a folder or a pattern in quotes"
+            )
+        self._base = base
+        relative = [path.relative_to(base).as_posix() for path in videos]
+        named = clip_ids({path: os.path.splitext(path)[0] for path in relative})
+        self._names = {clip_id: named[clip_id] for clip_id in spread(list(named), max_clips)}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def clip_ids(self) -> list[str]:
+        return list(self._names)
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, names, sizes and both ends of the videos, and their sidecars: see `file_identity`."""
+        digest = hashlib.sha256()
+        for clip_id, name in self._names.items():
+            digest.update(f"{clip_id} {name}\n".encode(errors="surrogateescape"))
+            for path in (self._base / name, *sidecar_paths(self._base / name)):
+                digest.update(file_identity(path))
+        return digest.hexdigest()
+
+    def read(self, clip_id: str) -> Clip:
+        name = self._names[clip_id]
+        path = self._base / name
+        table = scan(path, name)
+        num_frames = len(table.ticks)
+        beside = find_sidecar(path)
+        sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, table.size)
+        num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
+        order, notes = _sampled(table.seconds[:num_frames], self.fps, name)
+        require_pair(name, len(order))
+        joints = sidecar.joints and Joints(sidecar.joints.xy[order], sidecar.joints.is_visible[order])
+        return Clip(
+            id=clip_id,
+            frames=VideoFrames(path, name, table, order),
+            size=table.size,
+            joints=joints,
+            action=sidecar.action,
+            is_train=sidecar.is_train,
+            notes=tuple(map(writable, (*table.notes, *sidecar.notes, *notes))),
+        )
+
+
+def _sampled(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which of the frames at (T,) seconds are shown at `fps`, the earlier of two equally near ones; and a note."""
+    if fps is None:
+        return np.arange(len(seconds)), ()
+    is_long = len(seconds) > 1 and seconds[-1] > 0
+    end = seconds[-1] + (np.median(np.diff(seconds)) if is_long else 0.0)  # the last frame is shown for a while, too
+    wanted = np.arange(max(1, int(np.ceil(end * fps - 1e-3)))) / fps
+    middles = (seconds[1:] + seconds[:-1]) / 2
+    order = np.searchsorted(middles, wanted - 1e-4)  # a tie is one to within what containers round time stamps to
+    num_repeats = int((np.diff(order) == 0).sum())
+    note = f"{name}: at source.fps={fps:g} {num_repeats} of {len(order)} frames repeat the one before"
+    return order, (note,) if num_repeats else ()
+
+
+def _videos(root: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the videos, hidden files left out."""
+    if os.path.isdir(root):
+        base = Path(root)
+        found = [Path(folder) / name for folder, _, names in os.walk(root, followlinks=False) for name in names]
+    elif os.path.isfile(root):
+        base, found = Path(root).parent, [Path(root)]
+    else:
+        fixed = []
+        for part in Path(root).parts[:-1]:
+            if glob.has_magic(part):
+                break
+            fixed.append(part)
+        base, found = Path(*fixed), [Path(path) for path in glob.glob(root, recursive=True)]
+    videos = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
+    return base, sorted(videos)
