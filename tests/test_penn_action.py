@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,12 @@ import scipy.io
 from PIL import Image
 from tiny_world import frame, label_fields, write_clip, write_label, write_world
 
-from m3.clips.base import ClipError, spread
+from m3.clips.base import ClipError, DamagedFrame, spread
+from m3.clips.canvas import CropCanvas
 from m3.clips.penn_action import PennAction, read_label
+from m3.pairs import Chain
+from m3.records import Rejection
+from m3.shards.prepare import ClipPreparer
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "penn_action" / "labels"
 needs_real_labels = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real label files in {REAL}")
@@ -69,24 +75,87 @@ def holes(name: str, value: float) -> dict:
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        (holes("x", np.nan), r"x holds nan at \[2, 3\]"),
-        (holes("y", np.inf), r"y holds inf at \[2, 3\]"),
-        (holes("visibility", 2), "visibility must be 0 or 1"),
+        (holes("visibility", 2), "visibility must be 0 or 1, found 2.0"),
+        (holes("visibility", np.nan), "visibility must be 0 or 1, found nan"),
+        ({"x": np.full((6, 13), np.nan)}, r"no joint has a place, the first one is \[nan, 15.5\]"),
         ({"x": None}, "no field 'x'"),
-        ({"train": None}, "no field 'train'"),
-        ({"train": np.array([[0]])}, "train is"),
         ({"x": np.zeros((5, 13))}, "x, y, visibility have 5, 6, 6 frames"),
         ({"y": np.zeros((6, 14))}, r"y has shape \(6, 14\)"),
         ({"dimensions": np.array([[48, 64, 6, 3]])}, "dimensions"),
         ({"dimensions": np.array([[0, 64]])}, "dimensions"),
         ({"nframes": np.array([[0]])}, "no frames"),
-        ({"action": np.zeros((1, 1))}, "action is not a word"),
+        ({"dimensions": np.array([[48, np.inf]])}, "dimensions"),
+        ({"nframes": np.array([[np.nan]])}, r"nframes is \[\[nan\]\]"),
+        ({"x": np.zeros((0, 13)), "y": np.zeros((0, 13)), "visibility": np.zeros((0, 13))}, "no frames"),
         ({"x": np.array([["a"] * 13] * 6)}, "not numbers"),
     ],
 )
 def test_bad_labels_are_rejected_with_file_and_reason(tmp_path: Path, changes: dict, reason: str):
     with pytest.raises(ClipError, match=f"0007.mat: .*{reason}"):
         read_label(write_label(tmp_path / "0007.mat", **changes))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("is_visible", [True, False])
+def test_a_joint_without_a_place_becomes_invisible(tmp_path: Path, value: float, is_visible: bool):
+    """Its frame and its twelve fellows are as good as ever; where nobody saw it, nothing is lost that was there."""
+    visibility = label_fields()["visibility"]
+    visibility[2, 3] = is_visible
+    label = read_label(write_label(tmp_path / "0007.mat", visibility=visibility, **holes("y", value)))
+    sound = read_label(write_label(tmp_path / "0008.mat"))
+    expected = sound.joints.is_visible.copy()
+    expected[2, 3] = False
+    assert np.array_equal(label.joints.is_visible, expected)
+    assert np.array_equal(label.joints.xy[expected], sound.joints.xy[expected])
+    corners = label.joints.xy.min(axis=(0, 1)), label.joints.xy.max(axis=(0, 1))
+    assert np.array_equal(corners, (sound.joints.xy.min(axis=(0, 1)), sound.joints.xy.max(axis=(0, 1))))
+    assert len(label.notes) == is_visible
+    if is_visible:
+        where = f"left_elbow of frame 2 at (17.5, {value - 0.5:g})"
+        assert label.notes == (f"0007.mat: 1 visible joints have no place, the first is {where}: taken as invisible",)
+
+
+def test_visible_joints_outside_the_frame_are_noted(tmp_path: Path):
+    label = read_label(write_label(tmp_path / "0007.mat", **holes("x", -20)))
+    where = "left_elbow of frame 2 at (-20.5, 19.5)"
+    assert label.notes == (
+        f"0007.mat: 1 visible joints lie outside the frame, the first is {where}: taken as invisible",
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, note",
+    [
+        ({"action": None}, "no field 'action'"),
+        ({"action": np.zeros((1, 1))}, "action is not a word"),
+        ({"train": None}, "no field 'train'"),
+        ({"train": np.array([[0]])}, r"train is \[\[0\]\]"),
+    ],
+)
+def test_labels_serve_without_action_or_split(tmp_path: Path, changes: dict, note: str):
+    label = read_label(write_label(tmp_path / "0007.mat", **changes))
+    assert (label.action is None) == ("action" in changes) and (label.is_train is None) == ("train" in changes)
+    assert len(label.notes) == 1 and re.match(f"0007.mat: {note}", label.notes[0])
+
+
+def test_a_matlab_v73_file_is_named(tmp_path: Path):
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n" + bytes(600)
+    (tmp_path / "0007.mat").write_bytes(header)
+    with pytest.raises(ClipError, match=r"0007.mat: a MATLAB v7.3 \(HDF5\) file"):
+        read_label(tmp_path / "0007.mat")
+
+
+def test_an_unreadable_label_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_world(tmp_path, 2)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    source = PennAction(tmp_path)
+    with pytest.raises(ClipError, match=r"^0001.mat: not readable \(Permission denied\)$"):
+        source.read("0001")
+    assert len(source.fingerprint()) == 64
 
 
 @pytest.mark.parametrize("content", [b"", b"not a mat file at all, but some text of some length " * 10])
@@ -111,7 +180,10 @@ def test_all_real_labels():
     assert len(labels) == 1861 and sum(label.num_frames for label in labels) == 129_432
     assert {label.action for label in labels} >= {"golf_swing", "strum_guitar", "bench_press"}
     assert len({label.action for label in labels}) == 15 and len({label.size for label in labels}) == 61
-    assert sum(label.is_train for label in labels) == 1002 and not any(label.notes for label in labels)
+    assert sum(label.is_train for label in labels) == 1002
+    notes = [note for label in labels for note in label.notes]
+    assert all("lie outside the frame" in note for note in notes)
+    assert sum(int(re.search(r": (\d+) visible", note).group(1)) for note in notes) == 1007
     num_raw_visible = num_visible = num_at_one = 0
     for path, label in zip(paths, labels):
         raw = scipy.io.loadmat(path)
@@ -147,18 +219,21 @@ def test_jpegs_and_nframes_may_differ(tmp_path: Path, num_pictures: int):
 
 
 def test_bad_clips_are_rejected(tmp_path: Path):
-    write_world(tmp_path, 5)
-    (tmp_path / "frames/0001/000003.jpg").unlink()
-    (tmp_path / "frames/0002/000002.jpg").write_bytes(b"no picture")
+    write_world(tmp_path, 6)
+    (tmp_path / "frames/0001/000002.jpg").unlink()
+    Image.new("L", (10_000, 2_000)).save(tmp_path / "frames/0002/000002.jpg")
     Image.fromarray(frame(0, (48, 60))).save(tmp_path / "frames/0003/000001.jpg")
     (tmp_path / "labels/0004.mat").unlink()
     for path in (tmp_path / "frames/0005").iterdir():
         path.unlink()
+    write_clip(tmp_path, "0007", num_frames=1)
+    write_label(tmp_path / "labels/0008.mat")
+    write_label(tmp_path / "labels/0006.mat", size=(10_000, 10_000))
     source = PennAction(tmp_path)
-    assert len(source) == 5
-    with pytest.raises(ClipError, match="frames/0001: expected 000003.jpg, found 000004.jpg"):
+    assert len(source) == 8
+    with pytest.raises(ClipError, match="frames/0001: a pair needs 2 frames; .*expected 000002.jpg, found 000003.jpg"):
         source.read("0001")
-    with pytest.raises(ClipError, match="0002/000002.jpg: not a readable picture"):
+    with pytest.raises(ClipError, match="0002/000002.jpg: frames of 10000 x 2000 px"):
         source.read("0002").frames[1]
     with pytest.raises(ClipError, match="0003/000001.jpg: 48 x 60 px .*label says 48 x 64"):
         source.read("0003").frames[0]
@@ -166,6 +241,57 @@ def test_bad_clips_are_rejected(tmp_path: Path):
         source.read("0004")
     with pytest.raises(ClipError, match="frames/0005: no JPEGs"):
         source.read("0005")
+    with pytest.raises(ClipError, match="0006.mat: frames of 10000 x 10000 px"):
+        source.read("0006")
+    with pytest.raises(ClipError, match="frames/0007: a pair needs 2 frames"):
+        source.read("0007")
+    with pytest.raises(ClipError, match="frames/0008: no JPEGs"):
+        source.read("0008")
+
+
+def test_frames_before_a_missing_one_are_used(tmp_path: Path):
+    write_clip(tmp_path, "0001", num_frames=6)
+    (tmp_path / "frames/0001/000004.jpg").unlink()
+    clip = PennAction(tmp_path).read("0001")
+    assert len(clip.frames) == len(clip.joints.xy) == 3
+    assert clip.notes == ("frames/0001: expected 000004.jpg, found 000005.jpg: used the 3 frames before it",)
+
+
+def damage(path: Path, kind: str) -> None:
+    if kind == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif kind == "no picture":
+        path.write_bytes(b"no picture at all")
+    elif kind == "empty":
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("truncated", "image file is truncated"),
+        ("no picture", "cannot identify image file '000005.jpg'"),
+        ("empty", "the file is empty"),
+    ],
+)
+def test_frames_before_a_damaged_one_are_used(tmp_path: Path, kind: str, reason: str):
+    write_clip(tmp_path, "0001", num_frames=6)
+    write_clip(tmp_path, "0002", num_frames=6)
+    damage(tmp_path / "frames/0001/000005.jpg", kind)
+    damage(tmp_path / "frames/0002/000002.jpg", kind)
+    source = PennAction(tmp_path)
+    with pytest.raises(DamagedFrame, match=f"^0001/000005.jpg: .*{reason}") as error:
+        source.read("0001").frames[4]
+    assert error.value.index == 4 and str(tmp_path) not in str(error.value)
+    preparer = ClipPreparer(source, CropCanvas(32), Chain(0.99))
+    prepared = preparer("0001")
+    assert prepared.num_frames == 4 and prepared.staged.pairs[-1].successor == 3
+    assert prepared.staged.notes == (f"{error.value}: used the 4 frames before it",)
+    assert [index for index, _ in preparer.pictures(replace(prepared, pictures={}))] == [0, 1, 2, 3]
+    rejected = preparer("0002")
+    assert isinstance(rejected, Rejection) and re.search(
+        "^0002/000002.jpg: .*a pair needs 2 frames, 1 came before it", rejected.reason
+    )
 
 
 def test_a_wrong_folder_names_the_key(tmp_path: Path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from m3.clips.base import ClipError, reason_of, require_frame_size, require_pair, spread
+from m3.clips.base import ClipError, reason_of, require_frame_size, spread
 from m3.clips.picture_files import PictureFiles
 from m3.clips.placed_joints import placed_joints
 from m3.records import NUM_JOINTS, Clip, Joints
@@ -199,16 +201,15 @@ class PennAction:
         if not pictures:
             raise ClipError(f"frames/{clip_id}: no JPEGs")
         num_frames, notes = min(label.num_frames, len(pictures)), label.notes
-        if len(pictures) != label.num_frames:
+        gap = _first_gap(pictures[:num_frames])
+        if gap is not None:
+            num_frames = gap
+            found = f"expected {gap + 1:06d}.jpg, found {pictures[gap].name}"
+            notes += (f"frames/{clip_id}: {found}: used the {gap} frames before it",)
+        elif len(pictures) != label.num_frames:
             notes += (f"labels of {label.num_frames} frames, {len(pictures)} JPEGs: used the first {num_frames}",)
-        for number, path in enumerate(pictures[:num_frames], start=1):
-            if not path.stem.isdecimal() or int(path.stem) != number:
-                gap = f"frames/{clip_id}: expected {number:06d}.jpg, found {path.name}"
-                if number <= 2:
-                    raise ClipError(gap)
-                num_frames, notes = number - 1, (*notes, f"{gap}: used the {number - 1} frames before it")
-                break
-        require_pair(clip_id, num_frames)
+        if num_frames < 2:
+            raise ClipError("; ".join((f"frames/{clip_id}: a pair needs 2 frames", *notes)))
         return Clip(
             id=clip_id,
             frames=PictureFiles(pictures[:num_frames], label.size, "the label"),
@@ -226,6 +227,14 @@ def label_identity(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         return type(error).__name__.encode()
+
+
+def _first_gap(pictures: Sequence[Path]) -> int | None:
+    """Index of the first picture that does not have its number, 1, 2, …"""
+    for index, path in enumerate(pictures):
+        if not re.fullmatch("[0-9]+", path.stem) or int(path.stem) != index + 1:
+            return index
+    return None
 
 
 def _pictures(folder: Path) -> list[Path]:
