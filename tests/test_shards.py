@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,16 @@ def test_official_follows_the_flag():
 # ── shards ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_webdataset_alone_reads_the_shards(tmp_path: Path):
-    pairs = [tokenized_pair(number, caption=None if number == 4 else "a person walking") for number in range(7)]
+def with_flip(pair: TokenizedPair) -> TokenizedPair:
+    flipped = {f"{name}.flip": np.roll(ids, 1, axis=-1) for name, ids in pair.tokens.items()}
+    return replace(pair, tokens=pair.tokens | flipped)
+
+
+@pytest.mark.parametrize("has_flip", [False, True])
+def test_webdataset_alone_reads_the_shards(tmp_path: Path, has_flip: bool):
+    captions = [None if number == 4 else f"{number}: eine Läuferin, “schnell”" for number in range(7)]
+    pairs = [tokenized_pair(number, caption=caption) for number, caption in enumerate(captions)]
+    pairs = [with_flip(pair) for pair in pairs] if has_flip else pairs
     shards = write_shards(tmp_path, "train", pairs, pairs_per_shard=3)
     assert [(shard.name, shard.num_pairs) for shard in shards] == [
         ("train/000000.tar", 3), ("train/000001.tar", 3), ("train/000002.tar", 1)]  # fmt: skip
@@ -112,6 +121,7 @@ def test_webdataset_alone_reads_the_shards(tmp_path: Path):
     for sample, pair in zip(samples, pairs):
         members = {name for name in sample if not name.startswith("__")}
         assert members == {f"{name}.npy" for name in pair.tokens} | {"captions.json", "meta.json"}
+        assert len(members) == (10 if has_flip else 6)
         for name, ids in pair.tokens.items():
             assert sample[f"{name}.npy"].dtype == np.uint16 and np.array_equal(sample[f"{name}.npy"], ids)
         assert sample["captions.json"] == ([] if pair.caption is None else [pair.caption])
