@@ -17,14 +17,17 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.contact_sheet import contact_sheet, sheet_pairs
 from m3.pictures import write_png
 from m3.settings import require
 from m3.shards.build import BuildOptions, Built, Recipe, build_dataset
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
+from m3.shards.pack import PackOptions, pack_dataset
 from m3.shards.prepare import ClipPreparer
 from m3.shards.summary import print_summary
+from m3.shards.tokenized_folders import TokenizedFolders
 from m3.shards.verify import verify_dataset
 from m3.tokens.base import NoTokenizer, PictureTokenizer
 
@@ -54,6 +57,8 @@ def run(cfg: DictConfig) -> Manifest:
     )
     if not isinstance(cfg.augment.flip, bool):
         raise ValueError(f"augment.flip={cfg.augment.flip!r}: choose true or false")
+    if get_class(cfg.source._target_) is TokenizedFolders:
+        return _pack(cfg)
     canvas, pairs = instantiate(cfg.canvas), instantiate(cfg.pairs)
     names = _stored_modalities(cfg, canvas)
     if not any(name in names for name in PICTURE_MODALITIES):
@@ -65,10 +70,21 @@ def run(cfg: DictConfig) -> Manifest:
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
     recipe = Recipe(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
     built = build_dataset(out, recipe, cfg.overwrite)
-    _draw_contact_sheet(cfg, preparer, tokenizer, built)
-    if not built.is_new:
-        print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
-    print_summary(out, built.manifest, Console())
+    _finish(cfg, built, tokenizer, source, canvas)
+    return built.manifest
+
+
+def _pack(cfg: DictConfig) -> Manifest:
+    """Tokens that are there already go into shards as they are."""
+    if cfg.augment.flip:
+        raise ValueError("augment.flip=true: tokens cannot be mirrored, only the pictures they were made of")
+    options = PackOptions(cfg.pairs_per_shard, cfg.text_vocab_size, cfg.strict)
+    source, tokenizer = instantiate(cfg.source), instantiate(cfg.tokenizer)
+    container: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    stages = {stage: _without_places(container[stage]) for stage in ("source", "tokenizer")}
+    settings = {**stages, "pairs_per_shard": cfg.pairs_per_shard, "text_vocab_size": cfg.text_vocab_size}
+    built = pack_dataset(Path(cfg.out), source, tokenizer, settings, options, cfg.overwrite)
+    _finish(cfg, built, tokenizer)
     return built.manifest
 
 
@@ -96,29 +112,32 @@ def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
 def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
     """What of the configuration decides the bytes of the shards."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    stages = {
-        stage: {key: value for key, value in settings[stage].items() if key not in NOT_IN_MANIFEST} for stage in STAGES
-    }
+    stages = {stage: _without_places(settings[stage]) for stage in STAGES}
     layout = ("augment", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
     return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 
 
-def _draw_contact_sheet(cfg: DictConfig, preparer: ClipPreparer, tokenizer: PictureTokenizer, built: Built) -> None:
-    """Write OUT/contact_sheet.png, unless it is there already."""
-    path = Path(cfg.out) / CONTACT_SHEET_NAME
-    if not cfg.contact_sheet.num_pairs or (path.exists() and not built.is_new):
-        return
-    shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
-    pairs = sheet_pairs(
-        Path(cfg.out),
-        built.manifest,
-        shown_by,
-        preparer.source,
-        preparer.canvas,
-        cfg.contact_sheet.num_pairs,
-        cfg.contact_sheet.cell_px,
-    )
-    write_png(path, contact_sheet(pairs))
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in NOT_IN_MANIFEST}
+
+
+def _finish(
+    cfg: DictConfig,
+    built: Built,
+    tokenizer: PictureTokenizer,
+    source: ClipSource | None = None,
+    canvas: Canvas | None = None,
+) -> None:
+    """Draws OUT/contact_sheet.png, unless it is there already, and prints the summary."""
+    out, path = Path(cfg.out), Path(cfg.out) / CONTACT_SHEET_NAME
+    if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
+        shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
+        num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
+        pairs = sheet_pairs(out, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
+        write_png(path, contact_sheet(pairs))
+    if not built.is_new:
+        print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
+    print_summary(out, built.manifest, Console())
 
 
 def verify(root: str) -> int:

@@ -96,13 +96,13 @@ class TokenizedPair:
 
     key: "{clip}-{reference frame:06d}".
     tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints.
-    caption: of the reference frame, or None.
+    captions: of the reference frame, none, one or several.
     meta: clip, reference, successor, ssim, canvas, action, pose_extent_px (see `PairInfo`).
     """
 
     key: str
     tokens: dict[str, np.ndarray]
-    caption: str | None
+    captions: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
 
 

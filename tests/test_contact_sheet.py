@@ -52,7 +52,7 @@ def pair(clip: int, reference: int) -> TokenizedPair:
     tokens = {"tok_rgb": 100 * grid, "coords": coords, "tok_rgb_next": 200 * grid, "coords_next": coords}
     flips = {f"{name}.flip": ids + (ids.shape == (4, 4)) for name, ids in tokens.items()}
     meta = {"clip": f"00{clip}", "reference": reference, "successor": reference + 1, "ssim": 0.5, "action": "walk"}
-    return TokenizedPair(f"00{clip}-{reference:06d}", tokens | flips, "a person walking", meta)
+    return TokenizedPair(f"00{clip}-{reference:06d}", tokens | flips, ("a person walking",), meta)
 
 
 def write_data(root: Path, variants: tuple[str, ...] = ()):

@@ -9,13 +9,10 @@ alone and they are taken in the order of the source, so the bytes do not depend 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +26,9 @@ from m3.progress import track
 from m3.records import Rejection, TokenizedPair
 from m3.settings import require
 from m3.shards.encode import ClipEncoder, torch_threads
-from m3.shards.files import write_whole
+from m3.shards.folder import check_replaceable, existing_manifest, move_into_place, write_text_tokenizer
 from m3.shards.manifest import (
-    CONTACT_SHEET_NAME,
-    MANIFEST_NAME,
     SCHEMA_VERSION,
-    TABLES_FOLDER,
-    TEXT_TOKENIZER_NAME,
     Manifest,
     pair_modalities,
     token_members,
@@ -47,9 +40,7 @@ from m3.shards.statistics import DatasetStatistics
 from m3.shards.workers import prepare_clips
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
-from m3.tokens.text import MIN_VOCAB_SIZE, TextTokenizer, train_text_tokenizer
-
-REJECTED_NAME = "rejected.jsonl"
+from m3.tokens.text import MIN_VOCAB_SIZE
 
 _STAGED_BYTES_IN_MEMORY = 2**29
 """While shards are written; `split=pair` takes the pairs of all clips at random."""
@@ -144,10 +135,10 @@ def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
     """
     identity = recipe.identity()
     staging_root = out.with_name(out.name + ".tmp")
-    if not overwrite and (existing := _existing(out, identity)) is not None:
+    if not overwrite and (existing := existing_manifest(out, identity)) is not None:
         Staging.discard(staging_root, _without_layout(identity))  # where the last build ended before it could
         return Built(existing, False)
-    _check_replaceable(out)
+    check_replaceable(out)
     clip_ids = recipe.preparer.source.clip_ids()
     recipe.splitter.check(len(clip_ids))
     staging = Staging(staging_root, _without_layout(identity))
@@ -157,49 +148,10 @@ def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
     return Built(manifest, True)
 
 
-def _existing(out: Path, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of a complete data set of this identity, or None where there is no manifest."""
-    if not (out / MANIFEST_NAME).exists():
-        return None
-    manifest = Manifest.load(out)
-    found, wanted = _flat({key: getattr(manifest, key) for key in identity}), _flat(identity)
-    differing = [
-        f"{key} is {found.get(key, 'unset')}, asked for {wanted.get(key, 'unset')}"
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key, "unset") != wanted.get(key, "unset")
-    ]
-    if differing:
-        raise ValueError(
-            f"out={out} holds a data set of other settings or data ({'; '.join(differing[:4])}). "
-            "Choose another folder with out=…, or replace it with overwrite=true"
-        )
-    names = [shard.name for shards in manifest.shards.values() for shard in shards]
-    names += [] if manifest.text_tokenizer is None else [manifest.text_tokenizer["file"]]
-    if missing := [name for name in names if not (out / name).is_file()]:
-        raise ValueError(f"out={out} lacks {missing[0]}, which its manifest lists; make it again with overwrite=true")
-    return manifest
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:
     """The part that staged clips depend on: a new split or shard size can use them."""
     settings = {key: value for key, value in identity["settings"].items() if key not in _LAYOUT_SETTINGS}
     return {**identity, "settings": settings}
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME, TABLES_FOLDER, *SPLITS}
-    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
-        raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
 
 
 @dataclass
@@ -272,8 +224,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
     def samples(split: str) -> Iterator[TokenizedPair]:
         for clip, pair in track(divided[split], len(divided[split]), f"shards of {split}"):
             sample = read(clip).sample(pair, members)
-            if split == "train" and sample.caption is not None:
-                captions.append(sample.caption)
+            captions.extend(sample.captions if split == "train" else ())
             yield sample
 
     for split in SPLITS:
@@ -286,12 +237,12 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
         has_joints=summary.has_joints,
         num_clips={split: _num_clips(divided[split]) for split in SPLITS},
         shards=shards,
-        text_tokenizer=_write_text_tokenizer(staging.root, captions, recipe.options.text_vocab_size),
+        text_tokenizer=write_text_tokenizer(staging.root, captions, recipe.options.text_vocab_size),
         rejected=summary.rejected,
         notes=summary.notes,
         statistics=summary.statistics,
     )
-    _move_into_place(out, staging.root, manifest)
+    move_into_place(out, staging.root, manifest)
     return manifest
 
 
@@ -321,33 +272,3 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
 
 def _num_clips(samples: Sequence[Sample]) -> int:
     return len({clip for clip, _ in samples})
-
-
-def _write_text_tokenizer(root: Path, captions: Sequence[str], vocab_size: int) -> dict[str, Any] | None:
-    """Train it on captions and write it; returns what the manifest says of it, None without captions."""
-    if not captions:
-        return None
-    text = train_text_tokenizer(captions, vocab_size)
-    content = text.encode("utf-8")
-    write_whole(root / TEXT_TOKENIZER_NAME, content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return {"file": TEXT_TOKENIZER_NAME, "sha256": sha256, "num_ids": TextTokenizer(text).num_ids}
-
-
-def _move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
-    """Put new shards where old ones may be. The old manifest goes first and the new one comes last.
-
-    All is written before, so that a full disk cannot stop it half-way.
-    """
-    lines = "".join(json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in manifest.rejected)
-    write_whole(staged / REJECTED_NAME, lines.encode("utf-8"))
-    manifest.save(staged)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for name in (TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME):
-        (out / name).unlink(missing_ok=True)
-    for folder in (*SPLITS, TABLES_FOLDER):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    text_tokenizer = () if manifest.text_tokenizer is None else (TEXT_TOKENIZER_NAME,)
-    for name in (*SPLITS, REJECTED_NAME, *text_tokenizer, MANIFEST_NAME):
-        os.replace(staged / name, out / name)

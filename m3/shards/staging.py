@@ -52,7 +52,7 @@ class StagedClip:
 
     def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
         """Pair `index` as it goes into a shard, with these token members ("coords_next", "tok_rgb.flip", …)."""
-        pair, tokens = self.pairs[index], {}
+        pair, caption, tokens = self.pairs[index], self.captions[index], {}
         for member in members:
             modality, dot, variant = member.partition(".")
             frame = pair.successor if modality.endswith("_next") else pair.reference
@@ -61,7 +61,7 @@ class StagedClip:
         return TokenizedPair(
             key=f"{self.clip}-{pair.reference:06d}",
             tokens=tokens,
-            caption=self.captions[index],
+            captions=() if caption is None else (caption,),
             meta={
                 "clip": self.clip,
                 **pair._asdict(),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ class TokenizedFolders:
 
     Args:
         root: the folder.
-        tokenizer: name of the picture tokenizer that made the tokens, for it is written nowhere in them. It must be
-            the `tokenizer` group's: that one decodes them later.
+        tokenizer: name of the picture tokenizer that made the tokens, which they themselves do not tell.
         name: of the data set, for the manifest and the default output folder.
 
     Attributes:
@@ -43,7 +41,7 @@ class TokenizedFolders:
         grid: (rows, columns) of a picture's tokens, None without pictures.
 
     Raises:
-        FileNotFoundError where the folder does not have that layout, ValueError for a grid that is no square.
+        FileNotFoundError where the folder does not have that layout, ValueError where no picture is a square grid.
     """
 
     def __init__(self, root: str | Path, tokenizer: str, name: str = "tokenized_folders") -> None:
@@ -61,6 +59,11 @@ class TokenizedFolders:
         self._has_captions = CAPTIONS in found
         self.grid = self._read_grid()
         self.modalities: tuple[StoredModality, ...] = pair_modalities(self.grid or (1, 1), self._names)
+
+    @property
+    def canvas_size(self) -> int:
+        """Side in pixels of the canvas that the pictures' grid belongs to; without pictures the published 256."""
+        return self.grid[0] * PICTURE_STRIDE if self.grid else 256
 
     def sample_ids(self, split: str) -> list[str]:
         """Ids of all samples of a split, whole or not, sorted."""
@@ -80,18 +83,17 @@ class TokenizedFolders:
             raise ClipError(f'{sample_id}: a sample\'s name must be free of "."')
         tokens = {modality.name: self._tokens(split, sample_id, modality) for modality in self.modalities}
         captions = self._captions(split, sample_id)
-        size = self.grid[0] * PICTURE_STRIDE if self.grid else None
         return TokenizedPair(
             key=f"{split}-{sample_id}-000000",
             tokens=tokens,
-            caption=captions[0] if captions else None,
+            captions=tuple(captions),
             meta={
                 "clip": f"{split}-{sample_id}",
                 "reference": 0,
                 "successor": 1,
                 "ssim": None,
                 "action": None,
-                "canvas": {"mode": "unknown", "size": size, "window": None},
+                "canvas": {"mode": "unknown", "size": self.canvas_size, "window": None},
                 "pose_extent_px": None,
             },
         )
@@ -112,7 +114,7 @@ class TokenizedFolders:
         return present[0] if present else None
 
     def _read_grid(self) -> tuple[int, int] | None:
-        """The square grid of the first picture that can be read."""
+        """The grid of the first picture whose tokens are a square."""
         names = [name for name in self._names if name.startswith("tok_rgb")]
         for split, name in ((split, name) for split in SPLITS for name in names):
             for sample_id in self.sample_ids(split):
@@ -121,9 +123,10 @@ class TokenizedFolders:
                 except ClipError:
                     continue
                 side = math.isqrt(ids.size)
-                if ids.size < 1 or side**2 != ids.size or ids.shape not in ((ids.size,), (side, side)):
-                    raise ValueError(f"{self._path(split, name, sample_id)}: tokens {ids.shape}, need a square grid")
-                return side, side
+                if side**2 == ids.size and ids.shape in ((ids.size,), (side, side)):
+                    return side, side
+        if names:
+            raise ValueError(f"source.root={self.root}: no {names[0]} holds a square grid of tokens, such as (16, 16)")
         return None
 
     def _path(self, split: str, name: str, sample_id: str) -> Path:
@@ -175,8 +178,3 @@ def _load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ClipError(f"{path.parent.name}/{path.name}: not JSON ({error})") from error
-
-
-def all_samples(source: TokenizedFolders) -> Iterator[tuple[str, str]]:
-    """(split, id) of every sample, in the order in which they are stored."""
-    return ((split, sample_id) for split in SPLITS for sample_id in source.sample_ids(split))

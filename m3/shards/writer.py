@@ -53,8 +53,7 @@ def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
 
 def _members(pair: TokenizedPair) -> dict[str, Any]:
     tokens = {f"{name}.npy": _npy(ids) for name, ids in pair.tokens.items()}
-    captions = [] if pair.caption is None else [pair.caption]
-    return {"__key__": pair.key, **tokens, "captions.json": _json(captions), "meta.json": _json(pair.meta)}
+    return {"__key__": pair.key, **tokens, "captions.json": _json(pair.captions), "meta.json": _json(pair.meta)}
 
 
 def _npy(ids: np.ndarray) -> bytes:
