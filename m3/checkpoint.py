@@ -17,7 +17,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 
-_MODEL_PREFIX = "model."
+_MODEL_PREFIXES = ("average.", "model.")
+"""Of the weights in a checkpoint: those of the moving average, where there is one, go before the latest."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -107,11 +108,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
     options = {key: value for key, value in identity["config"]["model"].items() if key != "_target_"}
     table = {key: value for key, value in options.pop("table").items() if key != "_target_"}
     model = EncoderDecoder(ModalityTable(**table), **options)
-    weights = {
-        name.removeprefix(_MODEL_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_MODEL_PREFIX)
-    }
+    state = checkpoint["state_dict"]
+    prefix = next(prefix for prefix in _MODEL_PREFIXES if any(name.startswith(prefix) for name in state))
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     model.load_state_dict(weights)
     model = model.to(device).eval()
     return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])

@@ -127,7 +127,7 @@ def test_training_exports_averaged_weights_that_the_tokenizer_reads(tmp_path):
     fit(training, small_data(tmp_path / "frames"), 4, enable_checkpointing=False)
     assert all(not torch.equal(weight, before[name]) for name, weight in training.model.named_parameters())
     exported = MiniTokenizer(str(tmp_path / "run" / "mini.safetensors")).model.state_dict()
-    for name, weight in training.average.module.state_dict().items():
+    for name, weight in training.average.state_dict().items():
         assert torch.equal(exported[name], weight.half().float()), name
 
 

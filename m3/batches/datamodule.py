@@ -182,9 +182,10 @@ class TokenDataModule(pl.LightningDataModule):
     Args:
         root: folder that `preprocess.py` wrote.
         table: the modalities of the run; their tokens are taken from the dataset's rows in the table's order.
-        batch_size: samples per device and step.
+        batch_size: samples per device and micro-batch.
         eval_batch_size: samples per device and evaluation batch; changes no result.
         seed: of the shuffling.
+        accumulation: micro-batches per step; an item of the train loader holds all of them.
         num_workers: loader processes; a memory-mapped table needs none.
         repeat_batches: train on the first so many batches again and again; None for all the data.
         flip: train on the mirrored version of a sample every other time; evaluation never does.
@@ -203,6 +204,7 @@ class TokenDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         repeat_batches: int | None = None,
         flip: bool = False,
+        accumulation: int = 1,
     ) -> None:
         super().__init__()
         require("data.batch_size", batch_size, int, low=1)
@@ -214,7 +216,7 @@ class TokenDataModule(pl.LightningDataModule):
             raise ValueError(f"data.flip={flip!r}: choose true or false")
         self.repeat_batches, self.flip = repeat_batches, flip
         self.seed, self.num_workers = seed, num_workers
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size * accumulation, eval_batch_size
         try:
             self.train_split = TokenTable.open(root, "train")
         except FileNotFoundError as error:

@@ -21,7 +21,7 @@ class Segments:
 
     def __init__(self, packed: PackedTokens) -> None:
         lengths = packed.lengths
-        self.longest = int(lengths.max())
+        self.longest = packed.longest
         self.boundaries = F.pad(lengths.cumsum(0), (1, 0)).int()
         rank = torch.arange(len(packed.ids), device=lengths.device) - self.boundaries[packed.sample]
         self.slot = packed.sample * self.longest + rank

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m3.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE, ModalityTable, Vocabulary
-from m3.tokens.fsq import ids_to_digits
+from m3.tokens.fsq import digits_of_legal
 
 INIT_STD = 0.02
 
@@ -87,7 +87,7 @@ class DigitEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        columns = ids_to_digits(ids, self.levels).unbind(-1)
+        columns = digits_of_legal(ids, self.levels)
         return sum(embedding(column) for embedding, column in zip(self.digits, columns))
 
 

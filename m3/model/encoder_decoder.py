@@ -158,9 +158,8 @@ class EncoderDecoder(nn.Module):
             members = [k for k, vocabulary in enumerate(self.vocabularies) if vocabulary.name == name]
             if len(members) == self.table.num_modalities:
                 return embedding(inputs.ids)
-            is_member = torch.isin(inputs.modality, torch.tensor(members, device=inputs.ids.device))
-            rows = is_member.nonzero().squeeze(1)
-            vectors = embedding(inputs.ids[rows])
+            rows = torch.cat([inputs.rows[k] for k in members])
+            vectors = embedding(inputs.ids.index_select(0, rows))
             if embedded is None:
                 embedded = vectors.new_zeros(len(inputs.ids), vectors.shape[1])
             embedded = embedded.index_copy(0, rows, vectors)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from m3.modalities import JOINTS, PICTURE, Vocabulary
 from m3.model.embeddings import OrdinalTable
-from m3.tokens.fsq import digits_to_ids, ids_to_digits
+from m3.tokens.fsq import digits_of_legal, digits_to_ids
 
 
 class FlatHead(nn.Module):
@@ -58,7 +58,7 @@ class FactorizedHead(nn.Module):
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:
         """(M,) ids → six (M,) digits."""
-        return ids_to_digits(ids, self.levels).unbind(-1)
+        return digits_of_legal(ids, self.levels)
 
     def ids_of(self, digits: tuple[Tensor, ...]) -> Tensor:
         """Six (M,) digits → (M,) ids."""

@@ -33,6 +33,15 @@ def ids_to_digits(ids: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
     return ids.unsqueeze(-1) // weights % radix
 
 
+def digits_of_legal(ids: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> tuple[Tensor, ...]:
+    """(…) int64 legal ids → len(levels) times (…) digits, without waiting for the device to check them.
+
+    An illegal id's last digit lies outside its levels: whoever looks it up in a table finds out.
+    """
+    *low, last = basis(levels)
+    return (*(ids // weight % level for weight, level in zip(low, levels)), ids // last)
+
+
 def digits_to_ids(digits: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
     """(…, len(levels)) integer digits → (…) int64 ids. Raises ValueError for a digit outside 0 … level − 1."""
     radix = torch.tensor(levels, device=digits.device)

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from m3.loss import average, summed_cross_entropy
-from m3.masking.select import choose, pack
+from m3.loss import average, modality_scores, modality_sums, num_targets
+from m3.masking.select import choose_and_pack
 from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.records import TokenBatch
+from m3.records import PackedTokens, TokenBatch
 from m3.seeds import SampleGenerator
 from m3.settings import require
-from m3.training.optim import PRECISION_OF, Recipe
+from m3.training.optim import PRECISION_OF, Recipe, follow
 from m3.training.throughput import Throughput
+
+
+class StepFacts(NamedTuple):
+    """What the latest training step of this rank did; tensors are detached and on its device.
+
+    sums: (K,) float32 training loss of each modality, summed over its targets. counts: (K,) int64 targets.
+    grad_norm: () float32, of the whole gradient before clipping; None until the backward pass is done.
+    num_inputs, num_targets: tokens.
+    input_lengths, target_lengths: (B,) int64 tokens of each sample.
+    batch: the samples.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    grad_norm: Tensor | None
+    num_inputs: int
+    num_targets: int
+    input_lengths: Tensor
+    target_lengths: Tensor
+    batch: TokenBatch
+
+    @staticmethod
+    def of(
+        sums: Tensor, counts: Tensor, packed: Sequence[tuple[PackedTokens, PackedTokens]], batch: TokenBatch
+    ) -> StepFacts:
+        """packed: inputs and targets of each micro-batch."""
+        lengths = [torch.cat([side.lengths for side in sides]) for sides in zip(*packed)]
+        numbers = [sum(len(side.ids) for side in sides) for sides in zip(*packed)]
+        return StepFacts(sums, counts, None, *numbers, *lengths, batch)
 
 
 class MaskedTraining(pl.LightningModule):
@@ -27,11 +58,14 @@ class MaskedTraining(pl.LightningModule):
         model: made for the same table.
         optim: the recipe.
         loss_average: see `m3.loss.average`; of the training loss.
+        label_smoothing: see `m3.loss.summed_cross_entropy`; of the training loss only.
         seed: of the training masks.
         eval_seed: of the evaluation masks, which are the same in every evaluation.
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3", for `m3.checkpoint`.
+        average: a second model whose weights follow those of `model` (see `optim.ema_decay`), or None.
+        last_step: what the latest training step did, None before the first.
         clip_grad, precision: for the trainer.
     """
 
@@ -41,18 +75,22 @@ class MaskedTraining(pl.LightningModule):
         model: EncoderDecoder,
         optim: Recipe,
         loss_average: Literal["present", "all", "token"] = "present",
+        label_smoothing: float = 0.0,
         seed: int = 0,
         eval_seed: int = 0,
     ) -> None:
         super().__init__()
         require("seed", seed, int, low=0)
         require("loss.eval_seed", eval_seed, int, low=0)
+        require("loss.label_smoothing", label_smoothing, float, low=0, high=1)
         if loss_average not in ("present", "all", "token"):
             raise ValueError(f"loss.average={loss_average!r}: choose present, all or token")
         self.table = table
         self.model = model
+        self.average = None if optim.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
+        self.last_step: StepFacts | None = None
         self.optim = optim
-        self.loss_average = loss_average
+        self.loss_average, self.label_smoothing = loss_average, label_smoothing
         self.seed = seed
         self.eval_seed = eval_seed
         self.identity: dict[str, Any] = {}
@@ -65,55 +103,89 @@ class MaskedTraining(pl.LightningModule):
     def plan(self, num_devices: int) -> str:
         """A line that says how long the training is."""
         samples = f"{self.optim.batch_size} × {num_devices} samples"
+        if self.optim.accumulation > 1:
+            samples = f"{self.optim.accumulation} × {samples}"
         return f"{self.optim.total_tokens:g} M nominal tokens = {self.num_steps(num_devices):,} steps of {samples}"
+
+    @property
+    def evaluated_model(self) -> EncoderDecoder:
+        """What is evaluated: the average of the weights where there is one."""
+        return self.model if self.average is None else self.average
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Throughput(self.optim)]
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        sums, counts = self.sums_and_counts(batch, SampleGenerator(self.seed, "train", batch.sample, batch.epoch))
-        # The gradient of DDP is the mean over ranks: global counts and a factor make it that of the joint batch.
-        global_counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        loss = average(sums * self.trainer.world_size, global_counts, self.loss_average)
-        self._log_losses("train", loss.detach(), sums.detach(), counts)
+        """One optimizer step on an item of the loader, `optim.accumulation` micro-batches one after the other.
+
+        The targets of the whole global batch are counted before the first forward pass, so that the loss and its
+        gradient are those of the joint batch, however ranks and micro-batches divide it.
+        """
+        self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
+        packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
+        counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
+        global_counts = _sum_over_ranks(counts)
+        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
+        for index, (inputs, targets) in enumerate(packed):
+            hidden = self.model(inputs, targets)  # (M, D)
+            part_sums = modality_sums(self.model, hidden, targets, self.label_smoothing)
+            sums += part_sums.detach()
+            if is_logged:
+                num_right += modality_scores(self.model, hidden.detach(), targets)[1]
+            # DDP takes the mean over ranks of what they back-propagate.
+            loss = average(part_sums * self.trainer.world_size, global_counts, self.loss_average)
+            if index + 1 < len(packed):
+                self._backward_locally(loss)
+        self.last_step = StepFacts.of(sums, counts, packed, batch)
+        if is_logged:
+            global_sums, global_right = _sum_over_ranks(torch.stack([sums.double(), num_right.double()]))
+            self._log("train", self.loss_average, global_sums, global_right, global_counts)
         return loss
 
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        """Nothing: `training_step` begins with it."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Then averages: at the end of the batch it would be too late for the checkpoint of this step."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            follow(self.average, self.model, self.optim.ema_decay)
+
     def on_validation_epoch_start(self) -> None:
-        self._eval_sums = torch.zeros(self.table.num_modalities, dtype=torch.float64, device=self.device)
-        self._eval_counts = torch.zeros_like(self._eval_sums)
+        # Of each modality: summed cross-entropy, number of right tokens, number of tokens.
+        self._eval = torch.zeros(3, self.table.num_modalities, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        sums, counts = self.sums_and_counts(batch, SampleGenerator(self.eval_seed, "eval", batch.sample))
-        self._eval_sums += sums
-        self._eval_counts += counts
+        if len(batch.sample):  # a rank may have run out of samples before others
+            inputs, targets = self._mask(batch, self.eval_seed, "eval")
+            model = self.evaluated_model
+            sums, num_right = modality_scores(model, model(inputs, targets), targets)
+            self._eval += torch.stack([sums.double(), num_right, num_targets(targets)])
 
     def on_validation_epoch_end(self) -> None:
         """Per modality the mean over all its targets of the split, then the mean over modalities."""
-        sums = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
-        counts = self.trainer.strategy.reduce(self._eval_counts, reduce_op="sum")
-        self._log_losses("eval", average(sums, counts, "present"), sums, counts)
+        self._log("eval", "present", *_sum_over_ranks(self._eval))
 
-    def sums_and_counts(self, batch: TokenBatch, generator: SampleGenerator) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy and number of targets per modality, (K,) float32 and (K,) int64."""
-        is_input, is_target = choose(batch.tokens, self.table, generator)
-        targets = pack(batch.tokens, is_target, self.table)
-        hidden = self.model(pack(batch.tokens, is_input, self.table), targets)  # (M, D)
-        sums, counts = [], []
-        for k in range(self.table.num_modalities):
-            rows = (targets.modality == k).nonzero().squeeze(1)
-            counts.append(len(rows))
-            if len(rows):
-                sums.append(summed_cross_entropy(hidden[rows], targets.ids[rows], self.model.head_of(k)))
-            else:
-                sums.append(hidden.new_zeros((), dtype=torch.float32))
-        return torch.stack(sums), torch.tensor(counts, device=hidden.device)
+    def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
+        epoch = batch.epoch if purpose == "train" else 0
+        return choose_and_pack(batch.tokens, self.table, SampleGenerator(seed, purpose, batch.sample, epoch))
 
-    def _log_losses(self, stage: str, loss: Tensor, sums: Tensor, counts: Tensor) -> None:
+    def _backward_locally(self, loss: Tensor) -> None:
+        """Adds to this rank's gradients. DDP exchanges gradients only in the backward pass after `training_step`."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.trainer.strategy.backward(loss, None)
+
+    def _log(self, stage: str, how: str, sums: Tensor, num_right: Tensor, counts: Tensor) -> None:
+        """sums, num_right, counts: (K,) of the joint batch or split; NaN where it has no target of a modality."""
+        loss = average(sums, counts, how)
         values = {f"{stage}/loss": loss}
-        for name, mean in zip(self.table.modalities, sums / counts):  # NaN where the batch has no target of it
-            values[f"{stage}/loss_{name}"] = mean
-        self.log_dict({name: value.float() for name, value in values.items()}, batch_size=1)
-        self.log(f"{stage}_loss", loss.float(), prog_bar=True, logger=False, batch_size=1)
+        for k, name in enumerate(self.table.modalities):
+            values[f"{stage}/loss_{name}"] = sums[k] / counts[k]
+            values[f"{stage}/accuracy_{name}"] = num_right[k] / counts[k]
+        options = {"batch_size": 1, "sync_dist": stage == "eval"}  # equal on all ranks; Lightning wants to hear it
+        self.log_dict({name: value.float() for name, value in values.items()}, **options)
+        self.log(f"{stage}_loss", loss.float(), prog_bar=True, logger=False, **options)
 
     def configure_optimizers(self) -> dict[str, Any]:
         schedule = self.optim.schedule(self.trainer.world_size)
@@ -126,7 +198,20 @@ class MaskedTraining(pl.LightningModule):
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips the norm of the whole gradient; Lightning's own way refuses every fused optimizer in bf16."""
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        self.last_step = self.last_step._replace(grad_norm=norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["m3"] = self.identity
+
+
+def _micro_batches(batch: TokenBatch, batch_size: int) -> list[TokenBatch]:
+    return [TokenBatch(*fields) for fields in zip(*(field.split(batch_size) for field in batch))]
+
+
+def _sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Not `strategy.reduce`, which waits for all ranks and changes its argument."""
+    total = tensor.clone()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from m3.settings import require
 
@@ -35,12 +36,15 @@ class Schedule:
 class Recipe:
     """`conf/optim/*.yaml`.
 
-    batch_size: samples per device and step.
+    batch_size: samples per device and micro-batch.
     total_tokens, warmup_tokens: durations in millions of nominal tokens.
     num_tokens_per_sample: nominal tokens of a sample, inputs and targets together.
     lr, min_lr: of the warm-up's end and of the last step.
     weight_decay, betas: of AdamW; norms and biases do not decay.
     clip_grad: largest norm of the whole gradient.
+    accumulation: micro-batches per device and step, whose gradients are added up.
+    ema_decay: share of the moving average of the weights that stays at each step; None for no average. What is
+        evaluated and generates is the average.
     dtype: fp32, fp16 or bf16; a hardware config that sets a precision overrides it.
 
     Raises ValueError naming the key.
@@ -56,15 +60,18 @@ class Recipe:
     clip_grad: float
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     betas: Sequence[float] = (0.9, 0.95)
+    accumulation: int = 1
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "num_tokens_per_sample"):
+        for key in ("batch_size", "accumulation", "num_tokens_per_sample"):
             require(f"optim.{key}", getattr(self, key), int, low=1)
         for key in ("total_tokens", "warmup_tokens", "lr", "min_lr", "weight_decay", "clip_grad"):
             require(f"optim.{key}", getattr(self, key), float, low=0)
         for key in ("total_tokens", "lr", "clip_grad"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
+        require("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)}: need two numbers of [0, 1)")
         if not 0 <= self.warmup_tokens < self.total_tokens:
@@ -76,9 +83,13 @@ class Recipe:
         if self.dtype not in PRECISION_OF:
             raise ValueError(f"optim.dtype={self.dtype!r}: choose {', '.join(PRECISION_OF)}")
 
+    def samples_per_step(self, num_devices: int) -> int:
+        """The global batch: batch_size · accumulation · num_devices."""
+        return self.batch_size * self.accumulation * num_devices
+
     def schedule(self, num_devices: int) -> Schedule:
-        """Converts tokens to steps: ceil(tokens / (num_tokens_per_sample · batch_size · num_devices))."""
-        tokens_per_step = self.num_tokens_per_sample * self.batch_size * num_devices
+        """Converts tokens to steps: ceil(tokens / (num_tokens_per_sample · samples_per_step))."""
+        tokens_per_step = self.num_tokens_per_sample * self.samples_per_step(num_devices)
 
         def steps(millions: float) -> int:
             return math.ceil(millions * 1e6 / tokens_per_step)
@@ -93,6 +104,12 @@ class Recipe:
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), fused=is_fused)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · model, weight by weight."""
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), None)
 
 
 PRECISION_OF = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}

@@ -37,7 +37,7 @@ class Throughput(pl.Callback):
         if trainer.global_step % trainer.log_every_n_steps and trainer.global_step < trainer.max_steps:
             return
         steps, elapsed_s = self._steps_since, self._bank_time()
-        samples_per_s = steps * self.optim.batch_size * trainer.world_size / elapsed_s
+        samples_per_s = steps * self.optim.samples_per_step(trainer.world_size) / elapsed_s
         tokens_per_s = samples_per_s * self.optim.num_tokens_per_sample
         pl_module.log_dict(
             {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3.tokens.mini import MiniAutoEncoder, save_weights
 from m3.training.muon import Muon
+from m3.training.optim import follow
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
@@ -78,13 +79,12 @@ class TokenizerTraining(pl.LightningModule):
             )
         self.steps, self.warmup_steps, self.decay_steps = steps, warmup_steps, decay_steps
         self.lr, self.adam_lr, self.weight_decay, self.clip_grad = lr, adam_lr, weight_decay, clip_grad
-        self.edge_weight = edge_weight
+        self.edge_weight, self.ema_decay = edge_weight, ema_decay
         self.export = Path(export)
         self.identity: dict[str, Any] = {}
         self.model = MiniAutoEncoder()
         self.model.initialize(torch.Generator().manual_seed(seed))
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        self.average.requires_grad_(False)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
 
     def num_steps(self, num_devices: int) -> int:
         return self.steps
@@ -110,7 +110,7 @@ class TokenizerTraining(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Then averages: at the end of the batch it would be too late for the checkpoint of this step."""
         super().optimizer_step(*args, **kwargs)
-        self.average.update_parameters(self.model)
+        follow(self.average, self.model, self.ema_decay)
 
     def validation_step(self, frames: Tensor, batch_idx: int) -> None:
         """frames (B, 3, H, W) uint8 of one size; logs the PSNR of the averaged weights for each size."""
@@ -124,7 +124,7 @@ class TokenizerTraining(pl.LightningModule):
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
             self.export.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(self.average.module, self.export)
+            save_weights(self.average, self.export)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = Muon(self.model.parameters(), self.lr, self.adam_lr, self.weight_decay)
