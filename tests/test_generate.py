@@ -74,6 +74,7 @@ def write_data(root: Path) -> Manifest:
         tokenizer={"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": {}},
         num_clips={"train": 0, "eval": 0, "test": 2},
         shards={split: write_shards(root, split, chosen, pairs_per_shard=5) for split, chosen in in_split.items()},
+        statistics={},
         rejected=(),
         notes=(),
     )

@@ -73,6 +73,7 @@ def write_data(
         tokenizer={"name": "mini", "fingerprint": "0" * 64, "settings": {}},
         num_clips=num_pairs,
         shards=shards,
+        statistics={},
         rejected=(),
         notes=(),
     )
