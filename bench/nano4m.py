@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from m3.modalities import ModalityTable
+from m3.records import PackedTokens
 from m3.training.optim import Recipe
 
 NOT_A_TARGET = -100
@@ -83,6 +84,16 @@ def padded_sample(tokens: np.ndarray, inputs: np.ndarray, targets: np.ndarray, t
             fields.append(torch.from_numpy(padded))
         fields.append(torch.arange(longest) < len(columns))
     return PaddedBatch(*fields)
+
+
+def padded_like(tokens: Tensor, inputs: PackedTokens, targets: PackedTokens, table: ModalityTable) -> PaddedBatch:
+    """The packed tokens of `tokens` (B, S) as the baseline wants them."""
+    offsets = torch.tensor(table.offsets)
+    samples = []
+    for b, row in enumerate(tokens):
+        columns = [(offsets[side.modality] + side.position)[side.sample == b].numpy() for side in (inputs, targets)]
+        samples.append(padded_sample(row.numpy(), *columns, table))
+    return default_collate(samples)
 
 
 class MaskedSamples(Dataset):

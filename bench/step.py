@@ -214,7 +214,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--steps", type=int, default=6, help="measured in each round")
+    parser.add_argument("--steps", type=int, default=5, help="measured in each round")
     parser.add_argument("--warmup-steps", type=int, default=2, help="of each round, not measured")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()

@@ -9,27 +9,27 @@ import re
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from nano4m import MaskedSamples, Nano4M, padded_sample, published_weights, train_steps
+from nano4m import MaskedSamples, Nano4M, padded_like, published_weights, train_steps
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from m3.batches.table import TokenTable
-from m3.loss import average
-from m3.masking.select import choose
-from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
-from m3.records import TokenBatch
-from m3.seeds import SampleGenerator
 from m3.training.memory import return_freed_memory
+
+if TYPE_CHECKING:  # loaded only where needed: the baseline's process is not to hold Lightning
+    import pytorch_lightning as pl
+
+    import train
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADER_WORKERS = 10  # nano4M's own default; never more than CPU cores
@@ -160,10 +160,7 @@ def measure_m3(spec: Spec) -> dict[str, Any]:
             samples.append(batch.sample)
 
     parts.module.model.register_forward_pre_hook(remember)
-    kept = [callback for callback in parts.trainer.callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
-    parts.trainer.callbacks = [*kept, Clock()]
-    return_freed_memory()
-    parts.trainer.fit(parts.module, datamodule=parts.datamodule)
+    fit(parts, Clock())
     return {
         **steps.facts(parts.module.model),
         "samples": torch.cat(samples).tolist(),
@@ -177,12 +174,22 @@ def measure_m3(spec: Spec) -> dict[str, Any]:
     }
 
 
+def fit(parts: train.Assembled, witness: pl.Callback) -> None:
+    """Trains as train.py does, seen by `witness`; without checkpoints, which no step waits for."""
+    import pytorch_lightning as pl
+
+    kept = [callback for callback in parts.trainer.callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
+    parts.trainer.callbacks = [*kept, witness]
+    return_freed_memory()
+    parts.trainer.fit(parts.module, datamodule=parts.datamodule)
+
+
 def measure_nano4m(spec: Spec, samples: list[int]) -> dict[str, Any]:
     """Steps of the baseline on `samples`, in this order."""
     cfg = composed(spec)
     table, optim = instantiate(cfg.modalities), instantiate(cfg.optim)
     torch.manual_seed(cfg.seed)
-    model = baseline(cfg, table).to(spec.device)
+    model = Nano4M(table, **architecture(cfg)).to(spec.device)
     loader = DataLoader(
         MaskedSamples(TokenTable.open(spec.data, "train").columns(table), table, cfg.seed),
         batch_size=spec.batch_size,
@@ -214,40 +221,44 @@ def architecture(cfg: DictConfig) -> dict[str, Any]:
     return {key: cfg.model[key] for key in ("width", "encoder_depth", "decoder_depth", "head_width", "mlp_ratio")}
 
 
-def baseline(cfg: DictConfig, table: ModalityTable) -> Nano4M:
-    return Nano4M(table, **architecture(cfg))
-
-
 def check(spec: Spec) -> dict[str, Any]:
-    """Loss and gradients of both from the same weights, samples and masks; `logits=table`, `loss.average=all`."""
+    """Loss and gradients of m3's training step and of the baseline, from the same weights, samples and masks.
+
+    `logits=table`, `loss.average=all`, fp32 on the CPU. What m3 packed in its step is padded for the baseline.
+    """
+    import pytorch_lightning as pl
+
     import train
 
-    cfg = composed(spec, "model.logits=table", "model.head=flat", "model.joints=table", "model.positions=1d")
+    size = min(CHECKED_SAMPLES, spec.batch_size)
+    spec = replace(spec, batch_size=size, num_steps=1, num_warmup_steps=0, device="cpu", dtype="fp32")
+    as_published = ("model.logits=table", "model.head=flat", "model.joints=table", "model.positions=1d")
+    cfg = composed(spec, *as_published, "loss.average=all")
     parts = train.assemble(cfg)
-    module, table = parts.module, parts.module.table
-    torch.nn.init.normal_(module.model.head_of(0).weight, std=0.1)  # zeros would make every loss the same
-    other = baseline(cfg, table)
-    missing, unexpected = other.load_state_dict(published_weights(module.model.state_dict()), strict=False)
-    if unexpected or any(not name.endswith("bias") and name != "pos_emb" for name in missing):
-        raise ValueError(f"m3 and the baseline differ in their parameters: {missing}, {unexpected}")
+    model, table = parts.module.model, parts.module.table
+    torch.nn.init.normal_(model.head_of(0).weight, std=0.1)  # zeros would make every loss the same
+    other = Nano4M(table, **architecture(cfg))
+    other.load_state_dict(published_weights(model.state_dict()) | dict(other.named_buffers()))
+    seen = {}
 
-    sample = torch.arange(min(CHECKED_SAMPLES, spec.batch_size))
-    tokens = torch.from_numpy(parts.datamodule.train_rows[sample.numpy()].astype("int64"))  # (B, S)
-    batch = TokenBatch(tokens, sample, torch.zeros_like(sample))
-    masks = choose(tokens, table, SampleGenerator(0, "bench", sample))
-    columns = [[mask[b].nonzero().squeeze(1).numpy() for mask in masks] for b in range(len(sample))]
-    padded = default_collate([padded_sample(row.numpy(), *both, table) for row, both in zip(tokens, columns)])
+    class Witness(pl.Callback):
+        def on_after_backward(self, *_: Any) -> None:
+            gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+            seen["gradients"] = published_weights(gradients)
 
-    loss = average(*module.sums_and_counts(batch, SampleGenerator(0, "bench", sample)), "all")
-    loss.backward()
-    other_loss = other.loss(padded)
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            seen["loss"], seen["tokens"] = outputs["loss"].item(), batch.tokens
+
+    model.register_forward_pre_hook(lambda _, packed: seen.update(packed=packed))
+    fit(parts, Witness())
+    other_loss = other.loss(padded_like(seen["tokens"], *seen["packed"], table))
     other_loss.backward()
-    ours = published_weights({name: p.grad for name, p in module.model.named_parameters()})
-    theirs = {name: p.grad for name, p in other.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in other.named_parameters()}
+    differences = [float((seen["gradients"][name] - g).norm() / g.norm()) for name, g in gradients.items()]
     return {
         "loss": other_loss.item(),
-        "loss_difference": abs(loss.item() - other_loss.item()),
-        "gradient_difference": max(float((ours[n] - theirs[n]).norm() / theirs[n].norm()) for n in theirs),
+        "loss_difference": abs(seen["loss"] - other_loss.item()),
+        "gradient_difference": max(differences),
     }
 
 

@@ -1,0 +1,106 @@
+"""The benchmark's baseline is the same model and the same law of masks; the benchmark itself runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_masking import M3, generator, random_tokens
+from test_model import SMALL, small_model
+
+from bench import step
+from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
+from m3.loss import average, summed_cross_entropy
+from m3.masking.select import choose, pack
+
+ROOT = Path(step.__file__).parent.parent
+
+
+def test_loss_and_gradients_equal_those_of_the_packed_model() -> None:
+    tokens = random_tokens(3)
+    inputs, targets = (pack(tokens, chosen, M3) for chosen in choose(tokens, M3, generator(3)))
+    model = small_model(logits="table")
+    hidden = model(inputs, targets)
+    rows = [targets.modality == k for k in range(4)]
+    sums = [summed_cross_entropy(hidden[r], targets.ids[r], model.head_of(k)) for k, r in enumerate(rows)]
+    loss = average(torch.stack(sums), torch.stack([r.sum() for r in rows]), "all")
+    loss.backward()
+
+    other = Nano4M(M3, **{"mlp_ratio": 4, **SMALL}).double()
+    other.load_state_dict(published_weights(model.state_dict()) | dict(other.named_buffers()))
+    other_loss = other.loss(padded_like(tokens, inputs, targets, M3))
+    other_loss.backward()
+    assert other_loss.item() == pytest.approx(loss.item(), rel=1e-6)  # m3's sums are float32
+    gradients = published_weights({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: n + m)
+
+
+def test_the_baseline_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        model = Nano4M(M3, width=512, encoder_depth=6, decoder_depth=6, head_width=64, mlp_ratio=4)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    outside = ("enc_tok_emb", "enc_mod_emb", "dec_mod_emb", "to_logits")
+    assert sum(size for name, size in sizes.items() if not name.startswith(outside)) == 44_322_304
+    assert sizes["to_logits.weight"] == sizes["enc_tok_emb.weight"] == 65_536 * 512
+
+
+def test_budgets_have_the_reference_means() -> None:
+    counts = np.zeros((4_000, 2, 4))
+    for i in range(len(counts)):
+        for side, columns in enumerate(draw_columns(np.random.default_rng(i), M3)):
+            counts[i, side] = np.histogram(columns, bins=[*M3.offsets, M3.num_tokens])[0]
+    means = [[20.01, 17.76, 20.01, 17.76], [20.01, 11.80, 20.01, 11.80]]
+    standard_error = counts.std(0) / len(counts) ** 0.5
+    assert (abs(counts.mean(0) - means) < 4 * standard_error).all()
+
+
+def test_a_masked_sample_is_padded_and_its_parts_are_disjoint() -> None:
+    rows = random_tokens(4).numpy().astype(np.uint16)
+    sample = MaskedSamples(rows, M3, seed=0)[2]
+    assert all(field.shape == (128,) for field in sample)
+    offsets = torch.tensor(M3.offsets)
+    inputs = (offsets[sample.input_modalities] + sample.input_positions)[sample.is_input]
+    targets = (offsets[sample.target_modalities] + sample.target_positions)[sample.is_target]
+    assert len(inputs) and len(targets) and not set(inputs.tolist()) & set(targets.tolist())
+    assert (inputs.diff() > 0).all() and (targets.diff() > 0).all()
+    assert sample.input_ids[sample.is_input].tolist() == rows[2, inputs].tolist()
+    assert sample.target_ids[sample.is_target].tolist() == rows[2, targets].tolist()
+    assert (sample.target_ids[~sample.is_target] == NOT_A_TARGET).all()
+
+
+def test_a_worker_finds_both_equal(tmp_path: Path) -> None:
+    """Through train.py's own trainer, with data as the benchmark makes them."""
+    step.write_random_data(tmp_path / "data", 8)
+    arguments = argparse.Namespace(
+        data=tmp_path / "data", model="demo", modalities="m3", batch_size=2, steps=1, warmup_steps=1, threads=1,
+        device="cpu", dtype="fp32",
+    )  # fmt: skip
+    found = step.measure(arguments, "check", tmp_path)
+    assert found["loss"] > 11.5  # ln 65,536 is 11.1: not the loss of equal odds
+    assert found["loss_difference"] < step.LARGEST_DIFFERENCE and found["gradient_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_says_when_it_is_void(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "bench/step.py", "--model", "demo", "--batch-size", "2", "--steps", "2", "--warmup-steps", "1",
+        "--rounds", "1", "--threads", "1", "--json", str(tmp_path / "step.json"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = json.loads((tmp_path / "step.json").read_text())
+    assert done.returncode == (0 if result["baseline_is_fair"] else 1)
+    assert "m3, factorized head" in done.stdout
+    for kind in ("flat", "factorized"):
+        expected = result["nano4m"]["step_s"] / result[kind]["step_s"]
+        assert result[f"ratio_{kind}"] == pytest.approx(expected)
+        assert result[f"memory_ratio_{kind}"] == result[kind]["peak_bytes"] / result["nano4m"]["peak_bytes"]
+        assert 0 < result[kind]["real_tokens_per_s"] < result[kind]["nominal_tokens_per_s"]
+    assert result["flat"]["nominal_tokens_per_s"] == pytest.approx(2 * 256 / result["flat"]["step_s"])
+    assert result["loss_difference"] < step.LARGEST_DIFFERENCE
