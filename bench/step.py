@@ -80,6 +80,7 @@ def write_random_data(root: Path, num_pairs: int) -> None:
         text_tokenizer=None,
         num_clips=num_clips,
         shards={s: write_shards(root, s, (pair(s, i) for i in range(n)), 1000) for s, n in num_clips.items()},
+        statistics={},
         rejected=(),
         notes=(),
     ).save(root)
