@@ -95,7 +95,7 @@ def in_number_order(paths: Sequence[Path], folder: str) -> tuple[list[Path], tup
     notes: tuple[str, ...] = ()
     numbered = sorted((path for path in paths if re.search("[0-9]", path.stem)), key=lambda p: (_natural(p), p.name))
     if not numbered:
-        raise ClipError(f"{folder}: no pictures" + f" with a number in its name, only {paths[0].name}" * bool(paths))
+        raise ClipError(f"{folder}: no pictures" + "".join(f" with a number, only {path.name}" for path in paths[:1]))
     for path, following in zip(numbered, numbered[1:]):
         if _natural(path) == _natural(following):
             raise ClipError(f"{folder}: {path.name} and {following.name} have the same number")

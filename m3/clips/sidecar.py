@@ -186,7 +186,7 @@ def _frame_numbers(
         return values.astype(np.int64), ()
     return values.astype(np.int64), (
         f"{path.name}: joints of {num_used} of {num_frames} frames"
-        + f", {num_rows - num_used} rows of frames that are not there" * (num_used < num_rows),
+        + f", {num_rows - num_used} rows of frames not there" * (num_used < num_rows),
     )
 
 

@@ -96,7 +96,7 @@ def _sampled(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndar
     end = seconds[-1] + (np.median(np.diff(seconds)) if is_long else 0.0)  # the last frame is shown for a while, too
     wanted = np.arange(max(1, int(np.ceil(end * fps - 1e-3)))) / fps
     middles = (seconds[1:] + seconds[:-1]) / 2
-    order = np.searchsorted(middles, wanted - 1e-4)  # a tie is one to within what containers round time stamps to
+    order = np.searchsorted(middles, wanted - 1e-3)  # containers may round time stamps to milliseconds
     num_repeats = int((np.diff(order) == 0).sum())
     note = f"{name}: at source.fps={fps:g} {num_repeats} of {len(order)} frames repeat the one before"
     return order, (note,) if num_repeats else ()

@@ -88,6 +88,7 @@ def scan(path: Path, name: str) -> FrameTable:
                 raise ClipError(f"{name}: no frame of its video stream decodes")
             table = _table_of_one(first, stream, name)
             claimed_frames, claimed_seconds = stream.frames, (container.duration or 0) / av.time_base
+            slack_seconds = 0.2 if len(container.streams) == 1 else 1.0  # sound may last a little longer
         with _opened(path, name) as (container, stream):
             packets = _sound_packets(container, stream, first)
         table = _of_decoded(path, name, table) if packets is None else _of_packets(packets, table)
@@ -99,7 +100,7 @@ def scan(path: Path, name: str) -> FrameTable:
     num_frames, end = len(table.ticks), table.seconds[-1]
     if claimed_frames not in (0, num_frames):
         return replace(table, notes=(*table.notes, f"{name}: says {claimed_frames} frames, {num_frames} were found"))
-    if claimed_seconds > end + max(1.0, 0.05 * claimed_seconds):
+    if claimed_seconds > end + slack_seconds:
         return replace(table, notes=(*table.notes, f"{name}: says {claimed_seconds:.1f} s, frames end at {end:.1f} s"))
     return table
 
