@@ -14,10 +14,10 @@ from PIL import Image
 from tiny_world import frame, label_fields, write_clip, write_label, write_world
 
 from m3.clips.base import ClipError, DamagedFrame, spread
-from m3.clips.canvas import CropCanvas
+from m3.clips.canvas import CropCanvas, Window
 from m3.clips.penn_action import PennAction, read_label
 from m3.pairs import Chain
-from m3.records import Rejection
+from m3.records import Joints, Rejection
 from m3.shards.prepare import ClipPreparer
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "penn_action" / "labels"
@@ -266,6 +266,13 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(b"")
 
 
+class FollowingCanvas(CropCanvas):
+    """Its window depends on all joints of the clip: those of unused frames must not move it."""
+
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
+        return Window(source_size, 0, 0, joints.xy[..., 0].max(), source_size[0], self.size)
+
+
 @pytest.mark.parametrize(
     "kind, reason",
     [
@@ -283,11 +290,13 @@ def test_frames_before_a_damaged_one_are_used(tmp_path: Path, kind: str, reason:
     with pytest.raises(DamagedFrame, match=f"^0001/000005.jpg: .*{reason}") as error:
         source.read("0001").frames[4]
     assert error.value.index == 4 and str(tmp_path) not in str(error.value)
-    preparer = ClipPreparer(source, CropCanvas(32), Chain(0.99))
+    preparer = ClipPreparer(source, FollowingCanvas(32), Chain(0.99))
     prepared = preparer("0001")
     assert prepared.num_frames == 4 and prepared.staged.pairs[-1].successor == 3
     assert prepared.staged.notes == (f"{error.value}: used the 4 frames before it",)
-    assert [index for index, _ in preparer.pictures(replace(prepared, pictures={}))] == [0, 1, 2, 3]
+    shown = dict(preparer.pictures(replace(prepared, pictures={})))
+    assert list(shown) == [0, 1, 2, 3]
+    assert all(np.array_equal(shown[index], picture) for index, picture in prepared.pictures.items())
     rejected = preparer("0002")
     assert isinstance(rejected, Rejection) and re.search(
         "^0002/000002.jpg: .*a pair needs 2 frames, 1 came before it", rejected.reason

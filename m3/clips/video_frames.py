@@ -273,12 +273,8 @@ class VideoFrames(Sequence):
         return self._advance(number)
 
     def _has_key_between(self, number: int) -> bool:
-        """Whether frames up to `number` can be jumped over rather than decoded."""
-        return (
-            self._table.can_seek
-            and number > self._number + 1
-            and self._table.is_key[self._number + 2 : number + 1].any()
-        )
+        """Whether there are frames before `number` that can be jumped over rather than decoded."""
+        return self._table.can_seek and bool(self._table.is_key[self._number + 2 : number + 1].any())
 
     def _advance(self, number: int) -> VideoFrame:
         for found, frame in self._decoder:
