@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m3.modalities import FSQ_LEVELS
-from m3.tokens.fsq import FSQ, basis, digits_to_ids, ids_to_digits
+from m3.tokens.fsq import FSQ, basis, digits_of_legal, digits_to_ids, ids_to_digits
 
 
 def test_basis_is_that_of_cosmos():
@@ -66,3 +66,10 @@ def test_zero_is_on_the_grid_and_rounding_passes_gradients():
     (fsq.bound(expected) / fsq.middle).sum().backward()
     assert torch.allclose(z.grad, expected.grad)
     assert (z.grad > 0).all()
+
+
+def test_unchecked_digits_are_the_checked_ones_and_show_an_illegal_id():
+    ids = torch.arange(0, 64_000, 77)
+    assert torch.equal(torch.stack(digits_of_legal(ids), -1), ids_to_digits(ids))
+    for illegal in (-1, 64_000, 65_535):
+        assert not 0 <= digits_of_legal(torch.tensor(illegal))[-1] < 5

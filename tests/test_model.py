@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from test_masking import M3, generator, random_tokens
 from torch import Tensor
 
-from m3.loss import _checkpointed_cross_entropy, average, chunked_cross_entropy, summed_cross_entropy
+from m3.loss import (
+    _checkpointed_cross_entropy,
+    average,
+    chunked_cross_entropy,
+    modality_scores,
+    modality_sums,
+    num_targets,
+    summed_cross_entropy,
+)
 from m3.masking.select import choose, pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens
@@ -236,6 +244,63 @@ def test_chunked_cross_entropy_equals_the_whole() -> None:
         torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
         for ours, theirs in zip(torch.autograd.grad(loss, [hidden, weight]), expected):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"head": "factorized", "joints": "ordinal"}, {"logits": "table"}])
+def test_label_smoothing_and_scores_equal_those_of_whole_logits(options: dict, monkeypatch) -> None:
+    monkeypatch.setattr("m3.loss.CHUNK", 50)
+    model = small_model(**options)
+    inputs, targets = packed_pair(4)
+    hidden = model(inputs, targets).detach().requires_grad_()
+    sums = modality_sums(model, hidden, targets, label_smoothing=0.3)
+    plain, num_right = modality_scores(model, hidden, targets)
+    assert num_targets(targets).tolist() == [len(rows) for rows in targets.rows]
+    total = torch.zeros((), dtype=torch.float64)
+    for k, name in enumerate(M3.modalities):
+        rows = targets.modality == k
+        ids, position = targets.ids[rows], targets.position[rows]
+        digits, is_right = model.digits_of(ids, k), torch.ones(len(ids), dtype=torch.bool)
+        expected, unsmoothed = torch.zeros(2, dtype=torch.float64)
+        for logits, digit in zip(model.digit_logits(hidden[rows], k), digits):
+            expected = expected + F.cross_entropy(logits, digit, reduction="sum", label_smoothing=0.3)
+            unsmoothed = unsmoothed + F.cross_entropy(logits, digit, reduction="sum")
+            likeliest = logits.argmax(1)
+            if len(digits) == 1:
+                legal = [M3.num_legal_ids(name, int(p)) for p in position]
+                likeliest = torch.stack([row[:n].argmax() for row, n in zip(logits, legal)])
+            is_right &= likeliest == digit
+        assert float(sums[k]) == pytest.approx(float(expected), rel=1e-5)
+        assert float(plain[k]) == pytest.approx(float(unsmoothed), rel=1e-5)
+        assert int(num_right[k]) == int(is_right.sum())
+        total = total + (k + 1) * expected
+    wanted = [hidden, *model.to_logits.parameters()]
+    ours = torch.autograd.grad((sums * torch.arange(1, 5)).sum(), wanted)
+    for one, other in zip(ours, torch.autograd.grad(total, wanted)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_likeliest_of_a_visibility_token_is_one_of_two() -> None:
+    model = small_model()
+    is_chosen = torch.zeros(1, M3.num_tokens, dtype=torch.bool)
+    is_chosen[:, M3.columns("coords")] = True
+    tokens = torch.zeros(1, M3.num_tokens, dtype=torch.long)
+    targets = pack(tokens, is_chosen, M3)
+    with torch.no_grad():
+        model.head_of(1).weight.zero_()
+        model.head_of(1).weight[0, 0], model.head_of(1).weight[5, 0] = 1.0, 2.0  # 5 is the likeliest, then 0
+    hidden = torch.ones(39, SMALL["width"], dtype=torch.float64)
+    assert modality_scores(model, hidden, targets)[1].tolist() == [0, 13, 0, 0]
+
+
+def test_a_head_without_targets_has_the_gradient_zero() -> None:
+    for options in ({}, {"head": "factorized", "joints": "ordinal"}):
+        model = small_model(**options)
+        for k in range(2):
+            hidden = torch.zeros(0, SMALL["width"], dtype=torch.float64)
+            loss = summed_cross_entropy(hidden, torch.zeros(0, dtype=torch.long), model.head_of(k), 0.1)
+            assert float(loss) == 0
+            for gradient in torch.autograd.grad(loss, list(model.head_of(k).parameters())):
+                assert not gradient.any()
 
 
 def test_averages_by_hand() -> None:

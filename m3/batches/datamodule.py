@@ -112,15 +112,18 @@ class TrainBatches(Dataset):
 
 
 class EvalBatches(Dataset):
-    """The samples of a split in order, each exactly once over all ranks and never mirrored; the last batch may be
-    smaller."""
+    """The samples of a split in order, each exactly once over all ranks and never mirrored.
+
+    All ranks have the same number of batches, so that none waits for another's; the last may be smaller, or empty.
+    """
 
     def __init__(self, rows: SampleRows, batch_size: int, rank: int, num_ranks: int) -> None:
         self.rows, self.batch_size = rows, batch_size
         self.samples = np.arange(rank, len(rows), num_ranks)
+        self.num_batches = math.ceil(len(rows) / (batch_size * num_ranks))
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        return self.num_batches
 
     def __getitem__(self, index: int) -> TokenBatch:
         sample = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
