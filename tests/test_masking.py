@@ -149,6 +149,13 @@ def test_a_modality_with_alpha_zero_gets_nothing() -> None:
     assert inputs.sum(1).min() >= 1 and inputs.sum(1).max() > 280
 
 
+def test_a_single_modality() -> None:
+    table = ModalityTable(["coords"], [65536], [39], [1], [0.3], [5, 20], [3, 19])
+    inputs, targets = choose_and_pack(torch.ones(2_000, 39, dtype=torch.int64), table, generator(2_000))
+    for packed, (low, high) in ((inputs, (5, 20)), (targets, (3, 19))):
+        assert (int(packed.lengths.min()), int(packed.lengths.max())) == (low, high)
+
+
 def test_a_mixture_is_its_alpha_sets_by_weight() -> None:
     sets = [
         {"weight": 3},

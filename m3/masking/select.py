@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,17 +47,29 @@ def _columns(table: ModalityTable, device: torch.device) -> _Columns:
         return _Columns(*int64s, *int32s)
 
 
-class _Sizes(NamedTuple):
-    """Numbers that the host must know of a mask (B, S).
+class _Chosen(NamedTuple):
+    """Tokens of B samples.
 
-    counts: chosen tokens of each modality. longest, shortest: those of the samples with the most and the fewest.
+    mask: (B, S) bool, True where chosen. counts: (B, K) int64, chosen tokens of each modality.
     """
 
-    counts: tuple[int, ...]
-    longest: int
-    shortest: int
+    mask: Tensor
+    counts: Tensor
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """No operator is divided among threads of the CPU: for small ones their waiting for each other costs more than the
+    work, on a busy machine a hundred times as much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def choose_and_pack(
     tokens: Tensor, table: ModalityTable, generator: SampleGenerator
 ) -> tuple[PackedTokens, PackedTokens]:
@@ -63,10 +77,12 @@ def choose_and_pack(
 
     The host waits for the device once, for the sizes; again only where some sample must be drawn again.
     """
-    is_input, is_target, (input_sizes, target_sizes) = _draw(tokens, table, generator)
-    return _pack(tokens, is_input, table, input_sizes), _pack(tokens, is_target, table, target_sizes)
+    chosen, facts = _draw(tokens, table, generator)
+    inputs, targets = (_pack(tokens, table, *each) for each in zip(chosen, facts))
+    return inputs, targets
 
 
+@_one_thread()
 def choose(tokens: Tensor, table: ModalityTable, generator: SampleGenerator) -> tuple[Tensor, Tensor]:
     """Draws budgets and positions of a batch, on the device of `tokens`.
 
@@ -81,9 +97,11 @@ def choose(tokens: Tensor, table: ModalityTable, generator: SampleGenerator) -> 
     Raises:
         ValueError if some sample finds no target within 1,000 draws.
     """
-    return _draw(tokens, table, generator)[:2]
+    inputs, targets = _draw(tokens, table, generator)[0]
+    return inputs.mask, targets.mask
 
 
+@_one_thread()
 def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedTokens:
     """The chosen tokens of all samples one after the other.
 
@@ -91,7 +109,8 @@ def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedToken
         tokens: (B, S) int64.
         is_chosen: (B, S) bool.
     """
-    return _pack(tokens, is_chosen, table, *_sizes((is_chosen,), table))
+    chosen = _Chosen(is_chosen, _counts(is_chosen, table))
+    return _pack(tokens, table, chosen, *_facts([chosen]))
 
 
 def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
@@ -105,35 +124,39 @@ def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
     return is_allowed
 
 
-def _draw(tokens: Tensor, table: ModalityTable, generator: SampleGenerator) -> tuple[Tensor, Tensor, list[_Sizes]]:
-    """is_input, is_target (B, S), and the sizes of both."""
-    is_allowed = can_be_target(tokens, table)
-    is_input, is_target = _draw_once(generator, table, is_allowed)
+def _draw(
+    tokens: Tensor, table: ModalityTable, generator: SampleGenerator
+) -> tuple[tuple[_Chosen, _Chosen], list[list[int]]]:
+    """Inputs and targets, and the facts of both."""
+    inputs, targets = _draw_once(tokens, table, generator)
     for _ in range(_MAX_REDRAWS):
-        sizes = _sizes((is_input, is_target), table)
-        if sizes[1].shortest:
-            return is_input, is_target, sizes
+        facts = _facts([inputs, targets])
+        if facts[1][-1]:  # no sample is without targets
+            return (inputs, targets), facts
         generator = generator.fork("redraw")
-        rows = (~is_target.any(1)).nonzero().squeeze(1)
-        is_input[rows], is_target[rows] = _draw_once(generator.rows(rows), table, is_allowed[rows])
+        rows = (targets.counts.sum(1) == 0).nonzero().squeeze(1)
+        again = _draw_once(tokens[rows], table, generator.rows(rows))
+        for old, new in zip((*inputs, *targets), (*again[0], *again[1])):
+            old[rows] = new
     raise ValueError(
         "modalities: a sample finds no token that could be a target; widen target_alphas or target_tokens_range, or "
         "lower input_tokens_range"
     )
 
 
-def _draw_once(generator: SampleGenerator, table: ModalityTable, is_allowed: Tensor) -> tuple[Tensor, Tensor]:
-    inputs, targets = draw_budgets(generator, table, len(is_allowed))  # (B, K) each
+def _draw_once(tokens: Tensor, table: ModalityTable, generator: SampleGenerator) -> tuple[_Chosen, _Chosen]:
+    num_inputs, num_targets = draw_budgets(generator, table, len(tokens))  # (B, K) each
     keys = _keys(generator, table)  # (B, S + K)
     is_input, is_target = [], []
     for k, modality_keys in enumerate(keys.split([length + 1 for length in table.max_seq_lens], dim=1)):
         ordered = _sorted_rows(modality_keys)  # (B, L + 1), the end last
         modality_keys = modality_keys[:, :-1]
-        is_first = modality_keys < ordered.gather(1, inputs[:, k, None])
-        is_first_or_next = modality_keys < ordered.gather(1, (inputs + targets)[:, k, None])
+        is_first = modality_keys < ordered.gather(1, num_inputs[:, k, None])
+        is_first_or_next = modality_keys < ordered.gather(1, (num_inputs + num_targets)[:, k, None])
         is_input.append(is_first)
         is_target.append(is_first ^ is_first_or_next)
-    return torch.cat(is_input, 1), torch.cat(is_target, 1) & is_allowed
+    allowed = torch.cat(is_target, 1) & can_be_target(tokens, table)
+    return _Chosen(torch.cat(is_input, 1), num_inputs), _Chosen(allowed, _counts(allowed, table))
 
 
 def _keys(generator: SampleGenerator, table: ModalityTable) -> Tensor:
@@ -154,29 +177,33 @@ def _sorted_rows(keys: Tensor) -> Tensor:
     return keys.sort(1).values
 
 
-def _sizes(masks: tuple[Tensor, ...], table: ModalityTable) -> list[_Sizes]:
-    """The sizes of each of some masks (B, S), fetched from the device at once."""
+def _counts(is_chosen: Tensor, table: ModalityTable) -> Tensor:
+    """(B, S) bool → (B, K) int64."""
+    return torch.stack([part.sum(1) for part in is_chosen.split(table.max_seq_lens, dim=1)], 1)
+
+
+def _facts(chosen: Sequence[_Chosen]) -> list[list[int]]:
+    """Of each: the K counts of all samples together, the most and the fewest tokens of a sample; fetched at once."""
     facts = []
-    for is_chosen in masks:
-        counts = torch.stack([part.sum(1) for part in is_chosen.split(table.max_seq_lens, dim=1)])  # (K, B)
-        lengths = counts.sum(0)
-        facts += [counts.sum(1), lengths.max()[None], lengths.min()[None]]
-    found = torch.cat(facts).view(len(masks), -1).tolist()
-    return [_Sizes(tuple(counts), longest, shortest) for *counts, longest, shortest in found]
+    for each in chosen:
+        lengths = each.counts.sum(1)
+        facts += [each.counts.sum(0), lengths.max()[None], lengths.min()[None]]
+    return torch.cat(facts).view(len(chosen), -1).tolist()
 
 
-def _pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable, sizes: _Sizes) -> PackedTokens:
+def _pack(tokens: Tensor, table: ModalityTable, chosen: _Chosen, facts: list[int]) -> PackedTokens:
+    *counts, longest, _ = facts
     columns = _columns(table, tokens.device)
-    place = is_chosen.reshape(-1).nonzero_static(size=sum(sizes.counts)).squeeze(1)  # (N,) sample after sample
+    place = chosen.mask.reshape(-1).nonzero_static(size=sum(counts)).squeeze(1)  # (N,) sample after sample
     column = place % table.num_tokens
     modality = columns.modality[column]
-    rows = [(modality == k).nonzero_static(size=count).squeeze(1) for k, count in enumerate(sizes.counts)]
+    rows = [(modality == k).nonzero_static(size=count).squeeze(1) for k, count in enumerate(counts)]
     return PackedTokens(
         ids=tokens.reshape(-1)[place],
         modality=modality,
         position=columns.position[column],
         sample=place // table.num_tokens,
-        lengths=is_chosen.sum(1),
-        longest=sizes.longest,
+        lengths=chosen.counts.sum(1),
+        longest=longest,
         rows=tuple(rows),
     )
