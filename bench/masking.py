@@ -162,7 +162,7 @@ def mapped_rows(folder: str, table: ModalityTable) -> SampleRows:
         modalities=pair_modalities(GRID), has_joints=True, variants=(),
         tokenizer={"name": "random", "fingerprint": "0", "settings": {}},
         captioner={"name": "none", "fingerprint": None, "settings": {}}, text_tokenizer=None,
-        num_clips={"train": 1}, shards={}, rejected=(), notes=(),
+        num_clips={"train": 1}, shards={}, rejected=(), notes=(), statistics={},
     )  # fmt: skip
     pairs = [PairInfo(str(number), "0", number, number + 1, None, None) for number in range(NUM_ROWS)]
     return SampleRows(TokenTable(manifest, np.load(path, mmap_mode="r"), pairs), table)
