@@ -22,7 +22,7 @@ class Window:
     """The rectangle of the source frames of one clip that becomes the whole canvas.
 
     source_size: (height, width) of the frames, pixels.
-    left, top, width, height: the rectangle, continuous source pixels, within the frame.
+    left, top, width, height: the rectangle, continuous source pixels; what of it lies outside the frame is black.
     canvas_size: side of the canvas, pixels.
     """
 
@@ -43,8 +43,21 @@ class Window:
         if frame.shape != (*self.source_size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"a frame of {frame.shape} {frame.dtype} in a window for {(*self.source_size, 3)} uint8")
         box = (self.left, self.top, self.left + self.width, self.top + self.height)
-        side = self.canvas_size
-        return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC, box=box))
+        side, (height, width) = self.canvas_size, self.source_size
+        if box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height:
+            return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC, box=box))
+        # The frame fills whole canvas pixels; where its edge cuts one, its border pixels are repeated to fill it.
+        first, last = (self.to_canvas(np.array(edge)).clip(0, side).round() for edge in ((0.0, 0.0), (width, height)))
+        last = np.maximum(last, first + 1)
+        corner, far_corner = self.to_source(first), self.to_source(last)
+        before, after = -np.floor(np.minimum(corner, 0)), np.ceil(np.maximum(far_corner - (width, height), 0))
+        margins = np.stack([before, after], axis=1).astype(int)  # along x and y
+        repeated = Image.fromarray(np.pad(frame, (margins[1], margins[0], (0, 0)), mode="edge"))
+        size = tuple((last - first).astype(int).tolist())
+        part = repeated.resize(size, Image.Resampling.BICUBIC, box=(*(corner + before), *(far_corner + before)))
+        canvas = Image.new("RGB", (side, side))
+        canvas.paste(part, tuple(first.astype(int).tolist()))
+        return np.asarray(canvas)
 
     def to_canvas(self, xy: np.ndarray) -> np.ndarray:
         """(…, 2) source pixels → (…, 2) canvas pixels, nothing clipped."""
@@ -109,3 +122,32 @@ class StretchCanvas(Canvas):
     def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
         height, width = source_size
         return Window(source_size, 0.0, 0.0, width, height, self.size)
+
+
+class PersonCanvas(Canvas):
+    """As large as `crop`, but centred on the clip's median visible joint as far as the frame reaches.
+
+    The window stays where it is for the whole clip. A clip without visible joints is cropped at its centre.
+    """
+
+    mode = "person"
+
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
+        height, width = source_size
+        side = min(height, width)
+        centre = np.array([width / 2, height / 2])
+        if joints is not None and joints.is_visible.any():
+            centre = np.median(joints.xy[joints.is_visible], axis=0)
+        left, top = (centre - side / 2).clip(0, (width - side, height - side)).tolist()
+        return Window(source_size, left, top, side, side, self.size)
+
+
+class PadCanvas(Canvas):
+    """The whole frame on the canvas, at one scale, with black bars beside or above and below it."""
+
+    mode = "pad"
+
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
+        height, width = source_size
+        side = max(height, width)
+        return Window(source_size, (width - side) / 2, (height - side) / 2, side, side, self.size)
