@@ -161,3 +161,11 @@ def test_the_m4_recipe_differs_where_it_says() -> None:
     assert (cfg.modalities.input_tokens_range, cfg.modalities.target_tokens_range) == ([96, 256], [39, 256])
     assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.total_tokens) == (0.002, 1e-7, 3000)
     assert (cfg.model.logits, cfg.loss.average, cfg.modalities.clamped) == ("table", "all", "drop")
+
+
+def test_the_m3_recipe_of_preprocessing_to_the_letter() -> None:
+    cfg = composed("preprocess/experiment", "m3")
+    assert cfg.tokenizer._target_.endswith("CosmosTokenizer") and cfg.captioner._target_.endswith("BlipCaptioner")
+    assert (cfg.split.unit, list(cfg.split.ratios), cfg.split.seed) == ("pair", [0.8, 0.1, 0.1], 42)
+    assert (cfg.canvas.size, cfg.pairs.threshold, cfg.pairs.max_pairs_per_clip) == (256, 0.89, None)
+    assert cfg.captioner.max_new_tokens == 30

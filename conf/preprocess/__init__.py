@@ -1,0 +1,1 @@
+"""Experiments of preprocess.py: conf/preprocess.yaml puts this folder on the search path."""
