@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overrides(world: Path, out: Path, *more: str) -> list[str]:
     """Poses only: quick."""
     source = ["source=penn_action", f"source.root={world}", f"out={out}", "canvas.size=32"]
-    return [*source, "workers=0", "tokenizer=none", "pairs_per_shard=6", *more]
+    return [*source, "workers=0", "tokenizer=none", "pairs_per_shard=6", "contact_sheet.num_pairs=0", *more]
 
 
 def config(world: Path, out: Path, *more: str) -> DictConfig:
@@ -108,6 +108,29 @@ def test_what_a_build_left_at_its_very_end_is_cleared_away(
     assert not (tmp_path / "data.tmp").exists() and contents(tmp_path / "data") == expected
 
 
+def test_two_runs_at_once_do_not_mix(
+    world: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, write = config(world, tmp_path / "data"), build._write
+
+    def meanwhile(*arguments):
+        with pytest.raises(ValueError, match=r"data.tmp: another preprocess.py makes this data set"):
+            preprocess.run(config(world, tmp_path / "data", "pairs.threshold=0.5"))
+        return write(*arguments)
+
+    monkeypatch.setattr(build, "_write", meanwhile)
+    preprocess.run(cfg)
+    assert contents(tmp_path / "data") == expected
+
+
+def test_a_folder_of_something_else_beside_the_data_set_is_left_alone(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.tmp").mkdir()
+    (tmp_path / "data.tmp/thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="data.tmp holds 'thesis.tex'"):
+        preprocess.run(config(world, tmp_path / "data"))
+    assert (tmp_path / "data.tmp/thesis.tex").read_text() == "years of work"
+
+
 def command(*arguments: str, **options) -> subprocess.Popen:
     options = {
         "stdout": subprocess.PIPE,
@@ -120,11 +143,11 @@ def command(*arguments: str, **options) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_ten_random_kills_each_continued_with_any_number_of_workers(tmp_path: Path) -> None:
-    write_world(tmp_path / "world", 20)
+    write_world(tmp_path / "world", 12)
 
     def arguments(out: str, num_workers: int) -> list[str]:
         return overrides(tmp_path / "world", tmp_path / out, f"workers={num_workers}", "tokenizer=mini",
-                         "canvas.size=128", f"hydra.run.dir={tmp_path}/hydra")  # fmt: skip
+                         "canvas.size=64", f"hydra.run.dir={tmp_path}/hydra")  # fmt: skip
 
     start = time.monotonic()
     assert command(*arguments("whole", 0)).wait(timeout=100) == 0
@@ -172,7 +195,7 @@ def test_unreadable_clips_are_tried_again_and_finished_ones_are_not(
 ) -> None:
     shutil.copytree(world, tmp_path / "world")
     (tmp_path / "world/labels/0004.mat").write_bytes((world / "labels/0001.mat").read_bytes())
-    picture = tmp_path / "world/frames/0002/000003.jpg"
+    picture = tmp_path / "world/frames/0002/000001.jpg"
     content = picture.read_bytes()
     picture.write_bytes(bytes(len(content)))  # of the same size: the source's fingerprint does not tell
     still = (tmp_path / "world/frames/0003/000001.jpg").read_bytes()

@@ -85,7 +85,8 @@ class OneClip:
 def config(world: Path, out: Path, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         source = ["source=penn_action", f"source.root={world}"]
-        return compose("preprocess", [*source, f"out={out}", "canvas.size=32", "workers=0", *overrides])
+        settings = ["canvas.size=32", "workers=0", "contact_sheet.num_pairs=0"]
+        return compose("preprocess", [*source, f"out={out}", *settings, *overrides])
 
 
 def stored(out: Path) -> dict[str, dict[str, bytes]]:

@@ -35,7 +35,7 @@ from m3.shards.manifest import (
 )
 from m3.shards.prepare import ClipPreparer, PreparedClip
 from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
-from m3.shards.staging import StagedClip, Staging, Unreadable
+from m3.shards.staging import StagedClip, Staging, Unreadable, locked
 from m3.shards.statistics import DatasetStatistics
 from m3.shards.workers import prepare_clips
 from m3.shards.writer import write_shards
@@ -139,12 +139,14 @@ def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
         Staging.discard(staging_root, _without_layout(identity))  # where the last build ended before it could
         return Built(existing, False)
     check_replaceable(out)
+    check_replaceable(staging_root, Staging.names)
     clip_ids = recipe.preparer.source.clip_ids()
     recipe.splitter.check(len(clip_ids))
-    staging = Staging(staging_root, _without_layout(identity))
-    _stage_clips(staging, clip_ids, recipe)
-    manifest = _write(out, staging, clip_ids, recipe, identity)
-    staging.remove()
+    with locked(staging_root):
+        staging = Staging(staging_root, _without_layout(identity))
+        _stage_clips(staging, clip_ids, recipe)
+        manifest = _write(out, staging, clip_ids, recipe, identity)
+        staging.remove()
     return Built(manifest, True)
 
 

@@ -48,11 +48,14 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def check_replaceable(out: Path) -> None:
-    """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything."""
+def check_replaceable(out: Path, also: Sequence[str] = ()) -> None:
+    """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything.
+
+    also: further names that may be in it.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
-    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME, TABLES_FOLDER, *SPLITS}
+    known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME, TABLES_FOLDER, *SPLITS, *also}
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")

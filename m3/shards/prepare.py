@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -182,7 +183,12 @@ class ClipPreparer:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}"
+    """Without the folders that lead to a file: manifests hold no paths."""
+    if isinstance(error, ClipError):
+        return str(error)
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"{os.path.basename(error.filename)}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _pose_extent(joints: Joints) -> float:

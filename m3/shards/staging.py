@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks: there, two runs at once are not told from one
+    fcntl = None  # type: ignore[assignment]
 
 from m3.records import FramePair, Rejection, TokenizedPair
 from m3.shards.files import write_whole
@@ -84,6 +91,27 @@ def _is_of(root: Path, identity: dict[str, Any]) -> bool:
     return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(identity)
 
 
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """The folder, made where it is missing, is this process's alone; raises ValueError where another one works in it.
+
+    The system lifts the lock when the process ends, however it ends.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{root}: another preprocess.py makes this data set; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(folder)
+
+
 class Staging:
     """A folder of staged and rejected clips that belong to one `identity` (settings and fingerprints).
 
@@ -94,11 +122,14 @@ class Staging:
         self.root = root
         self._clips = root / "clips"
         if not _is_of(root, identity):
-            self.remove()
+            self._clear()
             self._clips.mkdir(parents=True)
             write_whole(root / _MARKER, _marker_text(identity).encode("utf-8"))
         for path in self._clips.glob("*.unreadable.json"):
             path.unlink()
+
+    names = ("clips", _MARKER)
+    """Of what the folder holds besides the parts of the data set."""
 
     @staticmethod
     def discard(root: Path, identity: dict[str, Any]) -> None:
@@ -143,8 +174,12 @@ class Staging:
 
     def remove(self) -> None:
         """Delete the folder."""
-        if self.root.exists():
-            shutil.rmtree(self.root)
+        shutil.rmtree(self.root)
+
+    def _clear(self) -> None:
+        """Delete what the folder holds; itself it may be locked."""
+        for path in self.root.iterdir() if self.root.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _path(self, clip: str) -> Path:
         return self._clips / f"{clip}.npz"
