@@ -26,7 +26,8 @@ def prepare_clips(
 ) -> Iterator[PreparedClip | Rejection]:
     """What `preparer` makes of each clip, as they get ready, with at most two clips per worker in memory.
 
-    A clip whose worker dies is tried once more, alone; where that one dies too, the clip is rejected.
+    Clips that were under way when a worker died are tried again one by one; where two more workers that have nothing
+    else to do die of a clip, it is rejected.
     Raises ChildProcessError where workers die whatever they are given.
 
     num_workers: processes; 0 works in this one.
@@ -37,7 +38,9 @@ def prepare_clips(
     to_do, deaths_in_a_row = iter(clip_ids), 0
     while suspects := (yield from _in_pool(preparer, to_do, num_workers)):
         for clip_id in suspects:
-            dies = bool((yield from _in_pool(preparer, iter([clip_id]), 1)))
+            dies = True
+            for _ in range(2):  # another clip may have been what the first worker died of
+                dies = dies and bool((yield from _in_pool(preparer, iter([clip_id]), 1)))
             deaths_in_a_row = deaths_in_a_row + 1 if dies else 0
             if deaths_in_a_row == _MAX_DEATHS_IN_A_ROW:
                 raise ChildProcessError(
@@ -47,7 +50,7 @@ def prepare_clips(
             if dies:
                 yield Unreadable(
                     clip_id,
-                    "its worker process died, and a second one that worked on nothing else: a damaged file that "
+                    "its worker process died, and two more that worked on nothing else: a damaged file that "
                     "crashes its decoder, or too little memory",
                 )
 
