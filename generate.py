@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3.batches.table import TokenTable
-from m3.checkpoint import LoadedModel, load_model
+from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.metrics import Score, metrics_record, score, write_metrics
 from m3.pictures import choose_samples, rollout_animation, rollout_sheet, write_gif, write_png
 from m3.progress import counted
@@ -40,9 +40,6 @@ from m3.rollout import (
 from m3.sampling.sampler import SchemeSettings
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
-
-BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
-"""What ties a model to data: pictures of one size, and one meaning of their tokens."""
 
 
 @dataclass(frozen=True)

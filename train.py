@@ -18,17 +18,31 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from m3.checkpoint import AtomicCheckpointIO, StepCheckpoint, check_resumable, newest_checkpoint
+from m3.checkpoint import (
+    BEST,
+    FOLDER,
+    AtomicCheckpointIO,
+    Checkpoints,
+    CheckpointWriteError,
+    check_resumable,
+    initialise,
+    newest_checkpoint,
+)
 from m3.settings import require
 from m3.training.memory import return_freed_memory
+from m3.training.optim import steps_in
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """The parts of a run, ready to start; resume_from: the checkpoint that it continues, or None."""
+    """The parts of a run, ready to start.
+
+    checkpoints: also one of the trainer's callbacks; resume_from: the checkpoint that the run continues, or None.
+    """
 
     run_dir: Path
     trainer: pl.Trainer
+    checkpoints: Checkpoints
     module: pl.LightningModule
     datamodule: pl.LightningDataModule
     resume_from: Path | None
@@ -39,7 +53,7 @@ class TrainingRun:
     """What a run did.
 
     first_eval_loss: before the first step, None for a run that was continued. last_eval_loss: after the last.
-    checkpoint: of the last step.
+    checkpoint: of the last step. checkpoints: which one is the best.
     """
 
     trainer: pl.Trainer
@@ -48,10 +62,11 @@ class TrainingRun:
     first_eval_loss: float | None
     last_eval_loss: float
     checkpoint: Path
+    checkpoints: Checkpoints
 
 
 def run(cfg: DictConfig) -> TrainingRun:
-    """Trains, or continues, the run that `cfg` (conf/train.yaml) describes; raises what `assemble` raises."""
+    """Trains, or continues, the run that `cfg` (conf/train.yaml) describes; raises what `assemble` and `fit` raise."""
     return fit(cfg, assemble(cfg))
 
 
@@ -71,24 +86,42 @@ def assemble(cfg: DictConfig) -> Assembled:
     module.identity = {"config": OmegaConf.to_container(cfg, resolve=True), "data": datamodule.identity}
     if resume_from:
         check_resumable(resume_from, module.identity)
-    return Assembled(run_dir, _trainer(cfg, module, run_dir), module, datamodule, resume_from)
+    elif cfg.init_from is not None:
+        initialise(module.model, cfg.init_from, datamodule.identity)
+    checkpoints = _checkpoints(cfg, module, run_dir)
+    return Assembled(run_dir, _trainer(cfg, module, checkpoints), checkpoints, module, datamodule, resume_from)
 
 
 def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
-    """Evaluates, trains, evaluates again."""
-    trainer, module, datamodule = parts.trainer, parts.module, parts.datamodule
+    """Evaluates, trains, evaluates again.
+
+    Raises:
+        Interrupted at SIGTERM or SIGINT, after a checkpoint.
+        CheckpointWriteError where a checkpoint finds no room; those before it are intact.
+    """
+    trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     parts.run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
     return_freed_memory()
     first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
-    cut = f", cut to {trainer.max_steps:,} by trainer.max_steps" if cfg.trainer.max_steps else ""
+    cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
     start = f"from {parts.resume_from or 'new weights'}"
-    print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}", flush=True)
+    rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
+    print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}", flush=True)
     trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
-    last = _evaluate(trainer, module, datamodule)
+    last = checkpoints.last_eval_loss
+    last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
     checkpoint = newest_checkpoint(parts.run_dir)
-    print(f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}")
-    return TrainingRun(trainer, module, datamodule, first, last, checkpoint)
+    print(
+        f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}{_best(checkpoints)}"
+    )
+    return TrainingRun(trainer, module, datamodule, first, last, checkpoint, checkpoints)
+
+
+def _best(checkpoints: Checkpoints) -> str:
+    if checkpoints.best_step is None:
+        return ""
+    return f"; lowest {checkpoints.best_loss:.3f} after step {checkpoints.best_step:,}: {checkpoints.folder / BEST}"
 
 
 def _resume_from(resume: str | None, run_dir: Path) -> Path | None:
@@ -102,32 +135,41 @@ def _resume_from(resume: str | None, run_dir: Path) -> Path | None:
     return None
 
 
-def _trainer(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> pl.Trainer:
-    hardware, settings = cfg.hardware, cfg.trainer
-    for key, value in settings.items():
-        require(f"trainer.{key}", value, int | None if key == "max_steps" else int, low=1)
+def _checkpoints(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> Checkpoints:
+    """Converts the trainer's durations to steps."""
+    settings, hardware = cfg.trainer, cfg.hardware
     for key in ("devices", "num_nodes"):
         require(f"hardware.{key}", hardware[key], int, low=1)
+    require("trainer.keep_checkpoints", settings.keep_checkpoints, int, low=1)
+    every_n_steps = {}
+    for key in ("checkpoint_every_tokens", "eval_every_tokens"):
+        require(f"trainer.{key}", settings[key], float, low=0)
+        if not settings[key] > 0:
+            raise ValueError(f"trainer.{key}={settings[key]}: need more than 0 millions of tokens")
+        every_n_steps[key] = steps_in(settings[key], module.tokens_per_step(hardware.devices * hardware.num_nodes))
+    return Checkpoints(run_dir / FOLDER, *every_n_steps.values(), settings.keep_checkpoints)
+
+
+def _trainer(cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints) -> pl.Trainer:
+    hardware, settings = cfg.hardware, cfg.trainer
+    require("trainer.log_every_n_steps", settings.log_every_n_steps, int, low=1)
+    require("trainer.max_steps", settings.max_steps, int | None, low=0)
     # Not Lightning's own "auto": it would choose Apple's MPS, which has no float64.
     accelerator = hardware.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
     try:
-        return _lightning_trainer(cfg, module, run_dir, accelerator, num_steps)
+        return _lightning_trainer(cfg, module, checkpoints, accelerator, num_steps)
     except (MisconfigurationException, ValueError, TypeError) as error:
         chosen = ", ".join(f"hardware.{key}={value}" for key, value in hardware.items())
         raise ValueError(f"{chosen}: {error} (hardware=auto takes what this machine has)") from error
 
 
 def _lightning_trainer(
-    cfg: DictConfig, module: pl.LightningModule, run_dir: Path, accelerator: str, num_steps: int
+    cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints, accelerator: str, num_steps: int
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
-    callbacks = [
-        TQDMProgressBar(refresh_rate=settings.log_every_n_steps),
-        StepCheckpoint(str(run_dir / "checkpoints"), settings.checkpoint_every_n_steps, settings.keep_checkpoints),
-    ]
     return pl.Trainer(
         accelerator=accelerator,
         devices=hardware.devices,
@@ -137,13 +179,13 @@ def _lightning_trainer(
         max_steps=num_steps if settings.max_steps is None else min(settings.max_steps, num_steps),
         max_epochs=-1,
         gradient_clip_val=module.clip_grad,
-        val_check_interval=settings.eval_every_n_steps,
+        val_check_interval=checkpoints.eval_every_n_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_n_steps,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=callbacks,
+        callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), checkpoints],
         plugins=[AtomicCheckpointIO()],
         logger=instantiate(cfg.logger),
     )
@@ -165,7 +207,10 @@ def main(cfg: DictConfig) -> float:
     except (OSError, ValueError, HydraException) as error:
         is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
-    return fit(cfg, parts).last_eval_loss
+    try:
+        return fit(cfg, parts).last_eval_loss
+    except CheckpointWriteError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def small_data(root) -> RenderedFrames:
 def small_training(root, **changes) -> TokenizerTraining:
     settings = dict(
         steps=4, warmup_steps=1, decay_steps=2, lr=2e-3, adam_lr=1e-3, weight_decay=0.01, clip_grad=1.0,
-        ema_decay=0.5, edge_weight=0.1, seed=0, export=str(root / "run" / "mini.safetensors"),
+        ema_decay=0.5, pixels_per_batch=8192, edge_weight=0.1, seed=0, export=str(root / "run" / "mini.safetensors"),
     )  # fmt: skip
     return TokenizerTraining(**(settings | changes))
 

@@ -31,7 +31,7 @@ TINY = [
     "modalities.target_tokens_range=[8,40]", "model.width=32", "model.head_width=16", "model.encoder_depth=1",
     "model.decoder_depth=1", "model.head=factorized", "model.joints=ordinal", "optim.batch_size=4",
     "optim.total_tokens=0.02048", "optim.warmup_tokens=0.004", "data.eval_batch_size=8",
-    "trainer.eval_every_n_steps=7", "trainer.checkpoint_every_n_steps=5", "trainer.log_every_n_steps=2",
+    "trainer.eval_every_tokens=0.007168", "trainer.checkpoint_every_tokens=0.00512", "trainer.log_every_n_steps=2",
     "hardware.accelerator=cpu",
 ]  # fmt: skip
 """20 steps of 4 samples."""
@@ -123,7 +123,7 @@ def test_a_run_evaluates_logs_and_saves(whole_run) -> None:
     rows = [row for path in run_dir.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
     seconds = [float(row["time/train_s"]) for row in rows if row.get("time/train_s")]
     assert len(seconds) == 10 and seconds == sorted(seconds) and seconds[0] > 0
-    assert {int(row["step"]) for row in rows if row.get("eval/loss")} == {0, 6, 13, 20}
+    assert {int(row["step"]) for row in rows if row.get("eval/loss")} == {0, 6, 13, 19}
     # Each logged learning rate is that of the step about to come, by the formula of the recipe (W = 4, T = 20).
     rates = [float(row["train/lr"]) for row in rows if row.get("train/lr")]
     cosine = [1e-6 + (6e-4 - 1e-6) / 2 * (1 + math.cos(math.pi * (i - 4) / 15)) for i in range(4, 20)]
@@ -212,7 +212,7 @@ def test_overfit_goes_to_nearly_zero(data, tmp_path) -> None:
     train.run(config(
         data, tmp_path, "debug=overfit", "model.joints=table", "model.width=64", "optim.batch_size=2",
         "optim.total_tokens=1",
-        "optim.lr=0.003", "trainer.eval_every_n_steps=300", "trainer.checkpoint_every_n_steps=300",
+        "optim.lr=0.003", 
     ))  # fmt: skip
     rows = [row for path in tmp_path.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
     losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
@@ -303,6 +303,7 @@ def test_a_resumed_overfit_run_goes_on_with_the_same_batch(data, tmp_path) -> No
 def test_only_the_newest_checkpoints_are_kept(whole_run, data, tmp_path) -> None:
     train.run(config(data, tmp_path, "trainer.max_steps=12", "trainer.keep_checkpoints=2"))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "best.ckpt",
         "step=00000010.ckpt",
         "step=00000012.ckpt",
     ]

@@ -100,6 +100,9 @@ class MaskedTraining(pl.LightningModule):
     def num_steps(self, num_devices: int) -> int:
         return self.optim.schedule(num_devices).num_steps
 
+    def tokens_per_step(self, num_devices: int) -> int:
+        return self.optim.tokens_per_step(num_devices)
+
     def plan(self, num_devices: int) -> str:
         """A line that says how long the training is."""
         samples = f"{self.optim.batch_size} × {num_devices} samples"

@@ -14,6 +14,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from m3.settings import require
 
 
+def steps_in(millions: float, tokens_per_step: int) -> int:
+    """Steps that have seen `millions` · 10⁶ nominal tokens."""
+    return math.ceil(millions * 1e6 / tokens_per_step)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Durations in steps, and the learning rate of each step. Made by `Recipe.schedule`."""
@@ -88,13 +93,16 @@ class Recipe:
         return self.batch_size * self.accumulation * num_devices
 
     def schedule(self, num_devices: int) -> Schedule:
-        """Converts tokens to steps: ceil(tokens / (num_tokens_per_sample · samples_per_step))."""
-        tokens_per_step = self.num_tokens_per_sample * self.samples_per_step(num_devices)
+        """Converts tokens to steps."""
+        num_steps, num_warmup_steps = (
+            steps_in(millions, self.tokens_per_step(num_devices))
+            for millions in (self.total_tokens, self.warmup_tokens)
+        )
+        return Schedule(num_steps, num_warmup_steps, self.lr, self.min_lr)
 
-        def steps(millions: float) -> int:
-            return math.ceil(millions * 1e6 / tokens_per_step)
-
-        return Schedule(steps(self.total_tokens), steps(self.warmup_tokens), self.lr, self.min_lr)
+    def tokens_per_step(self, num_devices: int) -> int:
+        """Nominal tokens of a step on all devices."""
+        return self.num_tokens_per_sample * self.samples_per_step(num_devices)
 
     def optimizer(self, model: nn.Module, is_fused: bool) -> torch.optim.AdamW:
         """AdamW; parameters with fewer than two dimensions (norms, biases) are not decayed."""

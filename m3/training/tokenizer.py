@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from m3.modalities import PICTURE_STRIDE
 from m3.tokens.mini import MiniAutoEncoder, save_weights
 from m3.training.muon import Muon
 from m3.training.optim import follow
@@ -48,12 +49,13 @@ class TokenizerTraining(pl.LightningModule):
         clip_grad: bound of the norm of all gradients.
         ema_decay: share of the moving average that stays at each step.
         edge_weight: see `reconstruction_loss`.
+        pixels_per_batch: of a step on each device; a token is 16 × 16 of them.
         seed: of the initial weights.
         export: path of the safetensors file written when the fit ends.
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3".
-        precision: for the trainer, which asks `num_steps` and `plan` too.
+        precision: for the trainer, which asks `num_steps`, `tokens_per_step` and `plan` too.
     """
 
     precision = "bf16-mixed"  # twice as fast as float32 where the processor has bf16 products; FSQ rounds in float32
@@ -69,6 +71,7 @@ class TokenizerTraining(pl.LightningModule):
         clip_grad: float,
         ema_decay: float,
         edge_weight: float,
+        pixels_per_batch: int,
         seed: int,
         export: str,
     ) -> None:
@@ -80,6 +83,7 @@ class TokenizerTraining(pl.LightningModule):
         self.steps, self.warmup_steps, self.decay_steps = steps, warmup_steps, decay_steps
         self.lr, self.adam_lr, self.weight_decay, self.clip_grad = lr, adam_lr, weight_decay, clip_grad
         self.edge_weight, self.ema_decay = edge_weight, ema_decay
+        self.pixels_per_batch = pixels_per_batch
         self.export = Path(export)
         self.identity: dict[str, Any] = {}
         self.model = MiniAutoEncoder()
@@ -88,6 +92,9 @@ class TokenizerTraining(pl.LightningModule):
 
     def num_steps(self, num_devices: int) -> int:
         return self.steps
+
+    def tokens_per_step(self, num_devices: int) -> int:
+        return self.pixels_per_batch // PICTURE_STRIDE**2 * num_devices
 
     def plan(self, num_devices: int) -> str:
         """A line that says how long the training is."""

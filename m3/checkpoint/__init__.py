@@ -1,0 +1,32 @@
+"""Checkpoints: written whole or not at all, read without pickles, refused where they do not match."""
+
+from m3.checkpoint.files import (
+    BEST,
+    FOLDER,
+    AtomicCheckpointIO,
+    CheckpointWriteError,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from m3.checkpoint.keeping import Checkpoints, Interrupted
+from m3.checkpoint.loading import LoadedModel, initialise, load_model
+from m3.checkpoint.matching import BINDING, check_resumable
+from m3.checkpoint.published import load_published, read_published
+
+__all__ = [
+    "BEST",
+    "BINDING",
+    "FOLDER",
+    "AtomicCheckpointIO",
+    "CheckpointWriteError",
+    "Checkpoints",
+    "Interrupted",
+    "LoadedModel",
+    "check_resumable",
+    "initialise",
+    "load_model",
+    "load_published",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "read_published",
+]

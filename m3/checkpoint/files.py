@@ -1,0 +1,121 @@
+"""Checkpoint files: complete under their final names, or not there; the newest complete one of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+FOLDER = "checkpoints"
+"""Of a run folder."""
+
+BEST = "best.ckpt"
+"""The checkpoint of the lowest eval loss, beside the newest ones."""
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; those before it are intact."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the final name and renames; loads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises CheckpointWriteError, with nothing left of the unfinished file, where there is no room for it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".tmp")
+        try:
+            with open(unfinished, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except (OSError, RuntimeError) as error:  # torch's writer turns some failed writes into a RuntimeError
+            unfinished.unlink(missing_ok=True)
+            raise CheckpointWriteError(_what_failed(path, error)) from error
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def copy_checkpoint(path: Path, copy: Path) -> None:
+    """A second name for a file, in place of what has that name; a real copy where the disk knows no hard links.
+
+    Raises CheckpointWriteError as `AtomicCheckpointIO` does.
+    """
+    unfinished = copy.with_name(copy.name + ".tmp")
+    unfinished.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(path, unfinished)
+        except OSError:
+            shutil.copyfile(path, unfinished)
+        os.replace(unfinished, copy)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CheckpointWriteError(_what_failed(copy, error)) from error
+
+
+def _what_failed(path: Path, error: Exception) -> str:
+    free_mib = shutil.disk_usage(path.parent).free / 2**20
+    kept = [str(p) for p in (newest_checkpoint(path.parent.parent), path.parent / BEST) if p and p.is_file()]
+    return (
+        f"{path} cannot be written ({str(error).splitlines()[0]}); {free_mib:,.0f} MiB are free there. "
+        f"Intact: {', '.join(kept) or 'no earlier checkpoint'}. Make room; resume=auto continues"
+    )
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step={step:08d}.ckpt"
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The files `step=….ckpt` of a folder of checkpoints, ascending by step."""
+    found = {}
+    for path in folder.glob("step=*.ckpt"):
+        if match := re.fullmatch(r"step=(\d+)\.ckpt", path.name):
+            found[int(match[1])] = path
+    return [found[step] for step in sorted(found)]
+
+
+def newest_checkpoint(run_folder: str | Path) -> Path | None:
+    """The complete checkpoint of the largest step in `run_folder/checkpoints`, or None.
+
+    A damaged file is passed over, which the log says.
+    """
+    for path in reversed(numbered_checkpoints(Path(run_folder) / FOLDER)):
+        if is_complete(path):
+            return path
+        _log.warning("%s is damaged or incomplete: the checkpoint before it is used", path)
+    return None
+
+
+def is_complete(path: Path) -> bool:
+    """True where every byte of a checkpoint agrees with its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+def read_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content. Raises ValueError naming the file where it is none of m3's."""
+    try:
+        checkpoint = torch.load(file, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
+    if not isinstance(checkpoint, dict) or not {"config", "data"} <= checkpoint.get("m3", {}).keys():
+        raise ValueError(f"{file}: not a checkpoint of m3 (it lacks its configuration)")
+    return checkpoint

@@ -1,0 +1,48 @@
+"""What ties a checkpoint to settings and data, and what differs where it does not match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from m3.checkpoint.files import read_checkpoint
+
+_MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks", "logger", "debug", "experiment"}
+"""Sections of the configuration that a continued run may have otherwise: they change no weights."""
+
+_DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels"}
+
+BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
+"""What ties a model to data: pictures of one size, and one meaning of their tokens."""
+
+
+def check_resumable(path: Path, identity: dict[str, Any]) -> None:
+    """Raises ValueError listing what differs between a checkpoint and the run that wants to continue it."""
+    saved = read_checkpoint(path)["m3"]
+    if differences := resume_differences(saved, identity):
+        raise ValueError(f"{path} cannot be continued, it was made with other settings: " + "; ".join(differences))
+
+
+def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """One line for each setting and each property of the data that differs and changes what is learned.
+
+    Both are identities: `config`, the composed configuration, and `data`.
+    """
+    then, now = dict(saved["config"]), dict(current["config"])
+    for config in (then, now):
+        config["data"] = {k: v for k, v in (config.get("data") or {}).items() if k not in _DATA_MAY_CHANGE}
+        # `task` repeats other sections; what is its own are its plain values.
+        config["task"] = {k: v for k, v in (config.get("task") or {}).items() if not isinstance(v, dict)}
+    sections = sorted((then.keys() | now.keys()) - _MAY_CHANGE - {"task"})
+    lines = [line for section in sections for line in differences(section, then.get(section), now.get(section))]
+    lines += differences("data", saved["data"], current["data"])
+    lines += [line for line in differences("task", then["task"], now["task"]) if not lines]
+    return lines
+
+
+def differences(name: str, saved: Any, current: Any) -> list[str]:
+    """ "key was … and is …" for each leaf of two nested dicts that differs."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        keys = sorted(saved.keys() | current.keys())
+        return [line for key in keys for line in differences(f"{name}.{key}", saved.get(key), current.get(key))]
+    return [] if saved == current else [f"{name} was {saved!r} and is {current!r}"]

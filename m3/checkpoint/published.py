@@ -1,0 +1,131 @@
+"""The published run's weights in m3's own model: `model=m3` with logits=table, head=flat, joints=table, positions=1d.
+
+The published model is m3's, with other names: its norms carry a bias, a buffer of zeros; its position embedding is a
+stored buffer; blocks lie under `encoder.blocks`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from m3.model.encoder_decoder import EncoderDecoder
+
+_TABLE = "table"  # of the one vocabulary that all modalities share
+_POSITION_TOLERANCE = 1e-4  # float32 angles of up to 255 radians are exact to 2e-5
+
+
+def read_published(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of one of `torch.save` (tensors only; a nested `model` or `state_dict`).
+
+    Raises ValueError naming the file where it holds something else.
+    """
+    file = Path(file)
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{file}: holds no weights, or is damaged ({type(error).__name__}: {error})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{file}: not a state dict, which maps names to tensors")
+    return dict(content)
+
+
+def is_m3_checkpoint(file: Path) -> bool:
+    """True for what m3's training saved, False for a bare state dict. Raises ValueError for a damaged file."""
+    if file.suffix == ".safetensors":
+        return False
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
+    return isinstance(content, dict) and "m3" in content
+
+
+def load_published(model: EncoderDecoder, weights: dict[str, Tensor], source: str = "the state dict") -> None:
+    """Gives `model` the published run's weights, every one of them.
+
+    Args:
+        model: with logits=table, head=flat, joints=table, positions=1d.
+        weights: by their published names.
+        source: what messages call them.
+    Raises:
+        ValueError naming every tensor that is missing, unexpected or of another shape, a norm with a bias, and
+        positions that are not m3's.
+    """
+    own = model.state_dict()
+    if f"enc_tok_emb.{_TABLE}.weight" not in own or f"to_logits.{_TABLE}.weight" not in own:
+        raise ValueError(f"{source} has one table for all modalities: choose model.logits=table (experiment=m3)")
+    given = {name: tensor for name, tensor in weights.items() if name != "pos_emb" and not _is_norm_bias(name)}
+    renamed = {_own_name(name): tensor for name, tensor in given.items()}
+    names = {_own_name(name): name for name in given}
+    faults = [f"{names[name]} is unexpected" for name in renamed.keys() - own.keys()]
+    faults += [f"{_published_name(name)} is missing" for name in own.keys() - renamed.keys()]
+    faults += [
+        f"{names[name]} is {tuple(renamed[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in renamed.keys() & own.keys()
+        if renamed[name].shape != own[name].shape
+    ]
+    faults += _norm_faults(weights, own) + _position_faults(model, weights)
+    if faults:
+        raise ValueError(f"{source} is not the published model in the size of this one: " + "; ".join(sorted(faults)))
+    model.load_state_dict(renamed)
+
+
+def _own_name(published: str) -> str:
+    name = re.sub(r"^(encoder|decoder)\.blocks\.", r"\1.", published)
+    return re.sub(r"^(enc_tok_emb|to_logits)\.weight$", rf"\1.{_TABLE}.weight", name)
+
+
+def _published_name(own: str) -> str:
+    name = re.sub(r"^(encoder|decoder)\.(?=\d)", r"\1.blocks.", own)
+    return re.sub(rf"^(enc_tok_emb|to_logits)\.{_TABLE}\.weight$", r"\1.weight", name)
+
+
+def _is_norm_bias(name: str) -> bool:
+    return name.endswith("norm.bias") or re.search(r"\bnorm\d\.bias$", name) is not None
+
+
+def _norm_faults(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Norm biases that m3's bias-free norms cannot hold, or that belong to no norm."""
+    faults = []
+    for name, bias in weights.items():
+        if not _is_norm_bias(name):
+            continue
+        norm = own.get(_own_name(name).removesuffix("bias") + "weight")
+        if norm is None:
+            faults.append(f"{name} is unexpected")
+        elif bias.shape != norm.shape:
+            faults.append(f"{name} is {tuple(bias.shape)}, the model has {tuple(norm.shape)}")
+        elif bias.any():
+            faults.append(f"{name} is not zero (up to {bias.abs().max():.3g}), norms have no bias here")
+    return faults
+
+
+def _position_faults(model: EncoderDecoder, weights: dict[str, Tensor]) -> list[str]:
+    """`pos_emb` is m3's (longest, D), perhaps longer, perhaps with leading axes of size 1."""
+    if "pos_emb" not in weights:
+        return ["pos_emb is missing"]
+    width = model.pos_emb.embedding.shape[-1]
+    given = weights["pos_emb"].float()
+    lengths = model.table.max_seq_lens
+    if given.shape[-1:] != (width,) or given.numel() // width != given.shape[-2] or given.shape[-2] < max(lengths):
+        return [f"pos_emb is {tuple(given.shape)}, the model has {(max(lengths), width)}"]
+    given = given.reshape(-1, width)  # (longest or more, D)
+    difference = max(
+        float((model.pos_emb.embedding[k, :length].cpu() - given[:length]).abs().max())
+        for k, length in enumerate(lengths)
+    )
+    if difference > _POSITION_TOLERANCE:
+        return [f"pos_emb differs from m3's sin-cos positions by up to {difference:.3g} (model.positions=1d?)"]
+    return []
