@@ -88,6 +88,8 @@ def assemble(cfg: DictConfig) -> Assembled:
         check_resumable(resume_from, module.identity)
     elif cfg.init_from is not None:
         initialise(module.model, cfg.init_from, datamodule.identity)
+        if module.average is not None:
+            module.average.load_state_dict(module.model.state_dict())
     checkpoints = _checkpoints(cfg, module, run_dir)
     return Assembled(run_dir, _trainer(cfg, module, checkpoints), checkpoints, module, datamodule, resume_from)
 

@@ -43,6 +43,7 @@ def write_data(
     seed: int = 0,
     variants: tuple[str, ...] = (),
     names: tuple[str, ...] = PAIR_MODALITIES,
+    fingerprint: str = "0" * 64,
 ) -> None:
     rng = np.random.default_rng(seed)
 
@@ -70,7 +71,7 @@ def write_data(
         variants=variants,
         captioner={"name": "none", "fingerprint": None, "settings": {}},
         text_tokenizer=None,
-        tokenizer={"name": "mini", "fingerprint": "0" * 64, "settings": {}},
+        tokenizer={"name": "mini", "fingerprint": fingerprint, "settings": {}},
         num_clips=num_pairs,
         shards=shards,
         statistics={},

@@ -74,7 +74,6 @@ class Checkpoints(Checkpoint):
         self.best_step: int | None = None
         self.last_eval_loss: float | None = None
         self._newest_step: int | None = None  # with a checkpoint
-        self._seen_step = 0
         self._is_stopping = False
         self._request = StopRequest()
 
@@ -90,7 +89,6 @@ class Checkpoints(Checkpoint):
         self._newest_step = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._request.listen()
         # Lightning asks all ranks for a SIGTERM at every step, which waits for the device; m3 asks at log points.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if trainer.is_global_zero:
@@ -98,17 +96,20 @@ class Checkpoints(Checkpoint):
                 unfinished.unlink()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._seen_step = trainer.global_step
+        self._request.listen()  # in place of Lightning's handler, which is there by now
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._is_stopping:  # not at the end of the step before, whose logs would be lost
+            self._stop(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen_step:  # gradients are still being accumulated
-            return
-        self._seen_step = step
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then evaluates before it leaves the loop
             return
-        self._is_stopping = self._agree_to_stop(trainer)
+        # Several ranks must stop at the same step; to ask them all waits for the device.
+        if trainer.world_size == 1 or step % trainer.log_every_n_steps == 0:
+            self._ask_to_stop(trainer)
         if step % self.eval_every_n_steps:
             self._save_if_due(trainer)
 
@@ -121,6 +122,7 @@ class Checkpoints(Checkpoint):
             self.best_loss, self.best_step = loss, step
         if step == trainer.max_steps:
             return
+        self._ask_to_stop(trainer)
         if is_best and not self._is_due(step):
             trainer.save_checkpoint(self.folder / BEST)
         self._save_if_due(trainer)
@@ -141,15 +143,17 @@ class Checkpoints(Checkpoint):
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         if not self._is_due(trainer.global_step):
             return
-        path = self._save(trainer)
-        if self._is_stopping:
-            name = self._request.signal or signal.SIGTERM  # another rank's
-            if trainer.is_global_zero:
-                print(f"{name.name}: stopped after step {trainer.global_step:,}; {path} is complete: "
-                      "resume=auto continues", file=sys.stderr, flush=True)  # fmt: skip
-            raise Interrupted(128 + name)
+        self._save(trainer)
 
-    def _save(self, trainer: pl.Trainer) -> Path:
+    def _stop(self, trainer: pl.Trainer) -> None:
+        number = self._request.signal or signal.SIGTERM  # another rank's
+        path = checkpoint_path(self.folder, trainer.global_step)
+        if trainer.is_global_zero:
+            step = f"{number.name}: stopped after step {trainer.global_step:,}"
+            print(f"{step}; {path} is complete: resume=auto continues", file=sys.stderr, flush=True)
+        raise Interrupted(128 + number)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         path = checkpoint_path(self.folder, trainer.global_step)
         trainer.save_checkpoint(path)
         self._newest_step = trainer.global_step
@@ -158,10 +162,7 @@ class Checkpoints(Checkpoint):
                 copy_checkpoint(path, self.folder / BEST)
             for old in numbered_checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
-        return path
 
-    def _agree_to_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether a rank was asked to stop; several ranks, which must stop at the same step, ask at log points."""
-        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self._request.signal is not None, all=False)
+    def _ask_to_stop(self, trainer: pl.Trainer) -> None:
+        was_asked = self._request.signal is not None
+        self._is_stopping = trainer.strategy.reduce_boolean_decision(was_asked, all=False)

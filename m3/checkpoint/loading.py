@@ -66,6 +66,8 @@ def initialise(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) ->
     Raises:
         FileNotFoundError; ValueError naming what does not fit: options of the model, modalities, canvas, tokenizer.
     """
+    if not isinstance(model, EncoderDecoder):
+        raise ValueError(f"init_from={path}: task=masked only")
     file = _file(path)
     if not is_m3_checkpoint(file):
         load_published(model, read_published(file), str(file))

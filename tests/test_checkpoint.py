@@ -1,0 +1,252 @@
+"""Checkpoints: when they are saved, what a signal, a torn file and a full disk do, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from test_train import ROOT, TINY, assert_same_training_state, config, state_of, write_data
+
+import train
+from m3.checkpoint import CheckpointWriteError, Interrupted, load_model, newest_checkpoint, read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_data(root, {"train": 30, "eval": 13, "test": 2})
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole_run(data: Path, tmp_path_factory) -> tuple[Path, train.TrainingRun]:
+    run_dir = tmp_path_factory.mktemp("whole")
+    return run_dir, train.run(config(data, run_dir))
+
+
+def logged(run_dir: Path, column: str) -> dict[int, float]:
+    """Step → value over all parts of a run; a later part wins."""
+    values = {}
+    for path in sorted(run_dir.glob("csv/*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        values |= {int(row["step"]): float(row[column]) for row in csv.DictReader(path.open()) if row.get(column)}
+    return values
+
+
+class Nuisance(pl.Callback):
+    """Sends this process a signal at a step, before it ends or in the middle of its evaluation."""
+
+    def __init__(self, step: int, number: signal.Signals, in_evaluation: bool = False) -> None:
+        self.step, self.number, self.in_evaluation = step, number, in_evaluation
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_) -> None:
+        if not self.in_evaluation and trainer.global_step == self.step - 1:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if self.in_evaluation and trainer.state.fn == "fit" and trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+            self.step = -1
+
+
+def run_with(cfg, callback: pl.Callback) -> train.TrainingRun:
+    parts = train.assemble(cfg)
+    parts.trainer.callbacks.insert(0, callback)
+    return train.fit(cfg, parts)
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "in_evaluation"),
+    [
+        (signal.SIGTERM, 3, False),
+        (signal.SIGINT, 8, False),
+        (signal.SIGTERM, 7, False),  # an evaluation is due at 7 and 14, a checkpoint at 5, 10 and 15
+        (signal.SIGINT, 14, True),
+    ],
+)
+def test_a_signal_stops_between_steps_and_the_run_continues_to_the_bit(
+    data, tmp_path, whole_run, capfd, number, step, in_evaluation
+) -> None:
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted) as stopped:
+        run_with(config(data, tmp_path), Nuisance(step, number, in_evaluation))
+    assert stopped.value.code == 128 + number
+    said = capfd.readouterr().err
+    assert number.name in said and "resume=auto continues" in said and f"step={step:08d}.ckpt" in said
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert newest_checkpoint(tmp_path).name == f"step={step:08d}.ckpt"
+    made = train.run(config(data, tmp_path, "resume=auto"))
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+    for column in ("train/loss", "train/lr", "eval/loss"):
+        assert logged(tmp_path, column) == logged(whole_run[0], column), column
+    assert (made.checkpoints.best_step, made.checkpoints.best_loss) == (20, whole_run[1].last_eval_loss)
+
+
+def test_a_signal_in_the_last_step_lets_the_run_finish(data, tmp_path, whole_run) -> None:
+    run_with(config(data, tmp_path), Nuisance(20, signal.SIGTERM))
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+
+
+def start(data: Path, run_dir: Path, *overrides: str) -> subprocess.Popen:
+    """A run of 120 steps in a session of its own, with a checkpoint after step 5."""
+    command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={run_dir}", *LONG, *overrides]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while newest_checkpoint(run_dir) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
+LONG = ["optim.total_tokens=0.12288", "resume=auto", "trainer.eval_every_tokens=1"]
+
+
+def test_sigterm_of_a_process(data, tmp_path) -> None:
+    process = start(data, tmp_path / "parts")
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "resume=auto continues" in said and "Traceback" not in said
+    step = read_checkpoint(newest_checkpoint(tmp_path / "parts"))["global_step"]
+    assert 5 <= step < 120
+    train.run(config(data, tmp_path / "parts", *LONG))
+    train.run(config(data, tmp_path / "whole", *LONG))
+    assert_same_training_state(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_loader_processes_and_a_second_one(data, tmp_path) -> None:
+    """A terminal sends Ctrl-C to the loader processes too."""
+    process = start(data, tmp_path, "data.num_workers=2")
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "resume=auto continues" in said and "Traceback" not in said
+    # An evaluation of a thousand batches gives the time for a second signal.
+    process = start(data, tmp_path, "data.eval_batch_size=1", "trainer.eval_every_tokens=0.001")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    train.run(config(data, tmp_path, *LONG))
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_eval_loss(data, tmp_path) -> None:
+    # A learning rate that is far too high makes the loss rise after the first evaluations.
+    options = ["optim.lr=3", "optim.warmup_tokens=0.01", "trainer.eval_every_tokens=0.002"]
+    made = train.run(config(data, tmp_path / "whole", *options))
+    losses = {step + 1: loss for step, loss in logged(tmp_path / "whole", "eval/loss").items() if step}
+    best = min(losses, key=losses.get)
+    assert best < 20 and set(losses) == set(range(2, 21, 2))
+    assert (made.checkpoints.best_step, made.checkpoints.best_loss) == (best, pytest.approx(losses[best]))
+    loaded = load_model(tmp_path / "whole" / "checkpoints" / "best.ckpt")
+    assert loaded.step == best and load_model(tmp_path / "whole").step == 20
+    made.module.model.load_state_dict(loaded.model.state_dict())
+    assert train._evaluate(made.trainer, made.module, made.datamodule) == pytest.approx(losses[best])
+    # A run in two parts remembers what the first part reached.
+    train.run(config(data, tmp_path / "parts", *options, "trainer.max_steps=15"))
+    made = train.run(config(data, tmp_path / "parts", *options, "resume=auto"))
+    assert (made.checkpoints.best_step, made.checkpoints.best_loss) == (best, pytest.approx(losses[best]))
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(data, tmp_path, whole_run, caplog, damage) -> None:
+    train.run(config(data, tmp_path, "trainer.max_steps=12"))
+    newest = tmp_path / "checkpoints" / "step=00000012.ckpt"
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes({"torn": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+    assert newest_checkpoint(tmp_path).name == "step=00000010.ckpt"
+    assert "step=00000012.ckpt is damaged" in caplog.text
+    train.run(config(data, tmp_path, "resume=auto"))
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(data, tmp_path, whole_run) -> None:
+    """A bound on the size of files, set after the first checkpoint, stops a write half-way as a full disk does."""
+
+    class FullDisk(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+            if trainer.global_step == 9:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointWriteError, match=r"step=00000010\.ckpt.*MiB are free.*step=00000005\.ckpt"):
+            run_with(config(data, tmp_path, "trainer.eval_every_tokens=1"), FullDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step=00000005.ckpt"]
+    train.run(config(data, tmp_path, "resume=auto"))
+    assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
+
+
+@pytest.mark.slow
+def test_a_command_says_that_the_disk_is_full(data, tmp_path) -> None:
+    limited = f"ulimit -f 40; exec {sys.executable} train.py {' '.join(TINY)} data.root={data} run_dir={tmp_path}"
+    done = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: " in done.stderr and "resume=auto" in done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=0.001", r"optim\.lr was 0\.0006 and is 0\.001"),
+        ("optim.batch_size=8", r"optim\.batch_size was 4 and is 8"),
+        ("model.width=48", r"model\.width was 32 and is 48"),
+        ("modalities.input_alphas=[1,1,1,2]", r"modalities\.input_alphas was \[1, 1, 1, 1\] and is \[1, 1, 1, 2\]"),
+        ("loss.average=all", r"loss\.average was 'present' and is 'all'"),
+        ("seed=1", r"seed was 0 and is 1"),
+        ("data.repeat_batches=1", r"data\.repeat_batches was None and is 1"),
+        ("hardware.precision=bf16-mixed", r"hardware\.precision"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_continued(data, whole_run, override, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.assemble(config(data, whole_run[0], "resume=auto", override))
+
+
+def test_settings_that_change_no_weights_may_change(data, whole_run, tmp_path) -> None:
+    free = ["trainer.eval_every_tokens=2", "trainer.log_every_n_steps=3", "name=other", "data.eval_batch_size=2"]
+    assert train.assemble(config(data, whole_run[0], "resume=auto", *free)).resume_from
+
+
+def test_the_composed_configuration_lies_with_the_run(whole_run) -> None:
+    text = (whole_run[0] / "config.yaml").read_text()
+    assert "total_tokens: 0.02048" in text and "${" not in text
+
+
+def test_first_weights_from_a_run(data, tmp_path, whole_run) -> None:
+    made = train.run(config(data, tmp_path, f"init_from={whole_run[0]}", "trainer.max_steps=0", "seed=5"))
+    assert made.first_eval_loss == made.last_eval_loss == pytest.approx(whole_run[1].last_eval_loss)
+    loaded, source = load_model(tmp_path), load_model(whole_run[0])
+    assert loaded.step == 0
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), source.model.parameters()))
+    made = train.run(config(data, tmp_path, f"init_from={whole_run[0]}", "seed=5", "resume=auto"))
+    assert made.trainer.global_step == 20 and made.last_eval_loss < whole_run[1].last_eval_loss
+
+
+def test_first_weights_that_do_not_fit_are_refused(data, tmp_path, whole_run) -> None:
+    def refused(*overrides: str, match: str, root: Path = data) -> None:
+        with pytest.raises(ValueError, match=match):
+            train.assemble(config(root, tmp_path, f"init_from={whole_run[0]}", *overrides))
+
+    refused("model.width=48", match=r"model\.dec_context_proj\.weight was \(32, 32\) and is \(48, 48\)")
+    swapped = "modalities.modalities=[tok_rgb_next,coords,tok_rgb,coords_next]"
+    refused(swapped, match=r"modalities\.modalities was")
+    write_data(tmp_path / "other", {"train": 30, "eval": 13, "test": 2}, fingerprint="1" * 64)
+    refused(match="data.tokenizer_fingerprint", root=tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"train\.py"):
+        train.assemble(config(data, tmp_path, "init_from=nowhere"))
