@@ -208,6 +208,9 @@ def test_a_command_says_that_the_disk_is_full(data, tmp_path) -> None:
         ("model.width=48", r"model\.width was 32 and is 48"),
         ("modalities.input_alphas=[1,1,1,2]", r"modalities\.input_alphas was \[1, 1, 1, 1\] and is \[1, 1, 1, 2\]"),
         ("loss.average=all", r"loss\.average was 'present' and is 'all'"),
+        ("optim.accumulation=2", r"optim\.accumulation was 1 and is 2"),
+        ("optim.ema_decay=0.9", r"optim\.ema_decay was None and is 0\.9"),
+        ("loss.label_smoothing=0.1", r"loss\.label_smoothing"),
         ("seed=1", r"seed was 0 and is 1"),
         ("data.repeat_batches=1", r"data\.repeat_batches was None and is 1"),
         ("hardware.precision=bf16-mixed", r"hardware\.precision"),
@@ -250,3 +253,10 @@ def test_first_weights_that_do_not_fit_are_refused(data, tmp_path, whole_run) ->
     refused(match="data.tokenizer_fingerprint", root=tmp_path / "other")
     with pytest.raises(FileNotFoundError, match=r"train\.py"):
         train.assemble(config(data, tmp_path, "init_from=nowhere"))
+
+
+def test_mirrored_samples_and_one_without_are_told_apart(tmp_path) -> None:
+    write_data(tmp_path / "data", {"train": 30, "eval": 13, "test": 2}, variants=("flip",))
+    train.run(config(tmp_path / "data", tmp_path / "run", "data.flip=true", "trainer.max_steps=1"))
+    with pytest.raises(ValueError, match=r"settings: data\.flip was True and is False$"):
+        train.assemble(config(tmp_path / "data", tmp_path / "run", "resume=auto"))

@@ -141,7 +141,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data, tmp_path, w
 
 def test_a_resumed_run_mirrors_the_same_samples(tmp_path) -> None:
     write_data(tmp_path / "data", {"train": 30, "eval": 3, "test": 1}, variants=("flip",))
-    short = ["trainer.max_steps=12", "trainer.eval_every_n_steps=12"]
+    short = ["trainer.max_steps=12", "trainer.eval_every_tokens=1"]
     whole = train.run(config(tmp_path / "data", tmp_path / "whole", "data.flip=true", *short))
     train.run(config(tmp_path / "data", tmp_path / "parts", "data.flip=true", "trainer.max_steps=5"))
     with pytest.raises(ValueError, match="data.flip was True and is False"):

@@ -37,7 +37,7 @@ def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[s
     lines = [line for section in sections for line in differences(section, then.get(section), now.get(section))]
     lines += differences("data", saved["data"], current["data"])
     lines += [line for line in differences("task", then["task"], now["task"]) if not lines]
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def differences(name: str, saved: Any, current: Any) -> list[str]:
