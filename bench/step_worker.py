@@ -110,7 +110,7 @@ def composed(spec: Spec, *overrides: str) -> DictConfig:
             f"model={spec.model}", f"modalities={spec.modalities}", f"data.root={spec.data}",
             f"run_dir={spec.folder}/{spec.kind}", f"optim.batch_size={spec.batch_size}", f"optim.dtype={spec.dtype}",
             f"hardware.accelerator={'gpu' if spec.device == 'cuda' else 'cpu'}",
-            f"trainer.max_steps={spec.num_warmup_steps + spec.num_steps}", "trainer.eval_every_n_steps=1000000000",
+            f"trainer.max_steps={spec.num_warmup_steps + spec.num_steps}", "trainer.eval_every_tokens=1000000",
             *overrides,
         ])  # fmt: skip
 

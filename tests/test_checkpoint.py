@@ -143,7 +143,7 @@ def test_ctrl_c_with_loader_processes_and_a_second_one(data, tmp_path) -> None:
 
 def test_the_best_checkpoint_is_that_of_the_lowest_eval_loss(data, tmp_path) -> None:
     # A learning rate that is far too high makes the loss rise after the first evaluations.
-    options = ["optim.lr=3", "optim.warmup_tokens=0.01", "trainer.eval_every_tokens=0.002"]
+    options = ["optim.lr=30", "optim.warmup_tokens=0.01", "trainer.eval_every_tokens=0.002"]
     made = train.run(config(data, tmp_path / "whole", *options))
     losses = {step + 1: loss for step, loss in logged(tmp_path / "whole", "eval/loss").items() if step}
     best = min(losses, key=losses.get)

@@ -22,7 +22,7 @@ from m3.training.module import MaskedTraining
 FEW_TARGETS = ["modalities.target_tokens_range=[1,3]", "model.joints=table"]
 """Many batches then lack some modality."""
 
-EVERY_STEP = ["trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=9", "trainer.log_every_n_steps=1"]
+EVERY_STEP = ["trainer.checkpoint_every_tokens=0.001", "trainer.keep_checkpoints=9", "trainer.log_every_n_steps=1"]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def run_on_two_processes(data: Path, run_dir: Path, *overrides: str) -> None:
 def test_two_processes_make_the_steps_of_one(data, tmp_path) -> None:
     """Loss, gradients, accuracies and, with 7 samples for both, evaluation; some batches lack a modality."""
     options = [*FEW_TARGETS, *EVERY_STEP, "loss.label_smoothing=0.1", "trainer.max_steps=3", "optim.ema_decay=0.5",
-               "trainer.eval_every_n_steps=2"]  # fmt: skip
+               "trainer.eval_every_tokens=0.002"]  # fmt: skip
     run_on_two_processes(data, tmp_path / "two", *options, "optim.batch_size=1", "optim.accumulation=2",
                          "data.eval_batch_size=1")  # fmt: skip
     train.run(config(data, tmp_path / "one", *options, "optim.batch_size=4", "data.eval_batch_size=64"))
@@ -119,7 +119,7 @@ def test_two_processes_make_the_steps_of_one(data, tmp_path) -> None:
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 64])
 def test_evaluation_on_two_processes_one_of_which_has_no_sample(tmp_path, eval_batch_size) -> None:
     write_data(tmp_path / "data", {"train": 30, "eval": 1, "test": 2})
-    options = ["trainer.max_steps=2", "trainer.eval_every_n_steps=1", f"data.eval_batch_size={eval_batch_size}"]
+    options = ["trainer.max_steps=2", "trainer.eval_every_tokens=0.001", f"data.eval_batch_size={eval_batch_size}"]
     run_on_two_processes(tmp_path / "data", tmp_path / "two", *options, "optim.batch_size=2")
     train.run(config(tmp_path / "data", tmp_path / "one", *options))
     found = [logged(tmp_path / name, "eval/") for name in ("two", "one")]
