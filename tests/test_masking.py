@@ -149,6 +149,18 @@ def test_a_modality_with_alpha_zero_gets_nothing() -> None:
     assert inputs.sum(1).min() >= 1 and inputs.sum(1).max() > 280
 
 
+def test_nothing_is_drawn_where_all_target_modalities_are_full() -> None:
+    """Targets may fill their two modalities to the last position; a round with excess 0 and nothing open follows."""
+    table = dataclasses.replace(
+        M3, max_seq_lens=[64, 39, 64, 39], input_alphas=[10, 10, 1, 1], target_alphas=[0, 0, 1, 1],
+        input_tokens_range=[90, 150], target_tokens_range=[20, 56], clamped="redistribute",
+    )  # fmt: skip
+    inputs, targets = draw_budgets(generator(20_000), table, 20_000)
+    is_full = (inputs + targets)[:, 2:].sum(1) == 64 + 39
+    assert is_full.any() and not targets[:, :2].any()
+    assert (inputs + targets <= torch.tensor(table.max_seq_lens)).all()
+
+
 def test_a_single_modality() -> None:
     table = ModalityTable(["coords"], [65536], [39], [1], [0.3], [5, 20], [3, 19])
     inputs, targets = choose_and_pack(torch.ones(2_000, 39, dtype=torch.int64), table, generator(2_000))

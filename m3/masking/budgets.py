@@ -63,7 +63,9 @@ def _law(table: ModalityTable, device: torch.device) -> _Law:
 
 def _side(bounds: tuple[int, int], alphas: tuple[tuple[float, ...], ...], device: torch.device) -> _Side:
     winners = torch.cat([torch.from_numpy(argmax_probabilities(row)) for row in alphas]).cumsum(1)
-    winners /= winners[:, -1:].clamp_min(1e-300)  # the last open modality at exactly 1, beyond every uniform number
+    total = winners[:, -1:]
+    # The last open modality at exactly 1, beyond every uniform number; with none open, all: nothing is left to win.
+    winners = torch.where(total > 0, winners / total, 1.0)
     return _Side(
         bounds,
         torch.tensor(alphas, dtype=torch.float64, device=device),
