@@ -22,7 +22,23 @@ from rich.table import Table
 
 from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel, load_model
-from m3.metrics import Score, metrics_record, score, write_metrics
+from m3.clips.base import ClipSource
+from m3.clips.canvas import CANVASES
+from m3.metrics import (
+    Context,
+    PoseFrames,
+    RolloutTokens,
+    Score,
+    check_source,
+    constant_velocity,
+    metrics_record,
+    plot_title,
+    previous_rows,
+    real_frames,
+    score,
+    scores_plot,
+    write_metrics,
+)
 from m3.pictures import choose_samples, rollout_animation, rollout_sheet, write_gif, write_png
 from m3.progress import counted
 from m3.rollout import (
@@ -49,7 +65,7 @@ class Generation:
     chains: of the split, one for each sample.
     predicted, truth: (N, T + 1) frames.
     scores: per horizon.
-    sheet, animation, metrics: paths of rollout.png, rollout.gif and metrics.json.
+    sheet, animation, metrics, plot: paths of rollout.png, rollout.gif, metrics.json and scores.png.
     """
 
     chains: list[Chain]
@@ -59,6 +75,7 @@ class Generation:
     sheet: Path
     animation: Path
     metrics: Path
+    plot: Path
 
 
 def run(cfg: DictConfig) -> Generation:
@@ -79,6 +96,7 @@ def run(cfg: DictConfig) -> Generation:
     split = TokenTable.open(cfg.data.root, cfg.data.split)
     tokenizer: PictureTokenizer = instantiate(cfg.tokenizer)
     _check_identities(cfg, loaded, split, tokenizer)
+    source = _source(cfg, split)
     tokens = split.columns(loaded.table)
     chains = find_chains(split.pairs, cfg.rollout.frames, cfg.rollout.starts, cfg.rollout.max_samples)
     if not chains:
@@ -90,8 +108,12 @@ def run(cfg: DictConfig) -> Generation:
     predicted = decode(new_tokens, tokenizer, codec, canvas_size)
     truth = decode(true_tokens, tokenizer, codec, canvas_size)
     extent = np.array([chain.pairs[0].pose_extent_px or math.nan for chain in chains])
+    rows = previous_rows(split.pairs, chains)
+    previous = codec.decode(tokens[rows][:, loaded.table.columns("coords")].reshape(len(rows), 3, -1))
+    moving = constant_velocity(truth, *previous, rows >= 0)
+    context = _context(split, chains, source, moving, RolloutTokens(new_tokens, true_tokens, codec))
     with counted(cfg.rollout.frames, "scores") as on_horizon:
-        scores = score(predicted, truth, extent, on_horizon)
+        scores = score(predicted, truth, extent, on_horizon, context)
     return _write(cfg, loaded, chains, predicted, truth, scores)
 
 
@@ -133,6 +155,31 @@ def _check_identities(cfg: DictConfig, loaded: LoadedModel, split: TokenTable, t
         )
 
 
+def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
+    """Where the real frames are, if `source=…` says so. Raises ValueError where these are not the shards' clips."""
+    if cfg.get("source") is None:
+        return None
+    if split.manifest.canvas["mode"] not in CANVASES:
+        raise ValueError(f"source={cfg.source.name}: {cfg.data.root} does not say which canvas its frames had")
+    source: ClipSource = instantiate(cfg.source)
+    check_source(source, OmegaConf.to_container(cfg.source, resolve=True), split.manifest)
+    return source
+
+
+def _context(
+    split: TokenTable, chains: Sequence[Chain], source: ClipSource | None, moving: PoseFrames, tokens: RolloutTokens
+) -> Context:
+    """What the scores need besides pictures and joints of roll-outs and truth."""
+    clip = np.array([chain.pairs[0].clip for chain in chains])
+    action = [chain.pairs[0].action for chain in chains]
+    if source is None:
+        return Context(clip, action, moving, tokens)
+    manifest = split.manifest
+    canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
+    real = real_frames(source, canvas, chains, tokens.truth, manifest.has_joints)
+    return Context(clip, action, moving, tokens, *real)
+
+
 def _roll_out(
     cfg: DictConfig, loaded: LoadedModel, schemes: Sequence[SchemeSettings], chains: Sequence[Chain], truth: TokenFrames
 ) -> TokenFrames:
@@ -152,10 +199,13 @@ def _write(
     shown = choose_samples(chains, cfg.pictures.num_samples)
     titles = [chains[n].title for n in shown]
     some_predicted, some_truth = predicted.samples(shown), truth.samples(shown)
-    made = Generation(chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json")
+    made = Generation(chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json",
+                      out / "scores.png")  # fmt: skip
     write_png(made.sheet, rollout_sheet(some_predicted, some_truth, titles, cfg.pictures.cell_px))
     write_gif(made.animation, rollout_animation(some_predicted, some_truth, titles, cfg.pictures.cell_px))
     write_metrics(made.metrics, metrics_record(scores, _facts(cfg, loaded, len(chains))))
+    num_clips = len({chain.pairs[0].clip for chain in chains})
+    write_png(made.plot, scores_plot(scores, plot_title(len(chains), num_clips)))
     _report(made)
     return made
 
@@ -188,9 +238,10 @@ def _report(made: Generation) -> None:
         cells = [_cell(scores[name], k, factor) for name, (factor, _) in _SHOWN.items()]
         table.add_row(f"+{k + 1}", str(num_samples), *cells)
     console = Console()
-    console.print(f"{len(made.chains)} roll-outs; model | nothing moves, n samples with truth:", highlight=False)
+    says = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
+    console.print(f"{len(made.chains)} roll-outs; {says}:", highlight=False)
     console.print(table)
-    for name, path in (("pictures", made.sheet), ("", made.animation), ("scores", made.metrics)):
+    for name, path in (("pictures", made.sheet), ("", made.animation), ("scores", made.metrics), ("", made.plot)):
         console.print(f"{name:9} {path}", highlight=False, soft_wrap=True)
 
 
@@ -199,8 +250,8 @@ def _cell(score: Score, k: int, factor: float) -> str:
     if model is None or still is None:
         return "–"
     digits = 3 if score.name == "ssim" else 1
-    is_ahead = model > still if score.is_better == "higher" else model < still
-    style = "bold green" if is_ahead else "bold"
+    least_gain = score.gains["nothing_moves"].low[k]
+    style = "bold green" if least_gain is not None and least_gain > 0 else "bold"
     return f"[{style}]{model * factor:.{digits}f}[/] | {still * factor:.{digits}f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,16 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
+from tiny_world import write_world
 
 import generate
+import preprocess
+from m3.batches.table import TokenTable
+from m3.clips.canvas import CropCanvas, PersonCanvas
+from m3.clips.penn_action import PennAction
+from m3.metrics import real_frames
 from m3.records import TokenizedPair
+from m3.rollout import find_chains, true_frames
 from m3.shards.manifest import Manifest, pair_modalities
 from m3.shards.writer import write_shards
 from m3.tokens.mini import MiniTokenizer
@@ -119,7 +127,8 @@ def config(world: Path, *overrides: str) -> DictConfig:
 def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
     monkeypatch.chdir(world)
     made = generate.run(config(world))
-    assert sorted(p.name for p in (world / "out").iterdir()) == ["metrics.json", "rollout.gif", "rollout.png"]
+    assert sorted(p.name for p in (world / "out").iterdir()) == [
+        "metrics.json", "rollout.gif", "rollout.png", "scores.png"]  # fmt: skip
     assert [len(chain.rows) for chain in made.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
     assert made.predicted.pictures.shape == (3, 7, 32, 32, 3)
     # The truth of a frame is one frame, whether it comes as a successor or as the next reference.
@@ -129,14 +138,22 @@ def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
 
     record = json.loads(made.metrics.read_text())
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
-    assert len(record["scores"]) == 6
-    for entry in record["scores"].values():
+    assert set(record["absent"]) == {"psnr_real", "ssim_real"} and set(record["by_action"]) == {"jump"}
+    assert len(record["scores"]) == 9
+    for name, entry in record["scores"].items():
+        if name == "agreement":  # of clip a at horizons that clip b does not reach nothing is known
+            continue
         assert [h["num_samples"] for h in entry["horizons"]] == [3, 2, 1, 1, 1, 1]
+        assert [h["num_clips"] for h in entry["horizons"]] == [2, 2, 1, 1, 1, 1]
         for horizon in entry["horizons"]:
             assert math.isfinite(horizon["model"]) and math.isfinite(horizon["nothing_moves"])
+    # Only the second chain of clip a has a frame before it, and ends after one horizon.
+    errors = record["scores"]["joint_error"]["horizons"]
+    assert errors[0]["constant_velocity"] > 0 and errors[0]["constant_velocity_num_samples"] == 1
+    assert errors[1]["constant_velocity"] is None
     assert 0 <= generate.mean_pck(made.scores) <= 1
-    with Image.open(made.sheet) as sheet, Image.open(made.animation) as animation:
-        assert sheet.width > 7 * 64 and animation.n_frames == 7
+    with Image.open(made.sheet) as sheet, Image.open(made.animation) as animation, Image.open(made.plot) as plot:
+        assert sheet.width > 7 * 64 and animation.n_frames == 7 and plot.width > 1000
 
 
 def test_the_same_seed_makes_the_same_scores(world):
@@ -206,3 +223,69 @@ def test_data_of_another_tokenizer_is_refused(world, tmp_path):
     (tmp_path / "dataset.json").write_text(text.replace(MiniTokenizer().fingerprint, "e" * 64))
     with pytest.raises(ValueError, match="tokenizer: mini .* is not the one that made .*eeee"):
         generate.run(config(world, f"data.root={tmp_path}"))
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory) -> Path:
+    """A Penn Action folder, its shards at 32 px, and a checkpoint for them."""
+    root = tmp_path_factory.mktemp("filmed")
+    write_world(root / "penn")
+    with initialize_config_dir(CONF, version_base="1.3"):
+        manifest = preprocess.run(compose("preprocess", [
+            "source=penn_action", f"source.root={root / 'penn'}", f"out={root / 'data'}", "canvas=person",
+            "canvas.size=32", "pairs=stride", "pairs.step=1", "split.ratios=[0,0,1]", "workers=1",
+            "contact_sheet.num_pairs=0",
+        ]))  # fmt: skip
+    tokenizer = manifest.tokenizer["name"], manifest.tokenizer["fingerprint"]
+    data = dict(zip(("canvas_size", "tokenizer", "tokenizer_fingerprint"), (32, *tokenizer)))
+    write_checkpoint(root / "run", data)
+    return root
+
+
+def test_against_real_frames(filmed):
+    options = ["source=penn_action", f"source.root={filmed / 'penn'}", "rollout.frames=2"]
+    made = generate.run(config(filmed, *options))
+    scores = {score.name: score for score in made.scores}
+    line = scores["psnr_real"].series
+    assert set(line) == {"model", "nothing_moves", "tokenizer", "real_reference"}
+    assert line["tokenizer"].value[0] > line["model"].value[0]
+    # By hand, for the first horizon: the frames as files, through the canvas, beside the decoded truth.
+    errors = []
+    for n, chain in enumerate(made.chains):
+        clip = PennAction(filmed / "penn").read(chain.pairs[0].clip)
+        picture = PersonCanvas(32).window(clip.size, clip.joints).picture(clip.frames[chain.pairs[0].successor])
+        errors.append(np.square(picture.astype(float) - made.truth.pictures[n, 1]).mean())
+    assert line["tokenizer"].value[0] == pytest.approx(10 * math.log10(255**2 / np.mean(errors)))
+    record = json.loads(made.metrics.read_text())
+    assert record["absent"] == {} and len(record["by_action"]) == 3
+
+
+def test_a_source_that_did_not_make_the_shards_is_refused(filmed, tmp_path):
+    write_world(tmp_path, num_clips=2)
+    with pytest.raises(ValueError, match="source=penn_action is not what the shards were made of"):
+        generate.run(config(filmed, "source=penn_action", f"source.root={tmp_path}"))
+    with pytest.raises(ValueError, match="does not say which canvas|another fingerprint|other settings"):
+        generate.run(config(filmed, "source=poses", f"source.labels={filmed / 'penn' / 'labels'}"))
+
+
+def test_joints_that_differ_from_the_shards_are_refused(filmed, tmp_path):
+    """Frames of a clip that was labelled anew would not be those of the tokens; the files' identity is the same."""
+    source, split = PennAction(filmed / "penn"), TokenTable.open(filmed / "data", "test")
+    chains = find_chains(split.pairs, 2, "first")
+    table = instantiate(MODALITIES)
+    truth = true_frames(split.columns(table), table, chains, 2)
+    pictures, is_real = real_frames(source, PersonCanvas(32), chains, truth, has_joints=True)
+    assert (is_real == truth.is_present).all() and pictures[~is_real].sum() == 0
+    with pytest.raises(ValueError, match="joints of clip 0001 are not those of the shards"):
+        real_frames(source, CropCanvas(32), chains, truth, has_joints=True)
+
+
+def test_a_clip_that_cannot_be_read_again_has_no_real_frames(filmed, tmp_path):
+    shutil.copytree(filmed / "penn", tmp_path / "penn")
+    for picture in (tmp_path / "penn" / "frames" / "0002").iterdir():
+        picture.write_bytes(b"")
+    split, table = TokenTable.open(filmed / "data", "test"), instantiate(MODALITIES)
+    chains = find_chains(split.pairs, 2, "first")
+    truth = true_frames(split.columns(table), table, chains, 2)
+    _, is_real = real_frames(PennAction(tmp_path / "penn"), PersonCanvas(32), chains, truth, has_joints=True)
+    assert [chain.pairs[0].clip for chain, real in zip(chains, is_real) if not real.any()] == ["0002"]

@@ -151,3 +151,7 @@ class PadCanvas(Canvas):
         height, width = source_size
         side = max(height, width)
         return Window(source_size, (width - side) / 2, (height - side) / 2, side, side, self.size)
+
+
+CANVASES = {canvas.mode: canvas for canvas in (CropCanvas, StretchCanvas, PersonCanvas, PadCanvas)}
+"""By the mode that manifests name."""

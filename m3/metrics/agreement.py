@@ -1,0 +1,108 @@
+"""Are the drawn limbs where the joints say? Measured by colour, without a detector.
+
+A person keeps their clothes. So the colours along the limbs of the reference (its picture, at its joints) must be
+found again along the same limbs of a later picture at its joints. The distance in CIELAB says how well; alone it
+would say more about clothes and backgrounds than about limbs, so it is compared with that at other people's poses in
+the same picture. The score of a picture is the share of these poses whose colours fit worse (ties count half): the
+area under the ROC curve that tells the sample's joints from others by colour. Joints that have nothing to do with the
+picture score 0.5, since they are one more of these poses; the best is 1.
+
+What it cannot see: limbs that differ only in place within one colour (a hand on a shirt of that colour), and
+people whose clothes have the background's colour. So the truth's own joints in the truth's own pictures do not reach
+1 either, and their score stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+from skimage.color import rgb2lab
+
+from m3.metrics.measures import Tally
+from m3.records import JOINT_NAMES
+from m3.seeds import numpy_generator
+
+LIMBS = tuple(
+    (f"{side}_{a}", f"{side}_{b}")
+    for side in ("left", "right")
+    for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"), ("shoulder", "hip"))
+)
+_ENDS = np.array([[JOINT_NAMES.index(name) for name in limb] for limb in LIMBS])  # (10, 2)
+_ALONG = np.array([0.2, 0.5, 0.8])
+"""Where on a limb colours are taken: 0 is its first joint, 1 its second."""
+_AROUND = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]) / 256
+"""Shares of the canvas's side: a colour is the mean over a small cross."""
+MIN_LIMBS = 3
+"""Fewer limbs seen in all of reference, picture and other pose compare nothing."""
+NUM_OTHERS = 16
+_SEED = 0
+
+
+def agreement(
+    pictures: np.ndarray,
+    xy: np.ndarray,
+    is_visible: np.ndarray,
+    is_present: np.ndarray,
+    reference_colours: np.ndarray,
+    clip: np.ndarray,
+) -> Tally:
+    """Of N pictures at one horizon.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        xy, is_visible: (N, 13, 2) canvas pixels and (N, 13), the joints that the pictures should show.
+        is_present: (N,) bool; the others say nothing.
+        reference_colours: (N, 10, 3, 3), `limb_colours` of the references; NaN for limbs that they do not show.
+        clip: (N,) labels; poses of the same clip are no others.
+
+    Returns: (N, 1). A sample without another clip's pose, or with fewer than `MIN_LIMBS` limbs, says nothing.
+    """
+    tally = Tally(np.zeros((len(xy), 1)), np.zeros((len(xy), 1)))
+    for n in is_present.nonzero()[0].tolist():
+        rows = [n, *_others(n, is_present & (clip != clip[n]))]
+        colours = limb_colours(pictures[n], xy[rows], is_visible[rows])  # (P, 10, 3, 3)
+        distance = np.linalg.norm(colours - reference_colours[n], axis=-1).mean(-1)  # (P, 10), NaN where unseen
+        share = _share_that_fits_worse(distance)
+        if share is not None:
+            tally.numerator[n], tally.denominator[n] = share, 1.0
+    return tally
+
+
+def limb_colours(picture: np.ndarray, xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
+    """Colours along the limbs of P poses in a picture.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        xy, is_visible: (P, 13, 2) pixels, (P, 13).
+
+    Returns: (P, 10, 3, 3) CIELAB at three places on each limb; NaN where a joint of the limb is invisible.
+    """
+    start, end = xy[:, _ENDS[:, 0], None], xy[:, _ENDS[:, 1], None]  # (P, 10, 1, 2)
+    points = start + (end - start) * _ALONG[:, None]  # (P, 10, 3, 2)
+    places = points[..., None, :] + _AROUND * max(picture.shape[:2]) - 0.5  # the first pixel's centre is 0.5
+    at = [places[..., 1], places[..., 0]]
+    channels = [map_coordinates(picture[..., c].astype(float), at, order=1, mode="nearest") for c in range(3)]
+    colours = rgb2lab(np.stack(channels, -1).mean(-2) / 255)
+    is_seen = is_visible[:, _ENDS].all(-1)  # (P, 10)
+    return np.where(is_seen[..., None, None], colours, np.nan)
+
+
+def _others(n: int, is_candidate: np.ndarray) -> Sequence[int]:
+    """At most `NUM_OTHERS` samples, the same ones whatever else is asked."""
+    drawn = numpy_generator(_SEED, "agreement", n).permutation(len(is_candidate))
+    return [int(other) for other in drawn if is_candidate[other]][:NUM_OTHERS]
+
+
+def _share_that_fits_worse(distance: np.ndarray) -> float | None:
+    """(P, 10) distances, of the sample's own pose first → its score; each comparison over the limbs that both have."""
+    own, others = distance[0], distance[1:]
+    is_shared = ~np.isnan(own) & ~np.isnan(others)  # (P − 1, 10)
+    is_comparable = is_shared.sum(1) >= MIN_LIMBS
+    if not is_comparable.any():
+        return None
+    is_shared, others = is_shared[is_comparable], others[is_comparable]
+    mine = np.where(is_shared, own, 0.0).sum(1)
+    theirs = np.where(is_shared, others, 0.0).sum(1)
+    return float(((mine < theirs) + 0.5 * (mine == theirs)).mean())

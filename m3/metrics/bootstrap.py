@@ -1,0 +1,61 @@
+"""Intervals by the bootstrap over clips (Efron, 1979): samples of one clip are not independent, clips are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from m3.metrics.measures import Tally
+from m3.seeds import numpy_generator
+
+NUM_RESAMPLES = 1000
+LEVEL_PERCENT = 95
+_SEED = 0
+
+
+class ClipBootstrap:
+    """The same resamples of clips for whatever is asked, so that differences are paired.
+
+    Args:
+        clip: (N,) the clip of each sample, any labels.
+        num_resamples: each draws as many clips as there are, with replacement.
+    """
+
+    def __init__(self, clip: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> None:
+        names, self._place = np.unique(clip, return_inverse=True)
+        self.num_clips = len(names)
+        rng = numpy_generator(_SEED, "bootstrap")
+        shares = np.full(self.num_clips, 1 / self.num_clips)
+        self._times = rng.multinomial(self.num_clips, shares, size=num_resamples)  # (R, C) how often a clip is drawn
+
+    def clips_with(self, tally: Tally) -> np.ndarray:
+        """(T,) number of clips that say something."""
+        return (self._of_clips(tally.denominator) > 0).sum(0)
+
+    def resampled(self, tally: Tally, transform: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(R, T) the score of each resample, NaN where it holds no clip that says something."""
+        numerator, denominator = (self._times @ self._of_clips(part) for part in (tally.numerator, tally.denominator))
+        return transform(quotient(numerator, denominator))
+
+    def _of_clips(self, values: np.ndarray) -> np.ndarray:
+        """(N, T) → (C, T) sums."""
+        sums = np.zeros((self.num_clips, values.shape[1]))
+        np.add.at(sums, self._place, values)
+        return sums
+
+
+def interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R, T) → (T,) and (T,): the percentiles between which `LEVEL_PERCENT` of the resamples lie; NaN without any."""
+    tail = (100 - LEVEL_PERCENT) / 2
+    low, high = np.full((2, resampled.shape[1]), np.nan)
+    for k, column in enumerate(resampled.T):
+        known = column[~np.isnan(column)]
+        if len(known):
+            low[k], high[k] = np.percentile(known, [tail, 100 - tail])
+    return low, high
+
+
+def quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -1,0 +1,85 @@
+"""`scores.png`: a panel for each score, over the horizons, with all that stands beside the model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from m3.metrics.bootstrap import LEVEL_PERCENT
+from m3.metrics.scores import Score
+
+_LOOKS = {
+    "model": ("the model", "#d1495b", "-", "o"),
+    "nothing_moves": ("nothing moves", "#4a4e69", "--", "s"),
+    "constant_velocity": ("constant velocity", "#2a9d8f", "-.", "^"),
+    "tokenizer": ("tokenizer's ceiling", "#e09f3e", ":", "D"),
+    "real_reference": ("real reference, copied", "#8d99ae", "--", "v"),
+    "reference_joints": ("joints of the reference", "#8d99ae", "--", "v"),
+    "truth": ("the truth itself", "#e09f3e", ":", "D"),
+}
+_NAMES = {
+    "pck@0.05": "PCK@0.05 (%)", "pck@0.1": "PCK@0.1 (%)", "joint_error": "joint error (px)",
+    "visibility_f1": "visibility F1", "psnr": "PSNR, decoded truth (dB)", "ssim": "SSIM, decoded truth",
+    "psnr_real": "PSNR, real frame (dB)", "ssim_real": "SSIM, real frame",
+    "tok_rgb_accuracy": "picture tokens right (%)", "coords_accuracy": "joint tokens right (%)",
+    "agreement": "joints agree with picture",
+}  # fmt: skip
+_IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
+_INK, _FAINT = "#22262e", "#9aa0aa"
+_NUM_COLUMNS = 4
+
+
+def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
+    """Lines are the numbers, bands their 95% intervals over clips; a score that knows nothing has no panel."""
+    shown = [score for score in scores if any(value is not None for value in score.model)]
+    columns = min(_NUM_COLUMNS, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.95), dpi=130, facecolor="white", layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis, score in zip(axes, shown):
+        _panel(axis, score)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for axis in axes[max(0, len(shown) - columns) : len(shown)]:
+        axis.set_xlabel("horizon (frames ahead)", color=_INK, fontsize=9)
+    lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+    order = [label for label, *_ in _LOOKS.values() if label in lines]
+    figure.suptitle(title, color=_INK, fontsize=12, x=0.01, ha="left")
+    if order:
+        handles = [lines[label] for label in order]
+        figure.legend(handles, order, loc="outside lower center", ncols=len(order), frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return Image.open(buffer).convert("RGB")
+
+
+def _panel(axis, score: Score) -> None:
+    factor = 100 if score.name in _IN_PERCENT else 1
+    for name, series in score.series.items():
+        label, colour, style, marker = _LOOKS[name]
+        horizons = np.arange(1, len(series.value) + 1)
+        value, low, high = (
+            factor * np.array([np.nan if number is None else number for number in column])
+            for column in (series.value, series.low, series.high)
+        )
+        axis.fill_between(horizons, low, high, color=colour, alpha=0.15, linewidth=0)
+        width, front = (2.2, 3) if name == "model" else (1.4, 2)
+        axis.plot(horizons, value, style, color=colour, label=label, linewidth=width, zorder=front, marker=marker,
+                  markersize=3.5)  # fmt: skip
+    arrow = "↑" if score.is_better == "higher" else "↓"
+    axis.set_title(f"{_NAMES[score.name]} {arrow}", fontsize=10, color=_INK, loc="left")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.tick_params(colors=_INK, labelsize=8)
+    axis.grid(axis="y", color=_FAINT, alpha=0.3, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(_FAINT)
+
+
+def plot_title(num_samples: int, num_clips: int) -> str:
+    """What the plot rests on."""
+    return f"{num_samples} roll-outs of {num_clips} clips; bands: {LEVEL_PERCENT}% intervals over clips"

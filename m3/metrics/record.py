@@ -1,0 +1,87 @@
+"""`metrics.json`: the facts of a run, then each score with its numbers per horizon."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from m3.metrics.bootstrap import LEVEL_PERCENT, NUM_RESAMPLES
+from m3.metrics.scores import KINDS, Score
+
+SCHEMA_VERSION = 2
+
+SERIES = {
+    "model": "the roll-outs",
+    "nothing_moves": "every successor is the reference: its tokens, decoded, and its joints",
+    "constant_velocity": "joints go on as they went from the frame before the reference; only where there is one",
+    "tokenizer": "the truth's tokens, decoded: the most that any tokens of this tokenizer can reach",
+    "real_reference": "the real reference frame, copied",
+    "reference_joints": "the predicted pictures with the reference's joints: above it, the picture moved with them",
+    "truth": "the truth's joints in the truth's decoded pictures: the most that can be expected",
+}
+
+SCORES = {
+    "pck@0.05": "share of the truth's visible joints closer than 0.05 L; L: larger side of the clip's pose box",
+    "pck@0.1": "share of the truth's visible joints closer than 0.1 L",
+    "joint_error": "mean distance over the truth's visible joints, in canvas pixels",
+    "visibility_f1": "F1 of the visible joints",
+    "psnr": "against the truth's tokens, decoded; of the mean squared error over all pictures, 100 dB where it is 0",
+    "ssim": "against the truth's tokens, decoded",
+    "psnr_real": "against the real frame on the canvas",
+    "ssim_real": "against the real frame on the canvas",
+    "tok_rgb_accuracy": "share of picture tokens that are the truth's",
+    "coords_accuracy": "share of joint tokens that are the truth's; x and y of the truth's visible joints only",
+    "agreement": "share of other people's poses whose limbs fit the reference's colours worse than the predicted "
+    "joints do, in the predicted picture: 0.5 is chance, 1 the best",
+}
+
+_WHY_ABSENT = {
+    "psnr_real": "shards hold no pixels: give the data's source=…",
+    "ssim_real": "shards hold no pixels: give the data's source=…",
+    "tok_rgb_accuracy": "scored without tokens",
+    "coords_accuracy": "scored without tokens",
+}
+
+
+def metrics_record(scores: list[Score], facts: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` holds. Intervals are named after their number: `model` and `model_ci95`."""
+    found = {score.name: score for score in scores}
+    actions = sorted({action for score in scores for action in score.by_action})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **facts,
+        "intervals": f"{LEVEL_PERCENT}% percentile bootstrap over clips, {NUM_RESAMPLES} resamples; null below 2 clips",
+        "gains": "how much better than a baseline the model is on the baseline's samples, paired; positive is better",
+        "series": {name: says for name, says in SERIES.items() if any(name in score.series for score in scores)},
+        "absent": {name: _WHY_ABSENT[name] for name in KINDS if name not in found},
+        "scores": {name: {"is": SCORES[name], **_entry(score)} for name, score in found.items()},
+        "by_action": {
+            action: {name: _entry(score.by_action[action]) for name, score in found.items()} for action in actions
+        },
+    }
+
+
+def _entry(score: Score) -> dict[str, Any]:
+    horizons = []
+    for k in range(len(score.model)):
+        at: dict[str, Any] = {"horizon": k + 1, "num_samples": score.num_samples[k]}
+        at["num_clips"] = score.series["model"].num_clips[k]
+        for name, series in score.series.items():
+            at |= {name: series.value[k], f"{name}_ci{LEVEL_PERCENT}": [series.low[k], series.high[k]]}
+            if series.num_samples != score.num_samples:
+                at[f"{name}_num_samples"] = series.num_samples[k]
+        for name, series in score.gains.items():
+            key = f"gain_over_{name}"
+            at |= {key: series.value[k], f"{key}_ci{LEVEL_PERCENT}": [series.low[k], series.high[k]]}
+        horizons.append(at)
+    return {"unit": score.unit, "is_better": score.is_better, "horizons": horizons}
+
+
+def write_metrics(path: Path, record: dict[str, Any]) -> None:
+    """Write JSON under its final name only when complete. Raises ValueError for a number that is not finite."""
+    text = json.dumps(record, indent=2, allow_nan=False)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text + "\n")
+    os.replace(unfinished, path)
