@@ -71,6 +71,11 @@ def _panel(axis, score: Score) -> None:
         width, front = (2.2, 3) if name == "model" else (1.4, 2)
         axis.plot(horizons, value, style, color=colour, label=label, linewidth=width, zorder=front, marker=marker,
                   markersize=3.5)  # fmt: skip
+    if score.name == "agreement":
+        axis.axhline(0.5, color=_FAINT, linewidth=1)
+        axis.annotate("chance", (0.98, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
+                      textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip
+        axis.set_ylim(top=1.02)
     arrow = "↑" if score.is_better == "higher" else "↓"
     axis.set_title(f"{_NAMES[score.name]} {arrow}", fontsize=10, color=_INK, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
