@@ -266,7 +266,7 @@ def _report_inpainting(record: dict[str, Any], out: Path) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
     for name, entry in record["guesses"].items():
         within = "" if entry["ci95"] is None else "95% interval {:.2f} … {:.2f}".format(*entry["ci95"])
-        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within, entry["is"])
+        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within)
     console.print(table)
     for name in ("inpainting.png", "inpainting.json"):
         console.print(str(out / name), highlight=False, soft_wrap=True)

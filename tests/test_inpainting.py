@@ -70,7 +70,7 @@ def world(tmp_path_factory) -> Path:
         model = instantiate({"_target_": "m3.model.encoder_decoder.EncoderDecoder", **MODEL,
                                       "table": {"_target_": "m3.modalities.ModalityTable", **MODALITIES}})  # fmt: skip
         generator = torch.Generator().manual_seed(0)
-        weights = {f"model.{key}": torch.randn(w.shape, generator=generator) * 0.1 for key, w in
+        weights = {f"model.{key}": torch.randn(w.shape, generator=generator) * 0.5 for key, w in
                    model.state_dict().items()}  # fmt: skip
         data = {"canvas_size": canvas_size, "tokenizer": "none", "tokenizer_fingerprint": None}
         content = {"state_dict": weights, "global_step": 3, "m3": {"config": {"model": MODEL}, "data": data}}
