@@ -54,7 +54,7 @@ from m3.rollout import (
     roll_out,
     true_frames,
 )
-from m3.sampling.sampler import SchemeSettings
+from m3.sampling.settings import Sampling, SchemeSettings
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
 
@@ -96,8 +96,9 @@ def run(cfg: DictConfig) -> Generation:
         be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
     """
     cfg = _checked(cfg)
-    schemes: list[SchemeSettings] = [instantiate(scheme) for scheme in cfg.sampling.values()]
+    sampling: Sampling = instantiate(cfg.sampling)
     loaded = _loaded(cfg)
+    schemes = sampling.for_table(loaded.table)
     check_schemes(schemes, loaded.table)
     split = TokenTable.open(cfg.data.root, cfg.data.split)
     tokenizer: PictureTokenizer = instantiate(cfg.tokenizer)

@@ -19,7 +19,8 @@ from m3.metrics.record import write_metrics
 from m3.modalities import COORDS_LENGTH
 from m3.pictures import draw_skeleton, write_png
 from m3.records import JOINT_NAMES, NUM_JOINTS
-from m3.sampling.sampler import SchemeSettings, generate
+from m3.sampling.sampler import generate
+from m3.sampling.settings import SchemeSettings
 from m3.seeds import numpy_generator
 from m3.settings import require
 from m3.tokens.joints import JointCodec
@@ -88,7 +89,7 @@ class Inpainting:
 
         Raises ValueError where model and data do not belong together or the split has too few poses.
         """
-        self.scheme.check(loaded.table)
+        self.scheme.for_table(loaded.table)
         split, train = TokenTable.open(self.root, self.split), TokenTable.open(self.root, "train")
         codec = JointCodec(split.manifest.canvas_size)
         if loaded.data["canvas_size"] != codec.canvas_size:

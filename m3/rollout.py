@@ -13,7 +13,8 @@ from torch import Tensor
 from m3.modalities import PICTURE_STRIDE, ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PairInfo
-from m3.sampling.sampler import SchemeSettings, generate
+from m3.sampling.sampler import generate
+from m3.sampling.settings import SchemeSettings
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
@@ -202,7 +203,7 @@ def check_schemes(schemes: Sequence[SchemeSettings], table: ModalityTable) -> No
     for name in (*SUCCESSOR_OF, *generated):
         table.index(name)
     for scheme in schemes:
-        scheme.check(table)
+        scheme.for_table(table)
 
 
 def decode(frames: TokenFrames, tokenizer: PictureTokenizer, codec: JointCodec, canvas_size: int) -> Frames:

@@ -42,9 +42,12 @@ class Oracle:
         self.queries.append((self._places(context), self._places(targets)))
         return torch.stack([targets.modality, targets.position], 1).float()
 
-    def digit_logits(self, hidden: torch.Tensor, modality: int) -> tuple[torch.Tensor, ...]:
+    def digit_logits(
+        self, hidden: torch.Tensor, modality: int, num_ids: int | None = None
+    ) -> tuple[torch.Tensor, ...]:
         assert (hidden[:, 0] == modality).all()
-        return tuple(logits[hidden[:, 1].long()] for logits in self.logits[modality])
+        logits = [logits[hidden[:, 1].long()] for logits in self.logits[modality]]
+        return tuple(logits) if len(logits) > 1 else (logits[0][:, :num_ids],)
 
     def ids_of(self, digits: tuple[torch.Tensor, ...], modality: int) -> torch.Tensor:
         if len(digits) == 1:

@@ -118,7 +118,7 @@ def world(tmp_path_factory) -> Path:
 def config(world: Path, *overrides: str) -> DictConfig:
     settings = [
         f"checkpoint={world / 'run'}", f"data.root={world / 'data'}", f"out={world / 'out'}", "device=cpu",
-        "sampling.coords_next.num_steps=2", "sampling.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
+        "sampling.schemes.coords_next.num_steps=2", "sampling.schemes.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
     ]  # fmt: skip
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("generate", [*settings, *overrides])
@@ -157,7 +157,8 @@ def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
 
 
 def test_the_same_seed_makes_the_same_scores(world):
-    options = ["sampling.tok_rgb_next.temperature=1", "sampling.coords_next.pick=sample", "rollout.frames=2"]
+    schemes = ["sampling.schemes.tok_rgb_next.temperature=1", "sampling.schemes.coords_next.pick=sample"]
+    options = [*schemes, "rollout.frames=2"]
     first = generate.run(config(world, *options)).predicted
     again = generate.run(config(world, *options)).predicted
     other = generate.run(config(world, *options, "seed=1")).predicted
@@ -185,9 +186,9 @@ def test_max_samples_and_frames(world):
         ("rollout.batch_size=0", "rollout.batch_size=0"),
         ("pictures.num_samples=0", "pictures.num_samples=0"),
         ("pictures.cell_px=-1", "pictures.cell_px=-1"),
-        ("sampling.coords_next.num_steps=40", "sampling.coords_next.num_steps=40"),
-        ("sampling.tok_rgb_next.pick=mean", "sampling.tok_rgb_next.pick='mean'"),
-        ("~sampling.tok_rgb_next", r"sampling generates \['coords_next'\]"),
+        ("sampling.schemes.coords_next.num_steps=40", "sampling.schemes.coords_next.num_steps=40"),
+        ("sampling.schemes.tok_rgb_next.pick=mean", "sampling.schemes.tok_rgb_next.pick='mean'"),
+        ("sampling.generate=[coords_next]", r"sampling generates \['coords_next'\]"),
         ("device=abacus", "device=abacus"),
     ],
 )
@@ -200,11 +201,11 @@ def test_what_cannot_be_stops_before_any_work(world, override, message):
 
 def test_impossible_sampling_values_name_their_key(world):
     with pytest.raises(InstantiationException) as caught:
-        generate.run(config(world, "sampling.coords_next.temperature=-1"))
-    assert "sampling.coords_next.temperature=-1" in str(caught.value.__cause__ or caught.value)
+        generate.run(config(world, "sampling.schemes.coords_next.temperature=-1"))
+    assert "sampling.schemes.coords_next.temperature=-1" in str(caught.value.__cause__ or caught.value)
 
 
-@pytest.mark.parametrize("override", ["rollout.horizons=6", "temperature=1", "sampling.coords_next.steps=4"])
+@pytest.mark.parametrize("override", ["rollout.horizons=6", "temperature=1", "sampling.schemes.coords_next.steps=4"])
 def test_unknown_keys_are_refused(world, override):
     with pytest.raises(ConfigCompositionException, match=override.split("=")[0]):
         config(world, override)

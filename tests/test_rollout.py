@@ -5,11 +5,12 @@ import pytest
 import torch
 from oracle import Oracle, small_table
 
-from m3.modalities import NUM_JOINT_BINS
 from m3.records import PackedTokens, PairInfo
 from m3.rollout import TokenFrames, decode, find_chains, nothing_moves, num_steps, roll_out, true_frames
-from m3.sampling.sampler import SchemeSettings
+from m3.sampling.settings import SchemeSettings
 from m3.tokens.joints import JointCodec
+
+NUM_PICTURE_IDS = 64000
 
 
 def pair(clip: str, reference: int, successor: int) -> PairInfo:
@@ -86,9 +87,8 @@ class Walker(Oracle):
             hidden.append(1 if k == 3 and position >= 26 else context[b, k - 2, position] + growth)
         return torch.tensor(hidden).float()[:, None]
 
-    def digit_logits(self, hidden: torch.Tensor, modality: int) -> tuple[torch.Tensor, ...]:
-        width = NUM_JOINT_BINS if modality == 3 else 64000
-        return (torch.nn.functional.one_hot(hidden[:, 0].long(), width) * 50.0,)
+    def digit_logits(self, hidden: torch.Tensor, modality: int, num_ids: int) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.one_hot(hidden[:, 0].long(), NUM_PICTURE_IDS)[:, :num_ids] * 50.0,)
 
 
 SCHEMES = [SchemeSettings("coords_next", 3), SchemeSettings("tok_rgb_next", 2)]

@@ -1,3 +1,5 @@
+"""The sampler's claims, with an oracle whose logits are known beforehand and with small real models in float64."""
+
 from __future__ import annotations
 
 import random
@@ -5,10 +7,15 @@ import random
 import numpy as np
 import pytest
 import torch
-from oracle import NUM_PICTURE_TOKENS, Oracle, small_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, small_table
 
-from m3.modalities import COORDS_LENGTH, NUM_JOINT_BINS
-from m3.sampling.sampler import SchemeSettings, generate, pick_digits
+from m3.modalities import COORDS_LENGTH
+from m3.model.encoder_decoder import EncoderDecoder
+from m3.sampling.sampler import autocast, generate
+from m3.sampling.schedules import temperature_factor, token_schedule
+from m3.sampling.settings import KINDS, SchemeSettings
 
 
 def reference_only(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,15 +35,36 @@ def schemes(**changes) -> list[SchemeSettings]:
     ]
 
 
-def test_greedy_takes_the_likeliest_digits():
+def real_model(**options) -> EncoderDecoder:
+    """A small model of random weights, in float64."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(small_table(), width=32, encoder_depth=2, decoder_depth=2, head_width=16, **options)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double().eval()
+
+
+MODELS = {
+    "oracle": lambda: Oracle(scale=1.0),
+    "flat": real_model,
+    "factorized": lambda: real_model(head="factorized", joints="ordinal"),
+}
+
+
+# What is decided when
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_takes_the_likeliest_digits(kind):
     model, (tokens, is_known) = Oracle(), reference_only(3)
-    out = generate(model, tokens, is_known, schemes(temperature=0.0, noise=2.0), seed=0, sample=torch.arange(3))
+    greedy = schemes(kind=kind, temperature=0.0)
+    out = generate(model, tokens, is_known, greedy, seed=0, sample=torch.arange(3))
     best = model.ids_of(tuple(logits.argmax(-1) for logits in model.logits[2]), 2)
     assert (out[:, model.table.columns("tok_rgb_next")] == best).all()
     xy = model.logits[3][0][:26].argmax(-1)
     visibility = model.logits[3][0][26:, :2].argmax(-1)
     assert (out[:, model.table.columns("coords_next")] == torch.cat([xy, visibility])).all()
-    again = generate(model, tokens, is_known, schemes(temperature=0.0, noise=2.0), seed=7, sample=torch.arange(3) + 5)
+    again = generate(model, tokens, is_known, greedy, seed=7, sample=torch.arange(3) + 5)
     assert torch.equal(out, again)
 
 
@@ -55,13 +83,84 @@ def test_decided_tokens_are_inputs_and_undecided_ones_are_queried():
         assert len(inputs | targets) == 2 * (num_known + (39 if k == 3 else 39 + NUM_PICTURE_TOKENS))
 
 
+def decided_at_each_step(model: Oracle) -> list[set[int]]:
+    """Positions of the first sample that became inputs after each query but the last."""
+    inputs = [{(k, p) for b, k, p in seen if b == 0} for seen, _ in model.queries]
+    return [{p for _, p in after - before} for before, after in zip(inputs, inputs[1:])]
+
+
 def test_the_surest_positions_are_decided_first():
     model, (tokens, is_known) = Oracle(), reference_only(1)
     generate(model, tokens, is_known, [SchemeSettings("tok_rgb_next", 6, pick="argmax")], 0, torch.tensor([0]))
     log_prob = sum(logits.log_softmax(-1).max(-1).values for logits in model.logits[2])
-    order = [set(p for _, _, p in targets) for _, targets in model.queries]
-    decided = [min(before - after) for before, after in zip(order, [*order[1:], set()])]
-    assert decided == log_prob.argsort(descending=True).tolist()
+    order = [min(positions) for positions in decided_at_each_step(model)]
+    assert order == log_prob.argsort(descending=True).tolist()[:-1]
+
+
+def test_several_surest_positions_of_a_step():
+    model, (tokens, is_known) = Oracle(), reference_only(1)
+    generate(model, tokens, is_known, [SchemeSettings("coords_next", 5, temperature=0.0)], 0, torch.tensor([0]))
+    legal = [model.logits[3][0][p, : 8192 if p < 26 else 2] for p in range(39)]
+    log_prob = torch.stack([logits.log_softmax(-1).max() for logits in legal])
+    counts = token_schedule("cosine", 39, 5)
+    order = log_prob.argsort(descending=True).split(counts)
+    assert decided_at_each_step(model) == [set(positions.tolist()) for positions in order[:-1]]
+
+
+def test_ar_goes_from_the_first_position_to_the_last_and_queries_nothing_else():
+    model, (tokens, is_known) = Oracle(), reference_only(2)
+    is_known[1, model.table.columns("coords_next").start + 1] = True
+    scheme = SchemeSettings("coords_next", None, kind="ar")
+    generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
+    queried = [[[p for b, _, p in sorted(targets) if b == sample] for _, targets in model.queries] for sample in (0, 1)]
+    assert queried[0] == [[p] for p in range(39)]
+    # Once a sample is done, the rest goes on without it: the last query is of one sample, which is then the first.
+    assert queried[1] == [[p] for p in range(39) if p != 1] + [[]]
+
+
+def test_roar_goes_in_an_order_of_its_own_for_each_sample_and_queries_nothing_else():
+    model, (tokens, is_known) = Oracle(), reference_only(2)
+    scheme = SchemeSettings("coords_next", 7, kind="roar", schedule="linear")
+    generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
+    orders = [[{p for b, _, p in targets if b == sample} for _, targets in model.queries] for sample in (0, 1)]
+    for order in orders:
+        assert [len(positions) for positions in order] == list(token_schedule("linear", 39, 7))
+        assert set.union(*order) == set(range(39))
+    assert orders[0] != orders[1]
+    decided = decided_at_each_step(model)
+    assert decided == orders[0][:-1]
+
+
+def test_the_random_order_is_uniform():
+    model, num = Oracle(), 600
+    tokens, is_known = (x.expand(num, -1) for x in reference_only(1))
+    generate(model, tokens, is_known, [SchemeSettings("tok_rgb_next", 6, kind="roar")], 0, torch.arange(num))
+    for _, targets in model.queries:
+        count = torch.bincount(torch.tensor([p for _, _, p in targets]), minlength=NUM_PICTURE_TOKENS)
+        assert count.sum() == num and (abs(count - 100) < 4.5 * (num * 1 / 6 * 5 / 6) ** 0.5).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(num_steps=st.integers(1, 39), num_known=st.integers(0, 39), schedule=st.sampled_from(["cosine", "linear"]))
+@settings(max_examples=25, deadline=None)
+def test_each_undecided_token_is_decided_once_for_any_number_of_steps(kind, num_steps, num_known, schedule):
+    model, (tokens, is_known) = Oracle(), reference_only(1)
+    start, ticks = model.table.columns("coords_next").start, []
+    is_known[0, start : start + num_known] = True
+    scheme = SchemeSettings("coords_next", num_steps, kind=kind, schedule=schedule)
+    out = generate(model, tokens, is_known, [scheme], 0, torch.tensor([3]), on_step=lambda: ticks.append(1))
+    assert torch.equal(out[is_known], tokens[is_known]) and len(ticks) == num_steps
+    if num_known == 39:
+        assert not model.queries
+        return
+    expected = token_schedule(schedule, 39 - num_known, min(num_steps, 39 - num_known))
+    assert len(model.queries) == len(expected)
+    assert [len(positions) for positions in decided_at_each_step(model)] == list(expected[:-1])
+    queried = [{p for _, _, p in targets} for _, targets in model.queries]
+    assert set.union(*queried) == set(range(num_known, 39))
+
+
+# What is given
 
 
 def test_given_tokens_never_change_and_rows_may_know_differently_much():
@@ -76,6 +175,39 @@ def test_given_tokens_never_change_and_rows_may_know_differently_much():
     assert torch.equal(out[2:3], alone)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_of_any_modality_are_given_and_the_rest_is_painted_in(name, kind):
+    """Random tokens of every modality known; all four generated, whatever their order."""
+    model, table = MODELS[name](), small_table()
+    generator = torch.Generator().manual_seed(5)
+    last = torch.tensor(table.last_ids)
+    tokens = (torch.rand(6, table.num_tokens, generator=generator) * (last + 1)).long()
+    is_known = torch.rand(tokens.shape, generator=generator) < torch.tensor([0, 0.1, 0.3, 0.5, 0.9, 1])[:, None]
+    order = [SchemeSettings(name, 3, kind=kind) for name in ("tok_rgb_next", "coords", "coords_next", "tok_rgb")]
+    out = generate(model, tokens, is_known, order, 0, torch.arange(6))
+    assert torch.equal(out[is_known], tokens[is_known])
+    assert (out >= 0).all() and (out <= last).all()
+    other = torch.where(is_known, tokens, 10**6)
+    assert torch.equal(generate(model, other, is_known, order, 0, torch.arange(6)), out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_given_is_unconditional_generation(name, kind):
+    """Rows without any input, among others and alone; the model's own guess at a position is what it is asked for."""
+    model, table = MODELS[name](), small_table()
+    tokens, is_known = reference_only(3)
+    is_known[1] = False
+    order = [SchemeSettings(n, 2, kind=kind) for n in NAMES]
+    out = generate(model, tokens, is_known, order, 0, torch.arange(3))
+    alone = generate(model, tokens[1:2], is_known[1:2], order, 0, torch.tensor([1]))
+    assert torch.equal(out[1:2], alone)
+    assert (alone >= 0).all() and (alone <= torch.tensor(table.last_ids)).all()
+    nothing = generate(model, tokens * 0, is_known & False, order, 0, torch.arange(3))
+    assert torch.equal(nothing[1:2], alone) and not torch.equal(nothing[0], nothing[1])
+
+
 def test_what_stands_at_unknown_positions_is_not_read():
     model, (tokens, is_known) = Oracle(), reference_only(2)
     other = torch.where(is_known, tokens, torch.full_like(tokens, 77))
@@ -83,23 +215,61 @@ def test_what_stands_at_unknown_positions_is_not_read():
     assert torch.equal(generate(model, tokens, is_known, **args), generate(model, other, is_known, **args))
 
 
-@pytest.mark.parametrize("changes", [{}, {"pick": "argmax"}, {"temperature": 0.0}, {"top_p": 0.5}])
+def test_neither_tokens_nor_mask_of_the_caller_change():
+    model, (tokens, is_known) = Oracle(), reference_only(2)
+    before = tokens.clone(), is_known.clone()
+    generate(model, tokens, is_known, schemes(), seed=0, sample=torch.arange(2))
+    assert torch.equal(tokens, before[0]) and torch.equal(is_known, before[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "changes", [{}, {"pick": "argmax"}, {"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}, {"temperature": 50.0}]
+)
 @pytest.mark.parametrize("is_factorized, width", [(True, 0), (False, 65536)])
-def test_only_legal_ids(changes, is_factorized, width):
+def test_only_legal_ids(changes, is_factorized, width, kind):
     model, (tokens, is_known) = Oracle(is_factorized, width), reference_only(2)
     if not is_factorized:
         model.logits[2][0][:, 64000:] += 100
     model.logits[3][0][26:, 2:] += 100
-    out = generate(model, tokens, is_known, schemes(**changes), seed=0, sample=torch.arange(2))
+    out = generate(model, tokens, is_known, schemes(kind=kind, **changes), seed=0, sample=torch.arange(2))
     assert out[:, model.table.columns("tok_rgb_next")].max() < 64000
     assert out[:, model.table.columns("coords_next")][:, 26:].max() < 2
     assert out[:, model.table.columns("coords_next")][:, :26].max() < 8192
 
 
-def test_same_seed_same_tokens_whatever_the_batch():
-    model, (tokens, is_known) = Oracle(scale=1.0), reference_only(6)
+def test_logits_exist_only_for_legal_ids_of_queried_positions():
+    widths = []
+
+    class Watched(Oracle):
+        def digit_logits(self, hidden, modality, num_ids=None):
+            logits = super().digit_logits(hidden, modality, num_ids)
+            widths.append((len(hidden), num_ids, logits[0].shape[1]))
+            return logits
+
+    tokens, is_known = reference_only(2)
+    generate(Watched(), tokens, is_known, [SchemeSettings("coords_next", 1)], 0, torch.arange(2))
+    assert set(widths) == {(1, 2, 2), (26, 2, 2), (1, 8192, 8192), (52, 8192, 8192)}  # of 1: to know the width
+
+
+# Randomness
+
+
+VARIANTS = [
+    {"noise": 3.0}, {"kind": "roar"}, {"kind": "ar"}, {"refresh_every": 2}, {"kind": "roar", "refresh_every": 3},
+    {"top_k": 5, "top_p": 0.8, "temperature_schedule": "onex"},
+    {"guidance": {"scale": 2.0, "conditions": ["tok_rgb", "coords"], "weights": [1.0, 0.5]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_same_seed_same_tokens_whatever_the_batch(name, changes):
+    model, (tokens, is_known) = MODELS[name](), reference_only(6)
+    is_known[2, :50] = False
+    is_known[3, 51:80] = True
     sample = torch.tensor([11, 5, 900, 2, 3, 4])
-    args = dict(schemes=schemes(noise=3.0), epoch=2)
+    args = dict(schemes=schemes(**changes), epoch=2)
     whole = generate(model, tokens, is_known, seed=3, sample=sample, **args)
     order = torch.tensor([4, 1, 0, 5, 2, 3])
     shuffled = generate(model, tokens[order], is_known[order], seed=3, sample=sample[order], **args)
@@ -110,79 +280,39 @@ def test_same_seed_same_tokens_whatever_the_batch():
         assert torch.equal(alone, whole[rows])
 
 
-def test_seed_sample_and_epoch_all_matter():
+@pytest.mark.parametrize("kind", KINDS)
+def test_seed_sample_and_epoch_all_matter(kind):
     model, (tokens, is_known) = Oracle(scale=1.0), reference_only(1)
     out = {}
     for seed in (0, 1):
         for sample in (0, 1):
             for epoch in (0, 1):
-                row = generate(model, tokens, is_known, schemes(), seed, torch.tensor([sample]), epoch)
+                row = generate(model, tokens, is_known, schemes(kind=kind), seed, torch.tensor([sample]), epoch)
                 out[tuple(row[0].tolist())] = seed, sample, epoch
     assert len(out) == 8
 
 
-def test_no_global_random_state_is_touched():
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_global_random_state_is_touched(kind):
     model, (tokens, is_known) = Oracle(), reference_only(2)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    generate(model, tokens, is_known, schemes(noise=1.0), seed=0, sample=torch.arange(2))
+    generate(model, tokens, is_known, schemes(kind=kind), seed=0, sample=torch.arange(2))
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
 
 
-def draws(logits: list[float], num_draws: int = 20_000, num_legal: int | None = None, **changes) -> torch.Tensor:
-    """Frequencies (V,) of ids drawn from one distribution, at evenly spread uniform numbers."""
-    uniform = ((torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws)[:, None]
-    rows = torch.tensor(logits).expand(num_draws, -1)
-    legal = torch.full((num_draws,), num_legal or len(logits))
-    scheme = SchemeSettings("coords_next", **{"num_steps": 1, **changes})
-    (digit,), _ = pick_digits([rows], legal, uniform, scheme)
-    return torch.bincount(digit, minlength=len(logits)) / num_draws
-
-
-def test_draws_follow_the_tempered_softmax_over_legal_ids():
-    logits = [0.5, -1.0, 2.0, 0.0, 9.0]
-    for temperature in (0.5, 1.0, 2.0):
-        expected = (torch.tensor(logits[:4]) / temperature).softmax(0)
-        got = draws(logits, num_legal=4, temperature=temperature)
-        assert got[4] == 0 and (got[:4] - expected).abs().max() < 1e-4
-
-
-def test_top_p_keeps_the_likeliest_ids():
-    probs = torch.tensor([0.1, 0.4, 0.2, 0.3])
-    logits = probs.log().tolist()
-    assert torch.allclose(draws(logits, top_p=0.65), torch.tensor([0, 4 / 7, 0, 3 / 7]), atol=1e-4)
-    assert torch.allclose(draws(logits, top_p=0.75), torch.tensor([0, 4 / 9, 2 / 9, 3 / 9]), atol=1e-4)
-    assert torch.allclose(draws(logits, top_p=0.01), torch.tensor([0, 1.0, 0, 0]))
-
-
-@pytest.mark.parametrize("pick, expected", [("mean", 42), ("median", 20), ("argmax", 20)])
-def test_picks_by_hand(pick, expected):
-    logits = torch.full((1, NUM_JOINT_BINS), -torch.inf)
-    logits[0, [10, 20, 100]] = torch.tensor([0.2, 0.5, 0.3]).log()  # mean 2 + 10 + 30
-    scheme = SchemeSettings("coords_next", num_steps=1, pick=pick)
-    (digit,), log_prob = pick_digits([logits], torch.tensor([NUM_JOINT_BINS]), torch.zeros(1, 1).double() + 0.9, scheme)
-    assert digit.item() == expected
-    if pick != "mean":
-        assert log_prob.item() == pytest.approx(np.log(0.5))
-
-
-def test_confidence_is_the_sum_of_the_digits_log_probabilities():
-    logits = [torch.tensor([[0.7, 0.3]]).log(), torch.tensor([[0.1, 0.6, 0.3]]).log()]
-    uniform = torch.tensor([[0.8, 0.65]]).double()
-    digits, log_prob = pick_digits(
-        logits, torch.tensor([6]), uniform, SchemeSettings("tok_rgb_next", 1, temperature=2.0)
-    )
-    assert [digit.item() for digit in digits] == [1, 1]  # tempered: 0.60, 0.40 and 0.19, 0.47, 0.33
-    assert log_prob.item() == pytest.approx(np.log(0.3) + np.log(0.6), abs=1e-6)
-
-
-@pytest.mark.parametrize("uniform", [1e-17, 2.0**-53, 1 - 2.0**-53])
-def test_draws_at_the_ends_have_positive_probability(uniform):
-    logits = torch.full((1, 64000), -torch.inf)
-    logits[0, 100:200] = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    scheme = SchemeSettings("tok_rgb_next", 1)
-    (digit,), log_prob = pick_digits([logits], torch.tensor([64000]), torch.tensor([[uniform]]).double(), scheme)
-    assert 100 <= digit.item() < 200 and torch.isfinite(log_prob).all()
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_follow_the_models_distribution(kind):
+    """Visibility tokens of 2,000 samples against the oracle's own probabilities."""
+    model, num = Oracle(scale=1.0), 2000
+    tokens, is_known = reference_only(1)
+    start = model.table.columns("coords_next").start
+    is_known[:, start : start + 26] = True
+    tokens, is_known = tokens.expand(num, -1), is_known.expand(num, -1)
+    out = generate(model, tokens, is_known, [SchemeSettings("coords_next", 1, kind=kind)], 0, torch.arange(num))
+    share = out[:, start + 26 :].double().mean(0)
+    expected = model.logits[3][0][26:, :2].softmax(-1)[:, 1]
+    assert (abs(share - expected) < 4 * (expected * (1 - expected) / num) ** 0.5).all()
 
 
 def test_noise_changes_the_order_of_deciding_but_not_at_temperature_0():
@@ -196,27 +326,57 @@ def test_noise_changes_the_order_of_deciding_but_not_at_temperature_0():
     assert orders[0] == orders[2] != orders[1]
 
 
-@pytest.mark.parametrize(
-    "key, value", [("num_steps", 0), ("schedule", "sine"), ("temperature", -1.0), ("temperature", float("nan")),
-                   ("top_p", 0.0), ("top_p", 1.5), ("pick", "mode"), ("noise", -1.0)],
-)  # fmt: skip
-def test_impossible_settings_name_the_key(key, value):
-    with pytest.raises(ValueError, match=f"sampling.coords_next.{key}="):
-        SchemeSettings(**{"modality": "coords_next", "num_steps": 4, key: value})
+def test_a_falling_temperature_ends_colder_than_it_began():
+    """One token a step from equal logits everywhere: how often the likeliest digit is drawn, position by position."""
+    model, num = Oracle(), 2000
+    logits = torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0])
+    model.logits[2] = [logits.expand(NUM_PICTURE_TOKENS, -1) for _ in range(6)]
+    tokens, is_known = (x.expand(num, -1) for x in reference_only(1))
+    shares = torch.arange(NUM_PICTURE_TOKENS) / NUM_PICTURE_TOKENS
+    for schedule in ("constant", "linear", "onex"):
+        scheme = SchemeSettings("tok_rgb_next", None, kind="ar", temperature=2.0, temperature_schedule=schedule)
+        out = generate(model, tokens, is_known, [scheme], 0, torch.arange(num))
+        is_likeliest = (out[:, model.table.columns("tok_rgb_next")] % 8 == 0).double()
+        temperature = 2.0 * temperature_factor(schedule, shares)
+        expected = (logits / temperature[:, None]).softmax(-1)[:, 0]
+        error = (expected * (1 - expected) / num) ** 0.5
+        assert (abs(is_likeliest.mean(0) - expected) < 4 * error + 1e-6).all()
 
 
-def test_schemes_that_do_not_fit_the_model_name_the_key():
-    table = small_table()
-    with pytest.raises(ValueError, match="sampling.coords_next.num_steps=40.*39"):
-        SchemeSettings("coords_next", 40).check(table)
-    with pytest.raises(ValueError, match="sampling.tok_rgb_next.pick='mean'"):
-        SchemeSettings("tok_rgb_next", 4, pick="mean").check(table)
-    with pytest.raises(ValueError, match="captions"):
-        SchemeSettings("captions", 4).check(table)
+# The encoder's context
 
 
-def test_a_row_that_knows_nothing_is_an_error():
-    model, (tokens, is_known) = Oracle(), reference_only(2)
-    is_known[1] = False
-    with pytest.raises(ValueError, match="row 1"):
-        generate(model, tokens, is_known, schemes(), seed=0, sample=torch.arange(2))
+def test_the_context_is_refreshed_every_so_manieth_step():
+    class Counting(Oracle):
+        encoded = 0
+
+        def encode(self, inputs):
+            self.encoded += 1
+            return super().encode(inputs)
+
+    tokens, is_known = reference_only(2)
+    for every, times in ((1, 10), (2, 5), (3, 4), (10, 1), (99, 1)):
+        model = Counting()
+        scheme = SchemeSettings("coords_next", 10, kind="roar", refresh_every=every)
+        out = generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
+        assert model.encoded == times and len(model.queries) == 10
+        inputs = [len(seen) for seen, _ in model.queries]
+        assert inputs == [inputs[step - step % every] for step in range(10)]
+        assert sorted(p for _, targets in model.queries for b, _, p in targets if b == 0) == list(range(39))
+        assert torch.equal(out[is_known], tokens[is_known])
+
+
+def test_precision_is_that_of_the_key():
+    model, (tokens, is_known) = real_model().float(), reference_only(2)
+    seen = []
+    model.dec_context_proj.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    for precision in ("auto", "fp32", "bf16"):
+        generate(model, tokens, is_known, schemes(), 0, torch.arange(2), precision=precision)
+        assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        seen.clear()
+    with pytest.raises(ValueError, match="precision='fp8'"):
+        autocast(torch.device("cpu"), "fp8")
+
+
+def test_lengths_of_the_oracle_are_those_of_its_table():
+    assert small_table().max_seq_lens == LENGTHS

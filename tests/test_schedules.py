@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from m3.sampling.schedules import SCHEDULES, token_schedule
+from m3.sampling.schedules import SCHEDULES, TEMPERATURE_SCHEDULES, temperature_factor, token_schedule
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -47,3 +48,19 @@ def test_impossible_numbers_of_steps_name_the_key(num_steps):
 def test_unknown_schedule_names_the_choices():
     with pytest.raises(ValueError, match="schedule='sine'.*cosine, linear"):
         token_schedule("sine", 39, 3)
+
+
+def test_temperatures_by_hand():
+    shares = torch.tensor([0.0, 0.25, 0.5, 0.99])
+    assert temperature_factor("constant", shares).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(temperature_factor("linear", shares), torch.tensor([1, 0.75, 0.5, 0.01]))
+    # x = 1, 25.75, 50.5, 99.01: (1/√x − 0.1) / 0.9
+    torch.testing.assert_close(
+        temperature_factor("onex", shares), torch.tensor([1, 0.10785, 0.04524, 0.000555]), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kind", TEMPERATURE_SCHEDULES)
+def test_temperatures_never_rise_and_stay_positive(kind):
+    factor = temperature_factor(kind, torch.arange(256, dtype=torch.float64) / 256)
+    assert factor[0] == 1 and (factor > 0).all() and (factor.diff() <= 0).all()

@@ -14,44 +14,48 @@ class Segments:
     """Where each sample lies in N packed tokens, in the two layouts that attention kernels want.
 
     slot: (N,) int64 index of each token in the flattened (B, longest) padded layout.
-    is_real: (B, longest) bool, False in the padding.
+    is_attended: (B, longest) bool, False in the padding, None where there is none. A sample without tokens attends to
+        one zero key with value zero, so that what it finds is 0.
     boundaries: (B + 1,) int32 cumulative lengths from 0.
-    longest: tokens of the longest sample.
+    longest: tokens of the longest sample, at least 1.
     """
 
     def __init__(self, packed: PackedTokens) -> None:
         lengths = packed.lengths
-        self.longest = packed.longest
+        self.batch_size, self.longest = len(lengths), max(packed.longest, 1)
         self.boundaries = F.pad(lengths.cumsum(0), (1, 0)).int()
         rank = torch.arange(len(packed.ids), device=lengths.device) - self.boundaries[packed.sample]
         self.slot = packed.sample * self.longest + rank
-        self.is_real = torch.arange(self.longest, device=lengths.device) < lengths[:, None]
+        self.is_attended = None
+        if len(packed.ids) != self.batch_size * self.longest:
+            self.is_attended = torch.arange(self.longest, device=lengths.device) < lengths.clamp(min=1)[:, None]
 
     def pad(self, rows: Tensor) -> Tensor:
         """(N, H, E) → (B, H, longest, E), zeros in the padding."""
-        batch_size, longest = self.is_real.shape
-        padded = rows.new_zeros(batch_size * longest, *rows.shape[1:]).index_copy(0, self.slot, rows)
-        return padded.view(batch_size, longest, *rows.shape[1:]).transpose(1, 2)
+        if self.is_attended is not None:
+            padded = rows.new_zeros(self.batch_size * self.longest, *rows.shape[1:])
+            rows = padded.index_copy(0, self.slot, rows)
+        return rows.view(self.batch_size, self.longest, *rows.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, H, longest, E) → (N, H, E)."""
-        return padded.transpose(1, 2).flatten(0, 1).index_select(0, self.slot)
+        rows = padded.transpose(1, 2).flatten(0, 1)
+        return rows if self.is_attended is None else rows.index_select(0, self.slot)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:
     """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
 
-    Padded with a key mask, except in half precision on a GPU from compute capability 8.0 on, where
-    `torch.nn.attention.varlen` works on the packed tokens themselves.
+    Queries of a sample without keys get zeros. Padded with a key mask, except in half precision on a GPU from compute
+    capability 8.0 on, where `torch.nn.attention.varlen` works on the packed tokens themselves.
     """
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         if torch.cuda.get_device_capability(query.device) >= (8, 0):
             return varlen_attn(
                 query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest
             )  # fmt: skip
-    attended = F.scaled_dot_product_attention(
-        queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=keys.is_real[:, None, None, :]
-    )
+    mask = None if keys.is_attended is None else keys.is_attended[:, None, None, :]
+    attended = F.scaled_dot_product_attention(queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=mask)
     return queries.unpad(attended)
 
 

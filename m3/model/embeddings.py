@@ -113,9 +113,9 @@ class OrdinalTable(nn.Module):
         self.smooth = nn.Parameter(torch.zeros(self.features.shape[1], width))
         self.visibility = nn.Parameter(torch.zeros(NUM_VISIBILITY_IDS, width))
 
-    def rows(self) -> Tensor:
-        """(num_ids, D)."""
-        rows = self.features @ self.smooth
+    def rows(self, num_ids: int | None = None) -> Tensor:
+        """(num_ids, D), of all ids or of the first `num_ids`, at least 2."""
+        rows = self.features[:num_ids] @ self.smooth
         return torch.cat([rows[:NUM_VISIBILITY_IDS] + self.visibility, rows[NUM_VISIBILITY_IDS:]])
 
 

@@ -109,12 +109,13 @@ class EncoderDecoder(nn.Module):
     def head_of(self, modality: int) -> FlatHead | FactorizedHead:
         return self.to_logits[self.vocabularies[modality].name]
 
-    def digit_logits(self, hidden: Tensor, modality: int) -> tuple[Tensor, ...]:
+    def digit_logits(self, hidden: Tensor, modality: int, num_ids: int | None = None) -> tuple[Tensor, ...]:
         """(M', D) hidden vectors of one modality → (M', V_d) logits for each digit d of its vocabulary.
 
-        Digits are independent given the hidden vector. A flat head has one digit: the id.
+        Digits are independent given the hidden vector. A flat head has one digit: the id. num_ids: where only the
+        first so many ids are legal, a flat head computes only their logits.
         """
-        return self.head_of(modality).digit_logits(hidden)
+        return self.head_of(modality).digit_logits(hidden, num_ids)
 
     def digits_of(self, ids: Tensor, modality: int) -> tuple[Tensor, ...]:
         """(M',) ids → one (M',) tensor for each digit."""

@@ -18,13 +18,13 @@ class FlatHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(vocabulary.num_ids, width))
 
-    def rows(self) -> Tensor:
-        """(V, D)."""
-        return self.weight
+    def rows(self, num_ids: int | None = None) -> Tensor:
+        """(V, D), or the first `num_ids` of them."""
+        return self.weight[:num_ids]
 
-    def digit_logits(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """(M, D) → one (M, V) tensor."""
-        return (F.linear(hidden, self.rows()),)
+    def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
+        """(M, D) → one (M, V) tensor, or its first `num_ids` columns."""
+        return (F.linear(hidden, self.rows(num_ids)),)
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:
         return (ids,)
@@ -40,8 +40,8 @@ class OrdinalHead(FlatHead):
         nn.Module.__init__(self)
         self.table = OrdinalTable(vocabulary.num_ids, width)
 
-    def rows(self) -> Tensor:
-        return self.table.rows()
+    def rows(self, num_ids: int | None = None) -> Tensor:
+        return self.table.rows(num_ids)
 
 
 class FactorizedHead(nn.Module):
@@ -52,8 +52,8 @@ class FactorizedHead(nn.Module):
         self.levels = vocabulary.digits
         self.weight = nn.Parameter(torch.zeros(sum(self.levels), width))
 
-    def digit_logits(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """(M, D) → (M, 8), (M, 8), (M, 8), (M, 5), (M, 5), (M, 5)."""
+    def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
+        """(M, D) → (M, 8), (M, 8), (M, 8), (M, 5), (M, 5), (M, 5). `num_ids` says nothing new: all are legal."""
         return F.linear(hidden, self.weight).split(self.levels, dim=1)
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:

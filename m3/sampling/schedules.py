@@ -1,12 +1,19 @@
-"""How many tokens each step of a sampler decides."""
+"""How many tokens each step of a sampler decides, and how hot it is."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
+from torch import Tensor
+
 Schedule = Literal["cosine", "linear"]
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear")
+
+TemperatureSchedule = Literal["constant", "linear", "onex"]
+TEMPERATURE_SCHEDULES: tuple[TemperatureSchedule, ...] = ("constant", "linear", "onex")
+
+_ONEX_RANGE = 100  # 1/√x from x = 1 to this, as in 4M
 
 
 def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int, ...]:
@@ -28,3 +35,17 @@ def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int
         counts.append(undecided - left)
         undecided = left
     return tuple(counts)
+
+
+def temperature_factor(kind: TemperatureSchedule, decided: Tensor) -> Tensor:
+    """What the temperature is multiplied by; `decided`: share of the tokens decided before the step, of any shape.
+
+    1 at a share of 0. "constant" stays 1; "linear" falls to 0 with the share; "onex" falls as 1/√x does for x from 1
+    to 100, to 0, fast first and slowly later (4M, Mizrahi et al., NeurIPS 2023). Positive for every share below 1.
+    """
+    if kind == "constant":
+        return decided.new_ones(decided.shape)
+    if kind == "linear":
+        return 1 - decided
+    end = _ONEX_RANGE**-0.5
+    return ((1 + (_ONEX_RANGE - 1) * decided) ** -0.5 - end) / (1 - end)

@@ -1,0 +1,90 @@
+"""Classifier-free guidance (Ho & Salimans, 2022) with several weighted conditions, as in 4M (NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from m3.modalities import ModalityTable
+from m3.settings import require
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """logits = unconditional + scale · Σ weight · (conditional − unconditional), over the conditions.
+
+    The unconditional pass leaves the tokens of all conditions out of the inputs, the conditional pass of a condition
+    those of the others. Both query the same positions.
+
+    scale: 1 with one condition of weight 1 is no guidance; larger values follow the condition more closely.
+    conditions: each is a modality, or a list of modalities that are one condition together. Empty: no guidance.
+    weights: of the conditions; None gives each the weight 1.
+    """
+
+    scale: float = 1.0
+    conditions: Sequence[str | Sequence[str]] = ()
+    weights: Sequence[float] | None = None
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The modalities of each condition."""
+        return [(entry,) if isinstance(entry, str) else tuple(entry) for entry in self.conditions]
+
+    def check(self, key: str, modality: str) -> None:
+        """Raises ValueError naming the key for values that are impossible for what generates `modality`."""
+        require(f"{key}.scale", self.scale, float)
+        names = [name for group in self.groups for name in group]
+        if self.scale != 1 and not names:
+            raise ValueError(f"{key}.scale={self.scale}: name the modalities it is guided by in {key}.conditions")
+        if modality in names or len(set(names)) != len(names) or not all(self.groups):
+            raise ValueError(f"{key}.conditions={self.groups}: other modalities than {modality}, each of them once")
+        if self.weights is not None:
+            if len(self.weights) != len(self.groups):
+                raise ValueError(f"{key}.weights={list(self.weights)}: need one for each of {self.groups}")
+            for weight in self.weights:
+                require(f"{key}.weights", weight, float)
+
+    def check_table(self, key: str, table: ModalityTable) -> None:
+        """Raises ValueError naming the key for a condition that the model does not have."""
+        for name in (name for group in self.groups for name in group):
+            if name not in table.modalities:
+                raise ValueError(f"{key}.conditions: no modality {name!r}; choose of {', '.join(table.modalities)}")
+
+
+class Pass(NamedTuple):
+    """A pass of the model: which inputs it leaves out, and its share of the result.
+
+    left_out: columns of a sample's tokens. coefficient: all passes' sum to 1.
+    """
+
+    left_out: tuple[slice, ...]
+    coefficient: float
+
+
+def passes(guidance: Guidance, table: ModalityTable) -> list[Pass]:
+    """The passes whose sum by coefficient is the guided result; those without a share in it are not made.
+
+    A head is linear and the coefficients sum to 1, so what is true of logits is true of the decoder's hidden vectors.
+    """
+    groups = guidance.groups
+    if not groups:
+        return [Pass((), 1.0)]
+    shares = [guidance.scale * weight for weight in guidance.weights or [1.0] * len(groups)]
+    columns = [tuple(table.columns(name) for name in group) for group in groups]
+    everything = tuple(part for group in columns for part in group)
+    made = [Pass(everything, 1 - sum(shares))]
+    for i, share in enumerate(shares):
+        made.append(Pass(tuple(part for j, group in enumerate(columns) if j != i for part in group), share))
+    return [each for each in made if each.coefficient]
+
+
+def visible_to(is_known: Tensor, one: Pass) -> Tensor:
+    """(B, S) bool: the inputs of a pass."""
+    if one.left_out:
+        is_known = is_known.clone()
+        for columns in one.left_out:
+            is_known[:, columns] = False
+    return is_known

@@ -1,0 +1,163 @@
+"""What to generate, from what, and how: what `conf/sampling/*.yaml` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from m3.modalities import JOINTS, ModalityTable
+from m3.sampling.given import GivenEntry, given_mask, named_modality
+from m3.sampling.guidance import Guidance
+from m3.sampling.schedules import SCHEDULES, TEMPERATURE_SCHEDULES, Schedule, TemperatureSchedule
+from m3.settings import require
+
+Kind = Literal["maskgit", "roar", "ar"]
+KINDS: tuple[Kind, ...] = ("maskgit", "roar", "ar")
+
+Pick = Literal["sample", "argmax", "mean", "median"]
+PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
+ORDINAL_PICKS = ("mean", "median")
+
+
+@dataclass(frozen=True)
+class SchemeSettings:
+    """How one modality is generated: an entry of `sampling.schemes`, whose keys are these fields but the first.
+
+    modality: what is generated.
+    num_steps: at most its tokens; None decides one token a step. A sample with fewer undecided tokens takes one step
+        for each of them.
+    kind: which tokens a step decides. "maskgit": it proposes an id for every undecided position and keeps the proposals
+        that it is surest of; "roar": those that are next in a random order; "ar": the first undecided positions.
+    schedule: tokens per step, "cosine" or "linear".
+    temperature: divides the logits; 0 leaves only the likeliest id of each digit.
+    temperature_schedule: how the temperature falls, "constant", "linear" or "onex" (`temperature_factor`).
+    top_k: so many likeliest ids of each digit stay, and all that are as likely as the last of them; None keeps all.
+    top_p: of these the likeliest that together have this probability stay (Holtzman et al., ICLR 2020), and
+        all that are as likely as the last of them; 1 keeps all.
+    pick: what is taken from the distribution that is left. "sample" draws from it, "argmax" takes its
+        likeliest id. "mean" and "median" are for ids with an order, joint positions: the best guesses in squared
+        and in absolute error where the distribution is broad or has several peaks close together.
+    noise: of "maskgit": scale of the Gumbel noise on the confidence, annealed linearly to 0 at the last step and
+        multiplied by the temperature, so that temperature 0 is deterministic. 0 decides strictly by confidence.
+    guidance: see `Guidance`; a mapping of its fields will do.
+    refresh_every: the encoder sees the tokens decided so far at every so manieth step; in the steps between, the
+        decoder works with what it saw last. 1 is exact.
+
+    Raises ValueError naming the key for an impossible value.
+    """
+
+    modality: str
+    num_steps: int | None
+    kind: Kind = "maskgit"
+    schedule: Schedule = "cosine"
+    temperature: float = 1.0
+    temperature_schedule: TemperatureSchedule = "constant"
+    top_k: int | None = None
+    top_p: float = 1.0
+    pick: Pick = "sample"
+    noise: float = 0.0
+    guidance: Guidance | Mapping[str, Any] = field(default_factory=Guidance)
+    refresh_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", KINDS), ("schedule", SCHEDULES), ("pick", PICKS),
+                              ("temperature_schedule", TEMPERATURE_SCHEDULES)):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{self.key}.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        require(f"{self.key}.num_steps", self.num_steps, int | None, low=1)
+        require(f"{self.key}.temperature", self.temperature, float, low=0)
+        require(f"{self.key}.top_k", self.top_k, int | None, low=1)
+        require(f"{self.key}.top_p", self.top_p, float, high=1)
+        if self.top_p <= 0:
+            raise ValueError(f"{self.key}.top_p={self.top_p}: need more than 0")
+        require(f"{self.key}.noise", self.noise, float, low=0)
+        if self.noise and self.kind != "maskgit":
+            raise ValueError(f"{self.key}.noise={self.noise}: kind={self.kind} decides by no confidence; need 0")
+        require(f"{self.key}.refresh_every", self.refresh_every, int, low=1)
+        if not isinstance(self.guidance, Guidance):
+            object.__setattr__(self, "guidance", _built(f"{self.key}.guidance", Guidance, self.guidance))
+        self.guidance.check(f"{self.key}.guidance", self.modality)
+
+    @property
+    def key(self) -> str:
+        """What stands before the scheme's keys in the configuration."""
+        return f"sampling.schemes.{self.modality}"
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0 or self.pick == "argmax"
+
+    def for_table(self, table: ModalityTable) -> SchemeSettings:
+        """The scheme with its number of steps. Raises ValueError naming the key that does not fit the modalities."""
+        k = table.index(self.modality)
+        length = table.max_seq_lens[k]
+        if self.num_steps is not None and self.num_steps > length:
+            raise ValueError(f"{self.key}.num_steps={self.num_steps}: {self.modality} has {length} tokens")
+        if self.pick in ORDINAL_PICKS and table.vocabularies[k] is not JOINTS:
+            raise ValueError(f"{self.key}.pick={self.pick!r}: ids of {self.modality} have no order; choose sample or "
+                             "argmax")  # fmt: skip
+        self.guidance.check_table(f"{self.key}.guidance", table)
+        return replace(self, num_steps=self.num_steps or length)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is given and what is generated. Constructed from `conf/sampling/*.yaml`, whose keys are these fields.
+
+    given: what is known at the start: names of modalities, or mappings of one name to some of its parts, joints by
+        name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
+    generate: names of modalities in the order in which they are generated; each one sees those before it.
+    schemes: for each modality how it is generated, as mappings of `SchemeSettings`' fields.
+
+    Raises ValueError naming the key for entries that contradict each other.
+    """
+
+    given: Sequence[GivenEntry]
+    generate: Sequence[str]
+    schemes: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        for key in ("given", "generate"):
+            if isinstance(getattr(self, key), str) or not isinstance(getattr(self, key), Sequence):
+                raise ValueError(f"sampling.{key}={getattr(self, key)!r}: need a list")
+        for key, names in (("given", [named_modality(entry) for entry in self.given]), ("generate", self.generate)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"sampling.{key}={list(names)}: each modality once")
+        for name in self.generate:
+            if name not in self.schemes:
+                raise ValueError(f"sampling.generate: no scheme for {name}; add sampling.schemes.{name}")
+            if name in self.given:
+                raise ValueError(f"sampling.generate: {name} is in sampling.given as a whole; nothing is left of it")
+        _ = self.chosen
+
+    @cached_property
+    def chosen(self) -> tuple[SchemeSettings, ...]:
+        """The schemes of what is generated, in that order."""
+        return tuple(
+            _built(f"sampling.schemes.{name}", SchemeSettings, {**self.schemes[name], "modality": name})
+            for name in self.generate
+        )
+
+    def for_table(self, table: ModalityTable) -> list[SchemeSettings]:
+        """`chosen`, with their numbers of steps. Raises ValueError naming the key that does not fit the modalities."""
+        return [scheme.for_table(table) for scheme in self.chosen]
+
+    def is_given(self, table: ModalityTable) -> Tensor:
+        """(S,) bool, True at the columns of a sample that are known at the start."""
+        return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
+
+
+def _built(key: str, kind: type, values: Mapping[str, Any]) -> Any:
+    """An object of its fields' values. Raises ValueError naming a key that it does not have, or lacks."""
+    names = {f.name for f in fields(kind)}
+    for name in values:
+        if name not in names:
+            raise ValueError(f"{key}.{name}: unknown; choose of {', '.join(sorted(names))}")
+    if kind is SchemeSettings and "num_steps" not in values:
+        raise ValueError(f"{key}.num_steps: missing; a number, or null for one token a step")
+    return kind(**values)
