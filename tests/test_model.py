@@ -371,3 +371,33 @@ def test_packed_attention_on_a_gpu_equals_the_padded_one() -> None:
     on_gpu = [pack(tokens.cuda(), is_chosen.cuda(), M3) for is_chosen in (is_input, is_target)]
     packed = model.cuda().bfloat16()(*on_gpu)
     torch.testing.assert_close(packed.float().cpu(), padded, rtol=0.1, atol=0.1)
+
+
+def test_a_sample_without_inputs_attends_to_nothing() -> None:
+    """Its queries get 0 from cross-attention, among samples with inputs and alone; the others do not notice."""
+    model, tokens = small_model(), random_tokens(3)
+    is_input, is_target = choose(tokens, M3, generator(3))
+    is_input[1] = False
+
+    def hidden_of(rows: list[int]) -> Tensor:
+        inputs, targets = (pack(tokens[rows], chosen[rows], M3) for chosen in (is_input, is_target))
+        return model(inputs, targets)
+
+    alone, together = [hidden_of([b]) for b in range(3)], hidden_of([0, 1, 2])
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-12, atol=1e-12)
+    targets = pack(tokens[1:2], is_target[1:2], M3)
+    x = model.dec_mod_emb(targets.modality) + model.pos_emb(targets.modality, targets.position)
+    x, is_real = x[None], torch.ones(1, len(targets.ids), dtype=torch.bool)
+    for block in model.decoder:
+        query, key, value = block.self_attn.qkv_proj(naive_norm(x, block.norm1)).chunk(3, -1)
+        x = x + block.self_attn.attn_out_proj(naive_attention(query, key, value, is_real, SMALL["head_width"]))
+        x = x + naive_mlp(naive_norm(x, block.norm2), block.mlp)
+    torch.testing.assert_close(alone[1], naive_norm(x, model.dec_norm)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"joints": "ordinal"}, {"logits": "table"}])
+def test_logits_of_the_first_ids_alone(options: dict[str, str]) -> None:
+    model, hidden = small_model(**options), torch.randn(5, SMALL["width"], dtype=torch.float64)
+    for num_ids in (2, 100, 8192):
+        (some,), (every,) = model.digit_logits(hidden, 1, num_ids), model.digit_logits(hidden, 1)
+        torch.testing.assert_close(some, every[:, :num_ids], rtol=1e-12, atol=1e-12)
