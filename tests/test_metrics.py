@@ -379,8 +379,8 @@ def test_metrics_json(tmp_path):
     assert "source=" in record["absent"]["psnr_real"]
     entry = record["scores"]["joint_error"]["horizons"][1]
     low, high = entry["nothing_moves_ci95"]
-    assert low == high == pytest.approx(20 * 2**0.5) and entry["model_ci95"] == [2.5, 2.5]
-    assert entry["gain_over_nothing_moves"] == pytest.approx(20 * 2**0.5 - 2.5)
+    assert low == high == pytest.approx(20 * 2**0.5, abs=1e-6) and entry["model_ci95"] == [2.5, 2.5]
+    assert entry["gain_over_nothing_moves"] == pytest.approx(20 * 2**0.5 - 2.5, abs=1e-6)
     known = ("horizon", "num_samples", "num_clips", "model")
     assert {key: entry[key] for key in known} == {"horizon": 2, "num_samples": 2, "num_clips": 2, "model": 2.5}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from m3.metrics.bootstrap import LEVEL_PERCENT, NUM_RESAMPLES
-from m3.metrics.scores import KINDS, Score
+from m3.metrics.scores import KINDS, Score, Series
 
 SCHEMA_VERSION = 2
+_NUM_DIGITS = 6
+"""After the point."""
 
 SERIES = {
     "model": "the roll-outs",
@@ -69,14 +71,21 @@ def _entry(score: Score) -> dict[str, Any]:
         at: dict[str, Any] = {"horizon": k + 1, "num_samples": score.num_samples[k]}
         at["num_clips"] = score.series["model"].num_clips[k]
         for name, series in score.series.items():
-            at |= {name: series.value[k], f"{name}_ci{LEVEL_PERCENT}": [series.low[k], series.high[k]]}
+            at |= _numbers(name, series, k)
             if series.num_samples != score.num_samples:
                 at[f"{name}_num_samples"] = series.num_samples[k]
         for name, series in score.gains.items():
-            key = f"gain_over_{name}"
-            at |= {key: series.value[k], f"{key}_ci{LEVEL_PERCENT}": [series.low[k], series.high[k]]}
+            at |= _numbers(f"gain_over_{name}", series, k)
         horizons.append(at)
     return {"unit": score.unit, "is_better": score.is_better, "horizons": horizons}
+
+
+def _numbers(name: str, series: Series, k: int) -> dict[str, Any]:
+    value, low, high = (
+        None if number is None else round(number, _NUM_DIGITS)
+        for number in (series.value[k], series.low[k], series.high[k])
+    )
+    return {name: value, f"{name}_ci{LEVEL_PERCENT}": [low, high]}
 
 
 def write_metrics(path: Path, record: dict[str, Any]) -> None:

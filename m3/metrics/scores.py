@@ -24,9 +24,6 @@ from m3.records import NUM_JOINTS
 from m3.rollout import Frames, TokenFrames, nothing_moves
 from m3.tokens.joints import JointCodec
 
-_NUM_DIGITS = 6
-"""After the point."""
-
 BASELINES = ("nothing_moves", "constant_velocity")
 """Series that the model is compared with, pair by pair."""
 
@@ -310,4 +307,4 @@ def _with_interval(value: np.ndarray, resampled: np.ndarray, tally: Tally, boots
 
 
 def _numbers(column: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(number) else round(float(number), _NUM_DIGITS) for number in column]
+    return [None if np.isnan(number) else float(number) for number in column]
