@@ -29,6 +29,7 @@ from m3.checkpoint import (
     newest_checkpoint,
 )
 from m3.settings import require
+from m3.training.guards import NonFiniteError
 from m3.training.memory import return_freed_memory
 from m3.training.optim import steps_in
 
@@ -100,6 +101,7 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
     Raises:
         Interrupted at SIGTERM or SIGINT, after a checkpoint.
         CheckpointWriteError where a checkpoint finds no room; those before it are intact.
+        NonFiniteError where a loss or a gradient is not finite, after the batch was saved.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     parts.run_dir.mkdir(parents=True, exist_ok=True)
@@ -173,6 +175,7 @@ def _lightning_trainer(
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
     return pl.Trainer(
+        default_root_dir=cfg.run_dir,
         accelerator=accelerator,
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
@@ -211,7 +214,7 @@ def main(cfg: DictConfig) -> float:
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
     try:
         return fit(cfg, parts).last_eval_loss
-    except CheckpointWriteError as error:
+    except (CheckpointWriteError, NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

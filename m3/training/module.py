@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 
 from m3.loss import average, modality_scores, modality_sums, num_targets
-from m3.masking.select import choose_and_pack
+from m3.masking.select import choose, choose_and_pack
 from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens, TokenBatch
 from m3.seeds import SampleGenerator
 from m3.settings import require
+from m3.training.guards import Guard, NonFiniteError, save_bad_batch
 from m3.training.optim import PRECISION_OF, Recipe, follow
+from m3.training.ranks import sum_over_ranks
 from m3.training.throughput import Throughput
 
 
@@ -89,6 +92,7 @@ class MaskedTraining(pl.LightningModule):
         self.model = model
         self.average = None if optim.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
         self.last_step: StepFacts | None = None
+        self._guard = Guard(table.modalities)
         self.optim = optim
         self.loss_average, self.label_smoothing = loss_average, label_smoothing
         self.seed = seed
@@ -124,10 +128,11 @@ class MaskedTraining(pl.LightningModule):
         The targets of the whole global batch are counted before the first forward pass, so that the loss and its
         gradient are those of the joint batch, however ranks and micro-batches divide it.
         """
-        self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
         packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
+        self._check_last_step()
+        self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
-        global_counts = _sum_over_ranks(counts)
+        global_counts = sum_over_ranks(counts)
         is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
         for index, (inputs, targets) in enumerate(packed):
@@ -142,7 +147,7 @@ class MaskedTraining(pl.LightningModule):
                 self._backward_locally(loss)
         self.last_step = StepFacts.of(sums, counts, packed, batch)
         if is_logged:
-            global_sums, global_right = _sum_over_ranks(torch.stack([sums.double(), num_right.double()]))
+            global_sums, global_right = sum_over_ranks(torch.stack([sums.double(), num_right.double()]))
             self._log("train", self.loss_average, global_sums, global_right, global_counts)
         return loss
 
@@ -154,6 +159,11 @@ class MaskedTraining(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             follow(self.average, self.model, self.optim.ema_decay)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Before the gradients go, which Lightning has here and not at the start of an evaluation."""
+        self._check_last_step()
+        super().on_validation_model_zero_grad()
 
     def on_validation_epoch_start(self) -> None:
         # Of each modality: summed cross-entropy, number of right tokens, number of tokens.
@@ -168,7 +178,7 @@ class MaskedTraining(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Per modality the mean over all its targets of the split, then the mean over modalities."""
-        self._log("eval", "present", *_sum_over_ranks(self._eval))
+        self._log("eval", "present", *sum_over_ranks(self._eval))
 
     def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
         epoch = batch.epoch if purpose == "train" else 0
@@ -200,21 +210,39 @@ class MaskedTraining(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the norm of the whole gradient; Lightning's own way refuses every fused optimizer in bf16."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        """Clips the norm of the whole gradient; Lightning's own way refuses every fused optimizer in bf16.
+
+        A gradient that is not finite stays as it is and changes no weight, which the device decides by itself.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm.nan_to_num(0.0, 0.0))
         self.last_step = self.last_step._replace(grad_norm=norm)
+        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        is_bad = self._guard.watch(self.trainer.global_step + 1, self.last_step.sums, norm, is_scaled)
+        if not is_scaled:  # then the optimizer is fused; a GradScaler skips such steps itself
+            optimizer.found_inf = is_bad.float()
+
+    def _check_last_step(self) -> None:
+        """Raises NonFiniteError where the step before had a loss or a gradient that is not finite."""
+        if self.last_step is None or (fault := self._guard.fault(self.model, self.last_step.sums)) is None:
+            return
+        rank = f"_rank_{self.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / f"bad_batch_step_{fault.step:08d}{rank}.safetensors"
+        batch = self.last_step.batch
+        masks = choose(batch.tokens, self.table, SampleGenerator(self.seed, "train", batch.sample, batch.epoch))
+        evidence = {**batch._asdict(), "is_input": masks[0], "is_target": masks[1]}
+        try:
+            save_bad_batch(path, evidence, self.model, {"step": str(fault.step), "fault": fault.what})
+            saved = f"{path} holds its batch, masks and weights, which no such step has changed"
+        except OSError as error:
+            saved = f"{path} cannot be written ({error})"
+        raise NonFiniteError(f"step {fault.step:,}: {fault.what}; {saved}. Try a lower optim.lr, or hardware=fp32")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check_last_step()
         checkpoint["m3"] = self.identity
 
 
 def _micro_batches(batch: TokenBatch, batch_size: int) -> list[TokenBatch]:
     return [TokenBatch(*fields) for fields in zip(*(field.split(batch_size) for field in batch))]
-
-
-def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Not `strategy.reduce`, which waits for all ranks and changes its argument."""
-    total = tensor.clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    return total
