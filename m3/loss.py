@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import Tensor
 
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
 from m3.records import PackedTokens
 
-CHUNK = 512
-"""Rows whose logits exist at the same time; (512, 64,000) float32 is 125 MiB."""
+CHUNK = 256
+"""Rows whose logits exist at the same time; (256, 64,000) float32 is 62 MiB."""
+
+_HALF_SCALE = 2.0**10
+"""Of the logits' gradient in 16 bits: probabilities near 1 / 64,000 are below what fp16 holds to full precision."""
 
 
-def modality_sums(model: EncoderDecoder, hidden: Tensor, targets: PackedTokens, label_smoothing: float = 0.0) -> Tensor:
-    """Summed cross-entropy of each modality: (M, D) hidden vectors of the targets → (K,) float32."""
-    parts = _by_modality(hidden, targets)
-    return torch.stack([summed_cross_entropy(*part, model.head_of(k), label_smoothing) for k, part in enumerate(parts)])
+def training_loss(
+    model: EncoderDecoder,
+    hidden: Tensor,
+    targets: PackedTokens,
+    modality_weights: Tensor,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of all targets' cross-entropies: (M, D) hidden vectors of the targets → loss, sums.
+
+    Modalities of one head go through it together: it has one gradient at a time, of 125 MiB for pictures.
+
+    Args:
+        modality_weights: (K,) float, `average_weights`.
+        label_smoothing: see `weighted_cross_entropy`.
+    Returns:
+        Scalar, Σ_k modality_weights[k] · sums[k], to differentiate; and the sums (K,) float32, detached.
+    """
+    loss, sums = hidden.new_zeros((), dtype=torch.float32), [torch.empty(0)] * len(targets.rows)
+    heads: dict[int, list[int]] = {}
+    for k in range(len(targets.rows)):
+        heads.setdefault(id(model.head_of(k)), []).append(k)
+    for together in heads.values():
+        rows = torch.cat([targets.rows[k] for k in together])
+        weights = torch.cat([modality_weights[k].expand(len(targets.rows[k])) for k in together])
+        part, nll = weighted_cross_entropy(
+            hidden.index_select(0, rows), targets.ids[rows], weights, model.head_of(together[0]), label_smoothing
+        )
+        loss = loss + part
+        for k, own in zip(together, nll.split([len(targets.rows[k]) for k in together])):
+            sums[k] = own.sum()
+    return loss, torch.stack(sums).float()
 
 
 @torch.no_grad()
@@ -45,10 +74,10 @@ def num_targets(targets: PackedTokens) -> Tensor:
     return (targets.modality[:, None] == modalities).sum(0)
 
 
-def summed_cross_entropy(
-    hidden: Tensor, ids: Tensor, head: FlatHead | FactorizedHead, label_smoothing: float = 0.0
-) -> Tensor:
-    """Sum over targets of −ln p(id); a factorized id's is the sum over its digits.
+def weighted_cross_entropy(
+    hidden: Tensor, ids: Tensor, weights: Tensor, head: FlatHead | FactorizedHead, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Σ weights · (−ln p(id)) over targets; a factorized id's −ln p is the sum over its digits.
 
     Without targets it is a zero that still depends on the head, whose gradient is then 0 and not None: the optimizer
     does the same whether a modality is absent from one rank's batch or from the whole one.
@@ -56,59 +85,100 @@ def summed_cross_entropy(
     Args:
         hidden: (M, D) float.
         ids: (M,) int64, legal.
+        weights: (M,) float.
         label_smoothing: share of each target that is spread evenly over all ids (all values of each digit).
     Returns:
-        Scalar, float32.
+        Scalar to differentiate, and each target's own loss (M,), detached; both at least float32.
     """
     if isinstance(head, FactorizedHead):
         digits = zip(head.digit_logits(hidden), head.digits_of(ids))
-        return sum(
-            F.cross_entropy(logits.float(), digit, reduction="sum", label_smoothing=label_smoothing)
+        nll = sum(
+            F.cross_entropy(_at_least_float32(logits), digit, reduction="none", label_smoothing=label_smoothing)
             for logits, digit in digits
         )
-    weight = head.rows()
-    loss = chunked_cross_entropy(hidden, weight, ids)
-    if label_smoothing:
-        # Σ_v (1/V)·(−ln p_v) − (−ln p_id) is the id's logit minus the mean logit: no need to see all logits again.
-        loss = loss + label_smoothing * (hidden * (F.embedding(ids, weight) - weight.mean(0))).sum()
-    return loss
+        return (nll * weights).sum(), nll.detach()
+    return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing)
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-    """Sum of the cross-entropies of `hidden @ weight.T`, whose (M, V) logits never exist as a whole.
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of `hidden @ weight.T`, whose (M, V) logits never exist as a whole, nor are computed twice.
 
-    `torch.nn.functional.linear_cross_entropy` where torch has it (2.13), else a loop over checkpointed chunks; that
-    too under autocast, of which the former knows nothing.
+    The loss is a scalar, so that its gradient is known, up to one factor, as soon as a chunk's logits are: it is
+    computed with them, as `torch.nn.functional.linear_cross_entropy` does. That one knows neither weights of rows,
+    nor label smoothing, nor autocast, nor torch before 2.13.
     """
-    if not len(ids):
-        return F.linear(hidden, weight[:1]).float().sum()
-    if hasattr(F, "linear_cross_entropy") and not torch.is_autocast_enabled(hidden.device.type):
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
-        return F.linear_cross_entropy(hidden, weight, ids, reduction="sum", options=options)
-    return _checkpointed_cross_entropy(hidden, weight, ids)
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor, label_smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        scale = _HALF_SCALE if dtype.itemsize == 2 else 1.0
+        table = weight.to(dtype)
+        weights = _at_least_float32(weights.to(hidden.device))
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        nll = hidden.new_empty(len(hidden), dtype=_at_least_float32(hidden[:0]).dtype)
+        # In 16 bits the rows' weights, often near 1e-4, enter relative to the largest.
+        largest = weights.abs().amax() if len(weights) else weights.new_ones(())
+        relative = (weights / largest.clamp_min(torch.finfo(weights.dtype).tiny))[:, None]
+        with torch.autocast(device, enabled=False):
+            for first in range(0, len(hidden), CHUNK):
+                rows = slice(first, first + CHUNK)
+                chunk, own = hidden[rows].to(dtype), ids[rows, None]
+                logits = _at_least_float32(chunk @ table.T)  # (R, V)
+                peak, likeliest = logits.max(1, keepdim=True)
+                of_id, mean = logits.gather(1, own), logits.mean(1, keepdim=True) if label_smoothing else 0
+                probs = torch.softmax(logits, 1, out=logits)
+                log_sum = peak - probs.gather(1, likeliest).log()
+                nll[rows] = (log_sum - (1 - label_smoothing) * of_id - label_smoothing * mean)[:, 0]
+                if label_smoothing:
+                    probs -= label_smoothing / probs.shape[1]
+                probs.scatter_add_(1, own, probs.new_full(own.shape, label_smoothing - 1))  # now the gradient
+                gradient = probs.mul_(scale).to(dtype)
+                grad_hidden[rows] = (gradient @ table).to(weights.dtype) * (relative[rows] * largest / scale)
+                scaled = (chunk * relative[rows]).to(dtype)
+                if dtype == weight.dtype:
+                    grad_weight.addmm_(gradient.T, scaled)
+                else:
+                    grad_weight += gradient.T @ scaled
+            grad_weight *= largest / scale
+        ctx.gradients = grad_hidden, grad_weight
+        ctx.mark_non_differentiable(nll)
+        return (nll * weights).sum(), nll
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss have been taken: compute it again for a second time")
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
+        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None
 
 
-def _checkpointed_cross_entropy(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-    def chunk_loss(rows: Tensor, chunk_ids: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(rows, weight).float(), chunk_ids, reduction="sum")
-
-    chunks = zip(hidden.split(CHUNK), ids.split(CHUNK))
-    return sum(torch.utils.checkpoint.checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize == 2 else values
 
 
 def average(sums: Tensor, counts: Tensor, how: Literal["present", "all", "token"]) -> Tensor:
-    """One loss from the sums and numbers of targets of K modalities.
+    """One loss from the sums (K,) and numbers (K,) of targets of K modalities: Σ_k `average_weights` · sums."""
+    return (sums * average_weights(counts, how)).sum()
+
+
+def average_weights(counts: Tensor, how: Literal["present", "all", "token"]) -> Tensor:
+    """What a target of each modality weighs in the average: (K,) float64, 0 for an absent modality.
 
     "present": mean over the modalities that have targets of their mean losses. "all": the same with an absent
-    modality counted as 0 (published). "token": mean over all targets. Linear in `sums`.
+    modality counted as 0 (published). "token": mean over all targets.
 
     Args:
-        sums: (K,) float. counts: (K,), not all 0.
+        counts: (K,), not all 0.
     """
+    counts = counts.double()
+    is_present = (counts > 0).double()
     if how == "token":
-        return sums.sum() / counts.sum()
-    means = sums / counts.clamp_min(1)  # an absent modality's sum is 0
-    return means.sum() / (len(sums) if how == "all" else (counts > 0).sum())
+        return is_present / counts.sum()
+    return is_present / counts.clamp_min(1) / (len(counts) if how == "all" else is_present.sum())
 
 
 def _by_modality(hidden: Tensor, targets: PackedTokens) -> list[tuple[Tensor, Tensor]]:

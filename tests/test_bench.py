@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from test_masking import M3, generator, random_tokens
-from test_model import SMALL, small_model
+from test_model import SMALL, small_model, summed
 
 from bench import step
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
-from m3.loss import average, summed_cross_entropy
+from m3.loss import average
 from m3.masking.select import choose, pack
 
 ROOT = Path(step.__file__).parent.parent
@@ -28,7 +28,7 @@ def test_loss_and_gradients_equal_those_of_the_packed_model() -> None:
     model = small_model(logits="table")
     hidden = model(inputs, targets)
     rows = [targets.modality == k for k in range(4)]
-    sums = [summed_cross_entropy(hidden[r], targets.ids[r], model.head_of(k)) for k, r in enumerate(rows)]
+    sums = [summed(hidden[r], targets.ids[r], model.head_of(k)) for k, r in enumerate(rows)]
     loss = average(torch.stack(sums), torch.stack([r.sum() for r in rows]), "all")
     loss.backward()
 

@@ -13,19 +13,21 @@ from test_masking import M3, generator, random_tokens
 from torch import Tensor
 
 from m3.loss import (
-    _checkpointed_cross_entropy,
     average,
-    chunked_cross_entropy,
     modality_scores,
-    modality_sums,
     num_targets,
-    summed_cross_entropy,
+    training_loss,
+    weighted_cross_entropy,
 )
 from m3.masking.select import choose, pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens
 
 SMALL = dict(width=32, encoder_depth=2, decoder_depth=2, head_width=16)
+
+
+def summed(hidden: Tensor, ids: Tensor, head: torch.nn.Module, label_smoothing: float = 0.0) -> Tensor:
+    return weighted_cross_entropy(hidden, ids, torch.ones_like(hidden[:, 0]), head, label_smoothing)[0]
 
 
 def small_model(**options) -> EncoderDecoder:
@@ -120,7 +122,7 @@ def test_packed_loss_and_gradients_equal_a_naive_padded_model() -> None:
     sums, counts = [], []
     for k in range(4):
         rows = targets.modality == k
-        sums.append(summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k)))
+        sums.append(summed(hidden[rows], targets.ids[rows], model.head_of(k)))
         counts.append(rows.sum())
     loss = average(torch.stack(sums), torch.stack(counts), "present")
     loss.backward()
@@ -161,7 +163,7 @@ def test_first_losses_are_those_of_equal_odds(options: dict, picture_ids: int, j
     hidden = model(inputs, targets)
     for k, num_ids in enumerate([picture_ids, joint_ids] * 2):
         rows = targets.modality == k
-        loss = summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k)) / rows.sum()
+        loss = summed(hidden[rows], targets.ids[rows], model.head_of(k)) / rows.sum()
         assert float(loss) == pytest.approx(math.log(num_ids), abs=1e-4)
 
 
@@ -177,7 +179,7 @@ def test_the_loss_is_minus_the_log_probability_of_the_digits(options: dict) -> N
         for logits, digit in zip(model.digit_logits(hidden[rows], k), digits):
             log_p += logits.log_softmax(-1).gather(1, digit[:, None]).squeeze(1)
         assert torch.equal(model.ids_of(digits, k), targets.ids[rows])
-        loss = summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(k))
+        loss = summed(hidden[rows], targets.ids[rows], model.head_of(k))
         assert float(loss) == pytest.approx(-float(log_p.sum()), rel=1e-5)
 
 
@@ -232,18 +234,28 @@ def test_a_mimetic_decoder_looks_at_its_own_position_first() -> None:
     assert share_of_own["mimetic"] > 4 and share_of_own["normal"] < 2
 
 
-def test_chunked_cross_entropy_equals_the_whole() -> None:
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("autocast", "tolerance"), [(None, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)], ids=str
+)
+def test_chunked_cross_entropy_equals_the_whole(autocast, tolerance: float, label_smoothing: float) -> None:
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(1_300, 8, generator=rng, requires_grad=True)
-    weight = torch.randn(5_000, 8, generator=rng, requires_grad=True)
+    model = EncoderDecoder(M3, **SMALL)
+    head = model.head_of(0)
+    head.weight = torch.nn.Parameter(torch.randn(5_000, 8, generator=rng))
     ids = torch.randint(5_000, (1_300,), generator=rng)
-    whole = F.cross_entropy(hidden @ weight.T, ids, reduction="sum")
-    expected = torch.autograd.grad(whole, [hidden, weight])
-    for function in (chunked_cross_entropy, _checkpointed_cross_entropy):
-        loss = function(hidden, weight, ids)
-        torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
-        for ours, theirs in zip(torch.autograd.grad(loss, [hidden, weight]), expected):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    weights = torch.tensor([1e-4, 3e-6])[torch.arange(1_300) % 2]  # as small as those of an average over a big batch
+    nll = F.cross_entropy(hidden @ head.weight.T, ids, reduction="none", label_smoothing=label_smoothing)
+    expected = torch.autograd.grad((nll * weights).sum(), [hidden, head.weight])
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        loss, ours_nll = weighted_cross_entropy(hidden, ids, weights, head, label_smoothing)
+    torch.testing.assert_close(ours_nll, nll, rtol=tolerance, atol=4 * tolerance)
+    torch.testing.assert_close(loss, (nll * weights).sum(), rtol=tolerance, atol=0)
+    for ours, theirs in zip(torch.autograd.grad(65_536 * loss, [hidden, head.weight]), expected):
+        assert (ours / 65_536 - theirs).norm() <= tolerance * theirs.norm()
+    with pytest.raises(RuntimeError, match="have been taken"):
+        torch.autograd.grad(loss, [hidden])
 
 
 @pytest.mark.parametrize("options", [{}, {"head": "factorized", "joints": "ordinal"}, {"logits": "table"}])
@@ -252,7 +264,8 @@ def test_label_smoothing_and_scores_equal_those_of_whole_logits(options: dict, m
     model = small_model(**options)
     inputs, targets = packed_pair(4)
     hidden = model(inputs, targets).detach().requires_grad_()
-    sums = modality_sums(model, hidden, targets, label_smoothing=0.3)
+    factors = torch.arange(1, 5, dtype=torch.float64)
+    loss, sums = training_loss(model, hidden, targets, factors, label_smoothing=0.3)
     plain, num_right = modality_scores(model, hidden, targets)
     assert num_targets(targets).tolist() == [len(rows) for rows in targets.rows]
     total = torch.zeros((), dtype=torch.float64)
@@ -274,7 +287,7 @@ def test_label_smoothing_and_scores_equal_those_of_whole_logits(options: dict, m
         assert int(num_right[k]) == int(is_right.sum())
         total = total + (k + 1) * expected
     wanted = [hidden, *model.to_logits.parameters()]
-    ours = torch.autograd.grad((sums * torch.arange(1, 5)).sum(), wanted)
+    ours = torch.autograd.grad(loss, wanted)
     for one, other in zip(ours, torch.autograd.grad(total, wanted)):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -297,7 +310,7 @@ def test_a_head_without_targets_has_the_gradient_zero() -> None:
         model = small_model(**options)
         for k in range(2):
             hidden = torch.zeros(0, SMALL["width"], dtype=torch.float64)
-            loss = summed_cross_entropy(hidden, torch.zeros(0, dtype=torch.long), model.head_of(k), 0.1)
+            loss = summed(hidden, torch.zeros(0, dtype=torch.long), model.head_of(k), 0.1)
             assert float(loss) == 0
             for gradient in torch.autograd.grad(loss, list(model.head_of(k).parameters())):
                 assert not gradient.any()
@@ -351,7 +364,7 @@ def test_gradients_are_the_same_bits_every_time(options: dict) -> None:
             model.zero_grad()
             hidden = model(inputs, targets)
             rows = targets.modality == 1
-            loss = hidden.square().sum() + summed_cross_entropy(hidden[rows], targets.ids[rows], model.head_of(1))
+            loss = hidden.square().sum() + summed(hidden[rows], targets.ids[rows], model.head_of(1))
             loss.backward()
             grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             found.add(hashlib.sha256(b"".join(grad.numpy().tobytes() for grad in grads)).hexdigest())

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from m3.loss import average, modality_scores, modality_sums, num_targets
+from m3.loss import average, average_weights, modality_scores, num_targets, training_loss
 from m3.masking.select import choose, choose_and_pack
 from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
@@ -61,7 +61,7 @@ class MaskedTraining(pl.LightningModule):
         model: made for the same table.
         optim: the recipe.
         loss_average: see `m3.loss.average`; of the training loss.
-        label_smoothing: see `m3.loss.summed_cross_entropy`; of the training loss only.
+        label_smoothing: see `m3.loss.weighted_cross_entropy`; of the training loss only.
         seed: of the training masks.
         eval_seed: of the evaluation masks, which are the same in every evaluation.
 
@@ -133,16 +133,16 @@ class MaskedTraining(pl.LightningModule):
         self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
         global_counts = sum_over_ranks(counts)
+        # DDP takes the mean over ranks of what they back-propagate.
+        weights = average_weights(global_counts, self.loss_average).float() * self.trainer.world_size
         is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
         for index, (inputs, targets) in enumerate(packed):
             hidden = self.model(inputs, targets)  # (M, D)
-            part_sums = modality_sums(self.model, hidden, targets, self.label_smoothing)
-            sums += part_sums.detach()
+            loss, part_sums = training_loss(self.model, hidden, targets, weights, self.label_smoothing)
+            sums += part_sums
             if is_logged:
                 num_right += modality_scores(self.model, hidden.detach(), targets)[1]
-            # DDP takes the mean over ranks of what they back-propagate.
-            loss = average(part_sums * self.trainer.world_size, global_counts, self.loss_average)
             if index + 1 < len(packed):
                 self._backward_locally(loss)
         self.last_step = StepFacts.of(sums, counts, packed, batch)
