@@ -19,7 +19,7 @@ from test_train import ROOT, TINY, config, write_data
 
 import train
 from m3.checkpoint import newest_checkpoint
-from m3.loss import modality_sums
+from m3.loss import training_loss
 from m3.masking.select import choose_and_pack, pack
 from m3.seeds import SampleGenerator
 from m3.training.guards import MAX_SKIPPED_STEPS, NonFiniteError
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_is_named_and_can_be_replayed(data, tmp_path, 
     again = train.assemble(config(data, tmp_path / "again", *options)).module
     again.model.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")})
     inputs, targets = (pack(saved["tokens"], saved[name], again.table) for name in ("is_input", "is_target"))
-    sums = modality_sums(again.model, again.model(inputs, targets), targets)
+    sums = training_loss(again.model, again.model(inputs, targets), targets, torch.ones(4))[1]
     assert sums.isfinite().tolist() == [True, False, True, False]
     torch.testing.assert_close(sums, parts.module.last_step.sums, equal_nan=True)
     # They are the third batch of the run and its masks.
@@ -167,12 +167,13 @@ import sys, torch
 sys.path[:0] = {paths!r}
 from test_train import config
 import train, m3.training.module as module
-sums, calls = module.modality_sums, []
+training_loss, calls = module.training_loss, []
 def spoiled(*arguments):
     calls.append(1)
     harm = torch.tensor([1, 1, 1, float("inf")]) if len(calls) == 3 and torch.distributed.get_rank() == 1 else 1
-    return sums(*arguments) + (harm - 1)  # finite gradients
-module.modality_sums = spoiled
+    loss, sums = training_loss(*arguments)
+    return loss, sums + (harm - 1)  # finite gradients
+module.training_loss = spoiled
 train.run(config({data!r}, {run_dir!r}, "hardware.devices=2", "hardware.strategy=ddp", "optim.batch_size=2"))
 """
 
