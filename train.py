@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from m3.checkpoint import (
 )
 from m3.settings import require
 from m3.training.guards import NonFiniteError
+from m3.training.logs import open_loggers
 from m3.training.memory import return_freed_memory
 from m3.training.optim import steps_in
 
@@ -92,7 +94,9 @@ def assemble(cfg: DictConfig) -> Assembled:
         if module.average is not None:
             module.average.load_state_dict(module.model.state_dict())
     checkpoints = _checkpoints(cfg, module, run_dir)
-    return Assembled(run_dir, _trainer(cfg, module, checkpoints), checkpoints, module, datamodule, resume_from)
+    callbacks = [*instantiate(cfg.callbacks).values(), checkpoints]
+    trainer = _trainer(cfg, module, checkpoints, callbacks)
+    return Assembled(run_dir, trainer, checkpoints, module, datamodule, resume_from)
 
 
 def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
@@ -107,14 +111,15 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
     parts.run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
     return_freed_memory()
-    first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
-    cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
-    start = f"from {parts.resume_from or 'new weights'}"
-    rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
-    print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}", flush=True)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
-    last = checkpoints.last_eval_loss
-    last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
+    with open_loggers(trainer.loggers, module.identity["config"]):
+        first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
+        cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
+        start = f"from {parts.resume_from or 'new weights'}"
+        rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
+        print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}", flush=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
+        last = checkpoints.last_eval_loss
+        last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
     checkpoint = newest_checkpoint(parts.run_dir)
     print(
         f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}{_best(checkpoints)}"
@@ -154,7 +159,9 @@ def _checkpoints(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> 
     return Checkpoints(run_dir / FOLDER, *every_n_steps.values(), settings.keep_checkpoints)
 
 
-def _trainer(cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints) -> pl.Trainer:
+def _trainer(
+    cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints, callbacks: Sequence[pl.Callback]
+) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
     require("trainer.log_every_n_steps", settings.log_every_n_steps, int, low=1)
     require("trainer.max_steps", settings.max_steps, int | None, low=0)
@@ -164,14 +171,19 @@ def _trainer(cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoin
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
     try:
-        return _lightning_trainer(cfg, module, checkpoints, accelerator, num_steps)
+        return _lightning_trainer(cfg, module, checkpoints, callbacks, accelerator, num_steps)
     except (MisconfigurationException, ValueError, TypeError) as error:
         chosen = ", ".join(f"hardware.{key}={value}" for key, value in hardware.items())
         raise ValueError(f"{chosen}: {error} (hardware=auto takes what this machine has)") from error
 
 
 def _lightning_trainer(
-    cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints, accelerator: str, num_steps: int
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    checkpoints: Checkpoints,
+    callbacks: Sequence[pl.Callback],
+    accelerator: str,
+    num_steps: int,
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
     return pl.Trainer(
@@ -190,9 +202,9 @@ def _lightning_trainer(
         log_every_n_steps=settings.log_every_n_steps,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), checkpoints],
+        callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), *callbacks],
         plugins=[AtomicCheckpointIO()],
-        logger=instantiate(cfg.logger),
+        logger=list(instantiate(cfg.logger).values()),
     )
 
 

@@ -32,7 +32,7 @@ TINY = [
     "model.decoder_depth=1", "model.head=factorized", "model.joints=ordinal", "optim.batch_size=4",
     "optim.total_tokens=0.02048", "optim.warmup_tokens=0.004", "data.eval_batch_size=8",
     "trainer.eval_every_tokens=0.007168", "trainer.checkpoint_every_tokens=0.00512", "trainer.log_every_n_steps=2",
-    "hardware.accelerator=cpu",
+    "hardware.accelerator=cpu", "logger=csv", "callbacks=none",
 ]  # fmt: skip
 """20 steps of 4 samples."""
 
