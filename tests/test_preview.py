@@ -138,7 +138,7 @@ def test_a_run_without_pictures_has_no_previews_and_says_so(data, tmp_path, caps
         ("callbacks.preview.num_frames=1.5", r"callbacks\.preview\.num_frames=1\.5"),
         ("callbacks.preview.every_n_evaluations=0", r"callbacks\.preview\.every_n_evaluations=0"),
         ("callbacks.preview.cell_px=2", r"callbacks\.preview\.cell_px=2"),
-        ("callbacks.preview.sampling.schemes.tok_rgb_next.num_steps=8", r"callbacks\.preview\.sampling\.schemes\.tok_rgb"),
+        ("callbacks.preview.sampling.schemes.tok_rgb_next.num_steps=8", r"preview\.sampling\.schemes\.tok_rgb_next"),
         ("callbacks.preview.sampling.generate=[coords_next]", r"preview\.sampling generates \['coords_next'\]"),
     ],
 )  # fmt: skip
