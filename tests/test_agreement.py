@@ -46,14 +46,15 @@ def people() -> dict[str, np.ndarray]:
 
 
 def agreements(
-    people: dict[str, np.ndarray], xy: np.ndarray, pictures: np.ndarray | None = None, **changes
+    people: dict[str, np.ndarray], xy: np.ndarray, pictures: np.ndarray | None = None, name="agreement", **changes
 ) -> np.ndarray:
+    """The scores of those of `people` that have one."""
     visible = np.ones((NUM_PEOPLE, 13), bool)
     rows = zip(people["reference"], people["reference_xy"][:, None])
     colours = np.concatenate([limb_colours(picture, joints, visible[:1]) for picture, joints in rows])
     given = {"is_visible": visible, "is_present": np.ones(NUM_PEOPLE, bool), "clip": np.arange(NUM_PEOPLE), **changes}
     pictures = people["picture"] if pictures is None else pictures
-    tally = agreement(pictures, xy, given["is_visible"], given["is_present"], colours, given["clip"])
+    tally = agreement(pictures, xy, given["is_visible"], given["is_present"], colours, given["clip"])[name]
     assert tally.numerator.shape == tally.denominator.shape == (NUM_PEOPLE, 1)
     assert (tally.numerator[tally.denominator == 0] == 0).all()
     return tally.numerator[tally.denominator > 0]
@@ -73,11 +74,25 @@ def test_a_picture_that_stays_or_joints_that_stay_agree_less(people):
     assert agreements(people, people["reference_xy"], pictures=people["reference"]).mean() == 1  # itself
 
 
+def test_joints_that_are_slightly_off_agree_less(people):
+    def exact(xy: np.ndarray) -> float:
+        return agreements(people, xy, name="agreement@0.05").mean()
+
+    own = exact(people["xy"])
+    shuffled = np.mean([exact(np.roll(people["xy"], shift, 0)) for shift in range(1, NUM_PEOPLE)])
+    assert own > 0.9 and 0.4 < shuffled < 0.65
+    # 4 px, a fifteenth of the person
+    off = [exact(people["xy"] + shift) for shift in ([4, 0], [-4, 0], [0, 4], [0, -4])]
+    assert max(off) < own - 0.1
+
+
 def test_what_cannot_be_compared_says_nothing(people):
     assert len(agreements(people, people["xy"], clip=np.zeros(NUM_PEOPLE))) == 0  # no other clip
+    assert len(agreements(people, people["xy"], clip=np.zeros(NUM_PEOPLE), name="agreement@0.05")) == NUM_PEOPLE
     few = np.zeros((NUM_PEOPLE, 13), bool)
     few[:, :4] = True  # head, shoulders, an elbow: one limb
-    assert len(agreements(people, people["xy"], is_visible=few)) == 0
+    for name in ("agreement", "agreement@0.05"):
+        assert len(agreements(people, people["xy"], is_visible=few, name=name)) == 0
     half = np.arange(NUM_PEOPLE) < 5
     assert len(agreements(people, people["xy"], is_present=half)) == 5
 

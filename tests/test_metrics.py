@@ -374,7 +374,8 @@ def test_metrics_json(tmp_path):
     record = json.loads(path.read_text())
     assert record["schema_version"] == 2 and record["split"] == "test"
     assert set(record["scores"]) == {
-        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim", "agreement"}  # fmt: skip
+        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim", "agreement",
+        "agreement@0.05"}  # fmt: skip
     assert set(record["absent"]) == {"psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy"}
     assert "source=" in record["absent"]["psnr_real"]
     entry = record["scores"]["joint_error"]["horizons"][1]
@@ -420,5 +421,5 @@ def test_the_plot_shows_what_is_known():
     scores = metrics.score(predicted, truth, extent, context=context)
     whole = metrics.scores_plot(scores, "all")
     assert whole.mode == "RGB" and len(whole.getcolors(2**24)) > 100
-    few = metrics.scores_plot(metrics.score(*three_roll_outs()), "few")  # 6 panels of 11
+    few = metrics.scores_plot(metrics.score(*three_roll_outs()), "few")  # 6 panels of 12
     assert few.height < whole.height

@@ -2,12 +2,16 @@
 
 A person keeps their clothes. So the colours along the limbs of the reference (its picture, at its joints) must be
 found again along the same limbs of a later picture at its joints. The distance in CIELAB says how well; alone it
-would say more about clothes and backgrounds than about limbs, so it is compared with that at other people's poses in
-the same picture. The score of a picture is the share of these poses whose colours fit worse (ties count half): the
-area under the ROC curve that tells the sample's joints from others by colour. Joints that have nothing to do with the
-picture score 0.5, since they are one more of these poses; the best is 1.
+would say more about clothes and backgrounds than about limbs, so it is compared with that at other poses in the same
+picture. The score of a picture is the share of these poses whose colours fit worse (ties count half): the area under
+the ROC curve that tells the sample's joints from the others by colour. The best is 1. There are two:
 
-What it cannot see: limbs that differ only in place within one colour (a hand on a shirt of that colour), and
+* "agreement": the others are those of other clips. Is it this person, and roughly this pose? Joints that have nothing
+  to do with the picture score 0.5, since they are one more of these poses.
+* "agreement@0.05": the others are the sample's own joints, moved as a whole by 0.05 of the pose's size in eight
+  directions. Are the limbs exactly there? Joints of others score little more than 0.5: people stand in the middle.
+
+What neither can see: limbs that differ only in place within one colour (a hand on a shirt of that colour), and
 people whose clothes have the background's colour. So the truth's own joints in the truth's own pictures do not reach
 1 either, and their score stands beside it.
 """
@@ -37,6 +41,10 @@ _AROUND = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]) / 256
 MIN_LIMBS = 3
 """Fewer limbs seen in all of reference, picture and other pose compare nothing."""
 NUM_OTHERS = 16
+SHIFT = 0.05
+"""Of the larger side of the box around the visible joints."""
+_ANGLES = np.arange(8) * np.pi / 4
+_DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)  # (8, 2)
 _SEED = 0
 
 
@@ -47,8 +55,8 @@ def agreement(
     is_present: np.ndarray,
     reference_colours: np.ndarray,
     clip: np.ndarray,
-) -> Tally:
-    """Of N pictures at one horizon.
+) -> dict[str, Tally]:
+    """Both scores of N pictures at one horizon.
 
     Args:
         pictures: (N, H, W, 3) uint8.
@@ -57,17 +65,23 @@ def agreement(
         reference_colours: (N, 10, 3, 3), `limb_colours` of the references; NaN for limbs that they do not show.
         clip: (N,) labels; poses of the same clip are no others.
 
-    Returns: (N, 1). A sample without another clip's pose, or with fewer than `MIN_LIMBS` limbs, says nothing.
+    Returns: (N, 1) each. A sample with fewer than `MIN_LIMBS` limbs, or without another clip's pose, says nothing.
     """
-    tally = Tally(np.zeros((len(xy), 1)), np.zeros((len(xy), 1)))
+    names = ("agreement", "agreement@0.05")
+    tallies = {name: Tally(np.zeros((len(xy), 1)), np.zeros((len(xy), 1))) for name in names}
     for n in is_present.nonzero()[0].tolist():
-        rows = [n, *_others(n, is_present & (clip != clip[n]))]
-        colours = limb_colours(pictures[n], xy[rows], is_visible[rows])  # (P, 10, 3, 3)
+        others = _others(n, is_present & (clip != clip[n]))
+        shifted = _shifted(xy[n], is_visible[n])
+        poses = np.concatenate([xy[[n, *others]], shifted])
+        seen = np.concatenate([is_visible[[n, *others]], np.repeat(is_visible[[n]], len(shifted), 0)])
+        colours = limb_colours(pictures[n], poses, seen)  # (P, 10, 3, 3)
         distance = np.linalg.norm(colours - reference_colours[n], axis=-1).mean(-1)  # (P, 10), NaN where unseen
-        share = _share_that_fits_worse(distance)
-        if share is not None:
-            tally.numerator[n], tally.denominator[n] = share, 1.0
-    return tally
+        own, of_others, of_shifted = np.split(distance, [1, 1 + len(others)])
+        for name, compared in zip(names, (of_others, of_shifted)):
+            share = _share_that_fits_worse(own[0], compared)
+            if share is not None:
+                tallies[name].numerator[n], tallies[name].denominator[n] = share, 1.0
+    return tallies
 
 
 def limb_colours(picture: np.ndarray, xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
@@ -95,10 +109,15 @@ def _others(n: int, is_candidate: np.ndarray) -> Sequence[int]:
     return [int(other) for other in drawn if is_candidate[other]][:NUM_OTHERS]
 
 
-def _share_that_fits_worse(distance: np.ndarray) -> float | None:
-    """(P, 10) distances, of the sample's own pose first → its score; each comparison over the limbs that both have."""
-    own, others = distance[0], distance[1:]
-    is_shared = ~np.isnan(own) & ~np.isnan(others)  # (P − 1, 10)
+def _shifted(xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
+    """(13, 2) joints → (8, 13, 2), moved as a whole; (0, 13, 2) where none is visible or all lie in one point."""
+    size = np.ptp(xy[is_visible], axis=0).max() if is_visible.any() else 0.0
+    return xy + SHIFT * size * _DIRECTIONS[:, None] if size else np.zeros((0, *xy.shape))
+
+
+def _share_that_fits_worse(own: np.ndarray, others: np.ndarray) -> float | None:
+    """(10,) and (P, 10) distances → the score; each comparison is over the limbs that both have."""
+    is_shared = ~np.isnan(own) & ~np.isnan(others)  # (P, 10)
     is_comparable = is_shared.sum(1) >= MIN_LIMBS
     if not is_comparable.any():
         return None

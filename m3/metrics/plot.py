@@ -27,9 +27,10 @@ _NAMES = {
     "visibility_f1": "visibility F1", "psnr": "PSNR, decoded truth (dB)", "ssim": "SSIM, decoded truth",
     "psnr_real": "PSNR, real frame (dB)", "ssim_real": "SSIM, real frame",
     "tok_rgb_accuracy": "picture tokens right (%)", "coords_accuracy": "joint tokens right (%)",
-    "agreement": "joints agree with picture",
+    "agreement": "joints fit the picture, not others'", "agreement@0.05": "joints fit the picture to 0.05",
 }  # fmt: skip
 _IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
+_HAS_CHANCE = ("agreement", "agreement@0.05")
 _INK, _FAINT = "#22262e", "#9aa0aa"
 _NUM_COLUMNS = 4
 
@@ -71,7 +72,7 @@ def _panel(axis, score: Score) -> None:
         width, front = (2.2, 3) if name == "model" else (1.4, 2)
         axis.plot(horizons, value, style, color=colour, label=label, linewidth=width, zorder=front, marker=marker,
                   markersize=3.5)  # fmt: skip
-    if score.name == "agreement":
+    if score.name in _HAS_CHANCE:
         axis.axhline(0.5, color=_FAINT, linewidth=1)
         axis.annotate("chance", (0.98, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                       textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip

@@ -37,6 +37,7 @@ SCORES = {
     "coords_accuracy": "share of joint tokens that are the truth's; x and y of the truth's visible joints only",
     "agreement": "share of other people's poses whose limbs fit the reference's colours worse than the predicted "
     "joints do, in the predicted picture: 0.5 is chance, 1 the best",
+    "agreement@0.05": "the same with the predicted joints moved by 0.05 of the pose's size in eight directions",
 }
 
 _WHY_ABSENT = {

@@ -49,6 +49,7 @@ KINDS = {
     "tok_rgb_accuracy": Kind("share", "higher"),
     "coords_accuracy": Kind("share", "higher"),
     "agreement": Kind("share", "higher"),
+    "agreement@0.05": Kind("share", "higher"),
 }
 
 
@@ -233,7 +234,8 @@ def _picture_tallies(
             ("truth", true, truth, horizon),
         ):
             joints = frames.xy[:, column], frames.is_visible[:, column]
-            add("agreement", series, agreement(pictures, *joints, is_present, reference_colours, clip))
+            for name, tally in agreement(pictures, *joints, is_present, reference_colours, clip).items():
+                add(name, series, tally)
         on_horizon()
     found: _Tallies = {}
     for (name, series), tallies in columns.items():
