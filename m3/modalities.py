@@ -26,12 +26,18 @@ NUM_VISIBILITY_IDS = 2
 COORDS_LENGTH = 3 * NUM_JOINTS
 """Tokens of a pose: 13 x, 13 y, 13 visibilities."""
 
+JOINT_LEVELS = (32, 256)
+"""Levels of the digits of an x or y token: a fine step within one of 256 coarse places."""
+
+NUM_HORIZON_IDS = 64
+"""Ids of a horizon token."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Ids that one output head predicts and one embedding table reads.
 
-    name: "picture" or "joints" (or "table", the published vocabulary that everything shares).
+    name: "picture", "joints" or "horizon" (or "table", the published vocabulary that everything shares).
     num_ids: legal ids are 0 … num_ids − 1.
     digits: mixed-radix levels of an id, least significant first, or None where it has no inner structure.
     """
@@ -45,9 +51,16 @@ MAX_VOCAB_SIZE = 65536
 """Shards and token tables hold ids as uint16."""
 
 PICTURE = Vocabulary("picture", math.prod(FSQ_LEVELS), FSQ_LEVELS)
-JOINTS = Vocabulary("joints", NUM_JOINT_BINS)
+JOINTS = Vocabulary("joints", NUM_JOINT_BINS, JOINT_LEVELS)
+HORIZON = Vocabulary("horizon", NUM_HORIZON_IDS)
 
-_VOCABULARY_OF = {"tok_rgb": PICTURE, "coords": JOINTS, "tok_rgb_next": PICTURE, "coords_next": JOINTS}
+_VOCABULARY_OF = {
+    "tok_rgb": PICTURE,
+    "coords": JOINTS,
+    "horizon": HORIZON,
+    "tok_rgb_next": PICTURE,
+    "coords_next": JOINTS,
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class ModalityTable:
 
     Constructed from `conf/modalities/*.yaml`, whose keys are these fields.
 
-    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next.
+    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, and horizon (`m3.batches.futures`).
     vocab_sizes: padded table sizes, per modality; read by `logits=table`.
     max_seq_lens: tokens per modality (L).
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.

@@ -14,13 +14,14 @@ def _mirrored_name(name: str) -> str:
     return f"{_OTHER_SIDE[side]}_{part}" if side in _OTHER_SIDE else name
 
 
-_MIRRORED = np.array([JOINT_NAMES.index(_mirrored_name(name)) for name in JOINT_NAMES])  # (13,)
+MIRRORED = np.array([JOINT_NAMES.index(_mirrored_name(name)) for name in JOINT_NAMES])
+"""(13,) the joint that each one is in the mirror."""
 
 
 def mirror_joints(joints: Joints, width: float) -> Joints:
     """Joints on a picture `width` px wide → those on its mirror image: x → width − x, left and right exchanged."""
-    xy = joints.xy[:, _MIRRORED] * (-1, 1) + (width, 0)
-    return Joints(xy, joints.is_visible[:, _MIRRORED])
+    xy = joints.xy[:, MIRRORED] * (-1, 1) + (width, 0)
+    return Joints(xy, joints.is_visible[:, MIRRORED])
 
 
 def mirror_pictures(pictures: np.ndarray) -> np.ndarray:

@@ -136,6 +136,6 @@ def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) 
     """The embedding that goes with a head (see `m3.model.heads.build_head`)."""
     if vocabulary is PICTURE and head == "factorized":
         return DigitEmbedding(vocabulary, width)
-    if vocabulary is JOINTS and joints == "ordinal":
+    if vocabulary is JOINTS and joints != "table":
         return OrdinalEmbedding(vocabulary, width)
     return TokenEmbedding(vocabulary, width)

@@ -40,8 +40,9 @@ class EncoderDecoder(nn.Module):
         logits: "legal" gives each kind of modality embeddings and logits for the ids it can have; "table" one
             vocabulary of `max(vocab_sizes)` ids that all modalities share (published).
         head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
-        joints: "table" (each joint id on its own, published) or "ordinal" (neighbouring ids share what is
-            learned; needs logits=legal).
+        joints: "table" (each joint id on its own, published), "ordinal" (neighbouring ids share what is
+            learned) or "digits" (read as ordinal, predicted as a coarse place and a fine step: ten times as fast);
+            the latter two need logits=legal.
         positions: "1d" (published), or "2d" for picture tokens, with wavelengths that fit each axis.
         init: "normal" draws linear and embedding weights from N(0, 0.02) (published); "mimetic" starts with a decoder
             whose queries already look at their own position (see `_initialise_mimetic`) and need not learn to.
@@ -59,7 +60,7 @@ class EncoderDecoder(nn.Module):
         mlp_ratio: float = 4.0,
         logits: Literal["legal", "table"] = "legal",
         head: Literal["flat", "factorized"] = "flat",
-        joints: Literal["table", "ordinal"] = "table",
+        joints: Literal["table", "ordinal", "digits"] = "table",
         positions: Literal["1d", "2d"] = "1d",
         init: Literal["normal", "mimetic"] = "normal",
     ) -> None:
@@ -182,7 +183,7 @@ def _check_options(
     for key, value, choices in (
         ("logits", logits, ("legal", "table")),
         ("head", head, ("flat", "factorized")),
-        ("joints", joints, ("table", "ordinal")),
+        ("joints", joints, ("table", "ordinal", "digits")),
         ("init", init, ("normal", "mimetic")),
     ):
         if value not in choices:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from m3.modalities import JOINTS, PICTURE, Vocabulary
 from m3.model.embeddings import OrdinalTable
-from m3.tokens.fsq import digits_of_legal, digits_to_ids
+from m3.tokens.fsq import basis, digits_of_legal, digits_to_ids
 
 
 class FlatHead(nn.Module):
@@ -45,7 +45,10 @@ class OrdinalHead(FlatHead):
 
 
 class FactorizedHead(nn.Module):
-    """A picture token as its FSQ digits, independent given the hidden vector: 8+8+8+5+5+5 logits instead of 64,000."""
+    """A token as its digits, independent given the hidden vector.
+
+    A picture token has 8+8+8+5+5+5 logits instead of 64,000, a joint's 32+256 (fine step, coarse place), not 8,192.
+    """
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
@@ -53,21 +56,27 @@ class FactorizedHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(sum(self.levels), width))
 
     def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
-        """(M, D) → (M, 8), (M, 8), (M, 8), (M, 5), (M, 5), (M, 5). `num_ids` says nothing new: all are legal."""
-        return F.linear(hidden, self.weight).split(self.levels, dim=1)
+        """(M, D) → (M, V_d) for each digit d, least significant first; of the first `num_ids` ids where it is given.
+
+        Exact where these are all combinations of their digits, as 0 and 1 at the visibility of a joint are.
+        """
+        logits = F.linear(hidden, self.weight).split(self.levels, dim=1)
+        if num_ids is None:
+            return logits
+        return tuple(each[:, : -(-num_ids // weight)] for each, weight in zip(logits, basis(self.levels)))
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """(M,) ids → six (M,) digits."""
+        """(M,) ids → one (M,) tensor for each digit."""
         return digits_of_legal(ids, self.levels)
 
     def ids_of(self, digits: tuple[Tensor, ...]) -> Tensor:
-        """Six (M,) digits → (M,) ids."""
+        """The inverse of `digits_of`."""
         return digits_to_ids(torch.stack(digits, -1), self.levels)
 
 
 def build_head(vocabulary: Vocabulary, width: int, head: str, joints: str) -> FlatHead | FactorizedHead:
     """The head of a vocabulary under `model.head` and `model.joints`."""
-    if vocabulary is PICTURE and head == "factorized":
+    if vocabulary is PICTURE and head == "factorized" or vocabulary is JOINTS and joints == "digits":
         return FactorizedHead(vocabulary, width)
     if vocabulary is JOINTS and joints == "ordinal":
         return OrdinalHead(vocabulary, width)
