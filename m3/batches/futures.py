@@ -16,7 +16,6 @@ from m3.batches.table import TokenTable
 from m3.modalities import COORDS_LENGTH, NUM_HORIZON_IDS, ModalityTable
 from m3.records import NUM_JOINTS, TokenBatch
 from m3.seeds import SampleGenerator
-from m3.settings import require
 
 FORECAST_MODALITIES = ("coords", "horizon", "coords_next")
 HORIZON_LENGTH = 2
@@ -51,16 +50,16 @@ class FutureFrames:
         order = sorted(range(len(rows)), key=lambda n: (split.pairs[n].clip, split.pairs[n].reference))
         tokens = rows.read(np.array(order, dtype=np.int64)).numpy().reshape(-1, 2, 3, NUM_JOINTS)
         poses, last, step = [], [], []
-        for clip, members in groupby(enumerate(order), key=lambda item: split.pairs[item[1]].clip):
-            places, members = zip(*members)
-            pairs = [split.pairs[n] for n in members]
+        for clip, members in groupby(range(len(order)), key=lambda place: split.pairs[order[place]].clip):
+            places = list(members)
+            pairs = [split.pairs[order[place]] for place in places]
             if [(pair.reference, pair.successor) for pair in pairs] != [(t, t + 1) for t in range(len(pairs))]:
                 raise ValueError(
                     f"data.root: clip {clip} of {name} is not stored frame by frame; make the data with "
                     "`python preprocess.py … pairs=stride pairs.step=1`"
                 )
             num_frames, first = len(pairs) + 1, sum(map(len, poses))
-            poses.append(np.concatenate([tokens[list(places), 0], tokens[places[-1:], 1]]))
+            poses.append(np.concatenate([tokens[places, 0], tokens[places[-1:], 1]]))
             last += [first + num_frames - 1] * num_frames
             step += [clip_step(num_frames)] * num_frames
         self.poses = np.concatenate(poses) if poses else tokens[:, 0]  # (num_frames, 3, 13)

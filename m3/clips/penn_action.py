@@ -15,7 +15,7 @@ import scipy.io
 
 from m3.clips.base import ClipError, reason_of, require_frame_size, spread
 from m3.clips.picture_files import PictureFiles
-from m3.clips.placed_joints import placed_joints
+from m3.clips.placed_joints import has_place, placed_joints
 from m3.records import NUM_JOINTS, Clip, Joints
 
 
@@ -29,6 +29,7 @@ class Label:
     action: as the data set spells it ("golf_swing"), or None where the file does not say.
     is_train: the data set's own split, or None where the file does not say.
     num_frames: T, frames that have joints.
+    is_marked: (T, 13) bool, joints that the file calls visible and gives a place, inside the frame or not.
     notes: what was odd about the file, for the manifest.
     """
 
@@ -37,6 +38,7 @@ class Label:
     action: str | None
     is_train: bool | None
     num_frames: int
+    is_marked: np.ndarray
     notes: tuple[str, ...] = ()
 
 
@@ -56,10 +58,13 @@ def read_label(path: str | Path) -> Label:
     size = _frame_size(fields, path)
     num_frames, frame_notes = _num_frames(fields, len(x), path)
     xy = np.stack([x, y], axis=-1)[:num_frames] - 0.5  # (T, 13, 2): 1-based pixel centres → continuous pixels
-    joints, joint_notes = placed_joints(xy, visibility[:num_frames].astype(bool), size, path.name)
+    is_visible = visibility[:num_frames].astype(bool)
+    joints, joint_notes = placed_joints(xy, is_visible, size, path.name)
+    is_marked = is_visible & has_place(xy)
     action, action_notes = _action(fields, path)
     is_train, train_notes = _is_train(fields, path)
-    return Label(joints, size, action, is_train, num_frames, (*frame_notes, *joint_notes, *action_notes, *train_notes))
+    notes = (*frame_notes, *joint_notes, *action_notes, *train_notes)
+    return Label(joints, size, action, is_train, num_frames, is_marked, notes)
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -11,6 +11,11 @@ MAX_COORDINATE = 1e5
 """Pixels; what lies farther away is a mistake, and a place no more than NaN is."""
 
 
+def has_place(xy: np.ndarray) -> np.ndarray:
+    """(T, 13, 2) → (T, 13) bool: both coordinates are finite and no absurd numbers."""
+    return (np.abs(xy) <= MAX_COORDINATE).all(axis=-1)  # NaN compares false
+
+
 def placed_joints(
     xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], where: str
 ) -> tuple[Joints, tuple[str, ...]]:
@@ -28,17 +33,17 @@ def placed_joints(
 
     Raises ClipError where no joint of the clip has a place.
     """
-    has_place = (np.abs(xy) <= MAX_COORDINATE).all(axis=-1)  # (T, 13); NaN compares false
-    if not has_place.any():
+    is_placed = has_place(xy)  # (T, 13)
+    if not is_placed.any():
         raise ClipError(f"{where}: no joint has a place, the first one is {xy[0, 0].tolist()}")
     height, width = size
     is_inside = ((xy >= 0) & (xy <= (width, height))).all(axis=-1)  # (T, 13)
     notes = (
-        *_note(where, xy, is_visible & ~has_place, "have no place"),
-        *_note(where, xy, is_visible & has_place & ~is_inside, "lie outside the frame"),
+        *_note(where, xy, is_visible & ~is_placed, "have no place"),
+        *_note(where, xy, is_visible & is_placed & ~is_inside, "lie outside the frame"),
     )
-    filler = np.median(xy[is_visible & is_inside if (is_visible & is_inside).any() else has_place], axis=0)  # (2,)
-    return Joints(np.where(has_place[..., None], xy, filler), is_visible & is_inside), notes
+    filler = np.median(xy[is_visible & is_inside if (is_visible & is_inside).any() else is_placed], axis=0)  # (2,)
+    return Joints(np.where(is_placed[..., None], xy, filler), is_visible & is_inside), notes
 
 
 def _note(where: str, xy: np.ndarray, is_lost: np.ndarray, what: str) -> tuple[str, ...]:

@@ -47,13 +47,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: S
     """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
 
     Queries of a sample without keys get zeros. Padded with a key mask, except in half precision on a GPU from compute
-    capability 8.0 on, where `torch.nn.attention.varlen` works on the packed tokens themselves.
+    capability 8.0 on, where `torch.nn.attention.varlen` works on the packed tokens themselves. On the CPU always in
+    float32: its kernel's backward pass is six times as slow in bfloat16.
     """
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         if torch.cuda.get_device_capability(query.device) >= (8, 0):
             return varlen_attn(
                 query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest
             )  # fmt: skip
+    if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            return attend(query.float(), key.float(), value.float(), queries, keys).to(query.dtype)
     mask = None if keys.is_attended is None else keys.is_attended[:, None, None, :]
     attended = F.scaled_dot_product_attention(queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=mask)
     return queries.unpad(attended)
