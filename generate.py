@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +24,7 @@ from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
+from m3.forecast.benchmark import Benchmark, ForecastResult
 from m3.inpainting import Inpainting, Result
 from m3.metrics import (
     Context,
@@ -86,6 +87,13 @@ def run_inpainting(cfg: DictConfig) -> Result:
     result = inpainting.run(_loaded(cfg), Path(cfg.out))
     _report_inpainting(result.record, Path(cfg.out))
     return result
+
+
+def run_forecast(cfg: DictConfig) -> ForecastResult:
+    """Scores the forecasts that `cfg` (conf/generate.yaml with a `forecast`) describes; raises what `run` raises."""
+    cfg = _checked(cfg)
+    benchmark: Benchmark = instantiate(cfg.forecast)
+    return benchmark.run(_loaded(cfg), Path(cfg.out))
 
 
 def run(cfg: DictConfig) -> Generation:
@@ -291,13 +299,20 @@ def mean_pck(scores: Sequence[Score]) -> float:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="generate")
 def main(cfg: DictConfig) -> float:
-    """Returns the mean PCK@0.1, the number that a sweep maximises (of in-painting: minus the mean error in px)."""
+    """Returns the mean PCK@0.1, the number that a sweep maximises.
+
+    Of forecasts it is the mean PCK@0.05, of in-painting minus the mean error in px.
+    """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.out = HydraConfig.get().runtime.output_dir
     try:
+        if cfg.forecast is not None:
+            return run_forecast(cfg).scores.mean_pck
         if cfg.inpaint is not None:
             return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
         return mean_pck(run(cfg).scores)
+    except MissingMandatoryValue as error:
+        raise SystemExit(f"error: {error.full_key} has no default: give {error.full_key}=…") from None
     except (OSError, ValueError, HydraException) as error:
         is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None

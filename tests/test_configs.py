@@ -34,7 +34,9 @@ OPTIONS = sorted(
 """Group ("model", or "train/experiment" for what only one application has) and option."""
 
 
-COMPANIONS = {("task", "tokenizer"): ["data=rendered_frames"],
+COMPANIONS = {("data", "futures"): ["experiment=penn_forecast"],
+              ("generate/experiment", "penn_forecast"): ["labels=DIR"],
+              ("task", "tokenizer"): ["data=rendered_frames"],
               ("data", "rendered_frames"): ["experiment=mini_tokenizer", "data.labels=null"],
               ("train/experiment", "mini_tokenizer"): ["data.labels=null"]}  # fmt: skip
 """What an option makes no sense without."""

@@ -138,7 +138,7 @@ class FutureDataModule(TokenDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "canvas": self.train_split.manifest.settings["canvas"]["_target_"]}
+        return {**super().identity, "canvas": self.train_split.manifest.canvas["mode"]}
 
     def train_dataloader(self) -> ResumableLoader:
         rank, num_ranks, num_steps = self.trainer.global_rank, self.trainer.world_size, self.trainer.max_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CELLS_PER_RADIUS = 4
@@ -68,7 +69,7 @@ def best_places(p_x: Tensor, p_y: Tensor, here: Tensor, radius: Tensor, toleranc
     cell = radius / CELLS_PER_RADIUS  # (R,)
     sums, first = [], []
     for axis, p in enumerate((p_x, p_y)):
-        cumulative = torch.nn.functional.pad(p.cumsum(-1), (1, 0))  # (R, F, V + 1)
+        cumulative = F.pad(p.cumsum(-1), (1, 0))  # (R, F, V + 1)
         middle = ((_likeliest(cumulative) - here[:, axis]) / cell).round()  # (R,) whole cells from here
         cells = _resample(cumulative, here[:, axis] + (middle - _REACH - _MARGIN - 0.5) * cell, cell)  # (R, F, …)
         sums.append((cells @ band.flatten(1)).unflatten(-1, band.shape[1:]))  # (R, F, W, K)
@@ -86,9 +87,9 @@ def best_places(p_x: Tensor, p_y: Tensor, here: Tensor, radius: Tensor, toleranc
 
 
 def _likeliest(cumulative: Tensor) -> Tensor:
-    """(R, F, V + 1) → (R,): the middle of the fixed stretch of cells that holds the most."""
+    """(R, F, V + 1) → (R,): the middle of the stretch of cells that holds the most, what is nearer counting more."""
     held = (cumulative[..., _SMOOTHING:] - cumulative[..., :-_SMOOTHING]).mean(1)  # (R, V + 1 − smoothing)
-    return held.argmax(-1) + _SMOOTHING / 2
+    return F.avg_pool1d(held, _SMOOTHING, stride=1).argmax(-1) + _SMOOTHING - 0.5
 
 
 def _resample(cumulative: Tensor, start: Tensor, cell: Tensor) -> Tensor:

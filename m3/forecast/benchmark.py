@@ -1,0 +1,166 @@
+"""The forecasting benchmark: a model over all test clips of a folder of label files, scored and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from m3.batches.futures import NUM_HORIZONS
+from m3.checkpoint import LoadedModel
+from m3.clips.canvas import PadCanvas
+from m3.forecast.forecaster import Forecaster
+from m3.forecast.protocol import THRESHOLD, ForecastClip, Tally, nothing_moves, read_clips, score_forecast
+from m3.progress import track
+from m3.records import Rejection
+from m3.settings import require
+from m3.shards.files import write_whole
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "forecast.json"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a forecast and of its baseline, on the same sequences."""
+
+    model: Tally
+    nothing_moves: Tally
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "pck": self.model.pck,
+            "nothing_moves": self.nothing_moves.pck,
+            "num_sequences": self.model.num_sequences,
+        }
+
+    @property
+    def mean_pck(self) -> float:
+        """Of the model, over the horizons with truth, in percent."""
+        return float(np.mean([value for value in self.model.pck if value is not None]))
+
+
+@dataclass(frozen=True)
+class ForecastResult:
+    """What `Benchmark.run` made.
+
+    scores: of all sequences. by_action: of those of each action.
+    num_clips: that were scored. skipped: label files that were not, and why.
+    path: of forecast.json.
+    """
+
+    scores: Scores
+    by_action: dict[str, Scores]
+    num_clips: int
+    skipped: list[Rejection]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`forecast` of conf/generate.
+
+    labels: folder of Penn Action label files; those with train = −1 are scored.
+    mirror, tolerance: see `Forecaster`.
+    batch_size: sequences at a time; changes no result.
+    max_sequences: score so many, evenly spread; None for all.
+    """
+
+    labels: str
+    mirror: bool = True
+    tolerance: float = 0.0
+    batch_size: int = 16
+    max_sequences: int | None = None
+
+    def __post_init__(self) -> None:
+        require("forecast.tolerance", self.tolerance, float, low=0, high=0.5)
+        require("forecast.batch_size", self.batch_size, int, low=1)
+        require("forecast.max_sequences", self.max_sequences, int | None, low=1)
+        if not isinstance(self.mirror, bool):
+            raise ValueError(f"forecast.mirror={self.mirror!r}: choose true or false")
+
+    def run(self, loaded: LoadedModel, out: Path) -> ForecastResult:
+        """Forecasts, scores, prints a table and writes `out`/forecast.json.
+
+        Raises:
+            FileNotFoundError or ValueError for a folder without test clips and for a model that forecasts nothing.
+        """
+        if loaded.data.get("canvas") != PadCanvas.mode:
+            raise ValueError(
+                "checkpoint: not trained on whole frames; make data with `python preprocess.py "
+                "experiment=penn_forecast source.labels=DIR` and train with `python train.py experiment=penn_forecast`"
+            )
+        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.tolerance)
+        clips, skipped = read_clips(self.labels)
+        tallies: dict[str, list[tuple[Tally, Tally]]] = {}
+        batches = list(self._batches(clips))
+        for clip, starts in track(batches, len(batches), "forecasts"):
+            scored = [score_forecast(clip, starts, predicted)
+                      for predicted in (forecaster.forecast(clip, starts), nothing_moves(clip, starts))]  # fmt: skip
+            tallies.setdefault(clip.label.action or "unknown", []).append((scored[0], scored[1]))
+        by_action = {action: _scores(tallies[action]) for action in sorted(tallies)}
+        scores = _scores([pair for pairs in tallies.values() for pair in pairs])
+        num_clips = len({clip.id for clip, _ in batches})
+        result = ForecastResult(scores, by_action, num_clips, skipped, out / RECORD_NAME)
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(result.path, (json.dumps(self._record(result, loaded), indent=1) + "\n").encode())
+        report(result)
+        return result
+
+    def _batches(self, clips: list[ForecastClip]) -> Iterator[tuple[ForecastClip, np.ndarray]]:
+        """Clips with the (N,) frames at which sequences start, N ≤ batch_size."""
+        ends = np.cumsum([clip.label.num_frames for clip in clips])
+        num_chosen = min(self.max_sequences or int(ends[-1]), int(ends[-1]))
+        chosen = np.linspace(0, ends[-1] - 1, num_chosen).round().astype(np.int64)
+        for clip, end in zip(clips, ends):
+            first = end - clip.label.num_frames
+            starts = chosen[(chosen >= first) & (chosen < end)] - first
+            for begin in range(0, len(starts), self.batch_size):
+                yield clip, starts[begin : begin + self.batch_size]
+
+    def _record(self, result: ForecastResult, loaded: LoadedModel) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "threshold": THRESHOLD,
+            **result.scores.record(),
+            "num_clips": result.num_clips,
+            "actions": {action: scores.record() for action, scores in result.by_action.items()},
+            "skipped": [{"clip": each.clip, "reason": each.reason} for each in result.skipped],
+            "model": {"name": loaded.config["name"], "seed": loaded.config["seed"], "step": loaded.step},
+            "settings": {"mirror": self.mirror, "tolerance": self.tolerance, "max_sequences": self.max_sequences},
+        }
+
+
+def _scores(pairs: list[tuple[Tally, Tally]]) -> Scores:
+    return Scores(*(Tally.total(tallies) for tallies in zip(*pairs)))
+
+
+def report(result: ForecastResult) -> None:
+    """Prints the scores per horizon."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header in ("step", "model", "nothing moves", "gain"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for k, values in enumerate(zip(result.scores.model.pck, result.scores.nothing_moves.pck)):
+        if None in values:
+            table.add_row(f"+{k + 1}", "–", "–", "–")
+            continue
+        model, still = values
+        style = "bold green" if model > still else "bold"
+        table.add_row(f"+{k + 1}", f"[{style}]{model:.2f}[/]", f"{still:.2f}", f"{model - still:+.2f}")
+    console = Console()
+    of = f"{result.scores.model.num_sequences:,} sequences of {result.num_clips:,} clips, {NUM_HORIZONS} steps"
+    console.print(f"PCK@{THRESHOLD:g} in percent, {of}; {len(result.skipped):,} label files skipped", highlight=False)
+    console.print(table)
+    reasons: dict[str, int] = {}
+    for each in result.skipped:
+        reasons[each.reason] = reasons.get(each.reason, 0) + 1
+    for reason, number in sorted(reasons.items(), key=lambda item: -item[1])[:5]:
+        console.print(f"skipped   {number:,}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"scores    {result.path}", highlight=False, soft_wrap=True)
