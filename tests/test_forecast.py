@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from tiny_world import write_label
 
@@ -41,7 +42,9 @@ NOTHING_MOVES = [80.61, 63.99, 54.77, 49.52, 46.26, 44.12, 42.44, 41.02, 39.84, 
 """Of the 1,861 real label files, computed by another program."""
 TINY = ["model.width=32", "model.head_width=16", "model.encoder_depth=1", "model.decoder_depth=1",
         "optim.batch_size=8", "optim.total_tokens=0.0032", "optim.warmup_tokens=0.0007", "optim.dtype=fp32",
-        "trainer.eval_every_tokens=0.0032", "trainer.checkpoint_every_tokens=0.0032", "hardware.accelerator=cpu"]  # fmt: skip
+        "trainer.eval_every_tokens=0.0032", "trainer.checkpoint_every_tokens=0.0032",
+        "hardware.accelerator=cpu",
+        "trainer.log_every_n_steps=1"]  # fmt: skip
 """5 steps of 8 samples."""
 
 
@@ -368,7 +371,7 @@ def test_train_and_score(world: tuple[Path, Path], tmp_path: Path, capsys: pytes
 
 
 def test_wrong_settings_are_named(world: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="choose modalities=forecast"):
+    with pytest.raises(InstantiationException, match="choose modalities=forecast"):
         train.assemble(config("train", *TINY, f"data.root={world[1]}", "modalities=coords"))
     for change, message in {
         "tolerance": "forecast.tolerance=0.9",

@@ -12,7 +12,7 @@ CELLS_PER_RADIUS = 4
 EXTENT_RATIOS = (1.01, 1.07, 1.2, 1.49)
 """L over the larger side of the box of one pose of the clip: means of four equal parts of the training poses."""
 
-_REACH = 20  # cells that are looked at on either side of the likeliest place: five radii
+_REACH = 14  # cells that are looked at on either side of the likeliest place: three and a half radii
 _MARGIN = 6  # cells of a disc's radius: the largest ratio times CELLS_PER_RADIUS, rounded up
 _SUBCELLS = 9  # along a side of a cell, to find how much of it a disc covers
 _SMOOTHING = 8  # canvas cells; of the likeliest place's first guess
@@ -88,8 +88,9 @@ def best_places(p_x: Tensor, p_y: Tensor, here: Tensor, radius: Tensor, toleranc
 
 def _likeliest(cumulative: Tensor) -> Tensor:
     """(R, F, V + 1) → (R,): the middle of the stretch of cells that holds the most, what is nearer counting more."""
-    held = (cumulative[..., _SMOOTHING:] - cumulative[..., :-_SMOOTHING]).mean(1)  # (R, V + 1 − smoothing)
-    return F.avg_pool1d(held, _SMOOTHING, stride=1).argmax(-1) + _SMOOTHING - 0.5
+    twice = cumulative.mean(1).cumsum(-1)  # (R, V + 1)
+    held = twice[:, 2 * _SMOOTHING :] - 2 * twice[:, _SMOOTHING:-_SMOOTHING] + twice[:, : -2 * _SMOOTHING]
+    return held.argmax(-1) + _SMOOTHING + 0.5
 
 
 def _resample(cumulative: Tensor, start: Tensor, cell: Tensor) -> Tensor:
