@@ -42,9 +42,7 @@ class Oracle:
         self.queries.append((self._places(context), self._places(targets)))
         return torch.stack([targets.modality, targets.position], 1).float()
 
-    def digit_logits(
-        self, hidden: torch.Tensor, modality: int, num_ids: int | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    def digit_logits(self, hidden: torch.Tensor, modality: int, num_ids: int | None = None) -> tuple[torch.Tensor, ...]:
         assert (hidden[:, 0] == modality).all()
         logits = [logits[hidden[:, 1].long()] for logits in self.logits[modality]]
         return tuple(logits) if len(logits) > 1 else (logits[0][:, :num_ids],)

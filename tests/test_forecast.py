@@ -28,7 +28,7 @@ from m3.forecast.benchmark import Benchmark
 from m3.forecast.forecaster import Forecaster
 from m3.forecast.places import EXTENT_RATIOS, best_places
 from m3.forecast.protocol import ForecastClip, Tally, nothing_moves, read_clips, score_forecast
-from m3.loss import modality_sums
+from m3.loss import modality_scores
 from m3.masking.select import choose_and_pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import Joints
@@ -297,9 +297,13 @@ def test_digits_of_a_joint_are_a_coarse_place_and_a_fine_step() -> None:
     fine, coarse = model.digits_of(ids, 2)
     assert torch.equal(coarse, ids // 32) and torch.equal(fine, ids % 32)
     assert torch.equal(model.ids_of((fine, coarse), 2), ids)
+    hidden = torch.zeros(3, 32)
+    assert [each.shape[1] for each in model.digit_logits(hidden, 2)] == [32, 256]
+    assert [each.shape[1] for each in model.digit_logits(hidden, 2, 2)] == [2, 1]  # of visibility: 0 and 1
+    assert [each.shape[1] for each in model.digit_logits(hidden, 2, 8192)] == [32, 256]
     inputs, targets = choose_and_pack(torch.ones(4, 80, dtype=torch.int64), model.table,
                                       SampleGenerator(0, "train", torch.arange(4)))  # fmt: skip
-    loss = modality_sums(model, model(inputs, targets), targets)[2] / len(targets.ids)
+    loss = modality_scores(model, model(inputs, targets), targets)[0][2] / len(targets.ids)
     assert loss.item() == pytest.approx(math.log(8192), rel=1e-5)
 
 
@@ -335,7 +339,7 @@ def test_forecasts_follow_the_distributions() -> None:
     cell = 150
     logits = torch.full((256,), -20.0)
     logits[cell] = 20.0
-    head.digit_logits = lambda hidden: (torch.zeros(len(hidden), 32), logits.expand(len(hidden), 256))
+    head.digit_logits = lambda hidden, num_ids: (torch.zeros(len(hidden), 32), logits.expand(len(hidden), 256))
     places = forecaster.forecast(clip, np.array([0, 5]))
     on_canvas = places * 256 / 200 + (0, (256 - 120 * 256 / 200) / 2)  # 120 x 200 px, padded above and below
     assert np.abs(on_canvas - (cell + 0.5)).max() < 12  # within the smallest disc

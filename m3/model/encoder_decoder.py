@@ -114,7 +114,7 @@ class EncoderDecoder(nn.Module):
         """(M', D) hidden vectors of one modality → (M', V_d) logits for each digit d of its vocabulary.
 
         Digits are independent given the hidden vector. A flat head has one digit: the id. num_ids: where only the
-        first so many ids are legal, a flat head computes only their logits.
+        first so many ids are legal, only theirs.
         """
         return self.head_of(modality).digit_logits(hidden, num_ids)
 
