@@ -34,6 +34,7 @@ from m3.training.guards import NonFiniteError
 from m3.training.logs import open_loggers
 from m3.training.memory import return_freed_memory
 from m3.training.optim import steps_in
+from m3.training.profile import DataWait
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ def _lightning_trainer(
         callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), *callbacks],
         plugins=[AtomicCheckpointIO()],
         logger=list(instantiate(cfg.logger).values()),
+        profiler=instantiate(settings.profiler) or DataWait(),
     )
 
 

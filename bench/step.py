@@ -131,10 +131,13 @@ def available_flops(arguments: argparse.Namespace) -> float | None:
     if arguments.device != "cuda":
         return None
     import torch
-    from lightning_fabric.utilities.throughput import get_available_flops
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
-    return get_available_flops(torch.device("cuda"), dtype)
+    from m3.training.peaks import arithmetic, published_peak
+
+    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[arguments.dtype]
+    device = torch.device("cuda")
+    peak = published_peak(torch.cuda.get_device_name(device), arithmetic(precision, device))
+    return peak and peak.flops_per_s
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

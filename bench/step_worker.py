@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,8 @@ from torch.utils.data import DataLoader
 from m3.batches.table import TokenTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
-from m3.training.memory import return_freed_memory
+from m3.training.memory import peak_bytes, return_freed_memory
+from m3.training.peaks import matmul_flops
 
 if TYPE_CHECKING:  # loaded only where needed: the baseline's process is not to hold Lightning
     import pytorch_lightning as pl
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # loaded only where needed: the baseline's process is not to 
 ROOT = Path(__file__).resolve().parent.parent
 LOADER_WORKERS = 10  # nano4M's own default; never more than CPU cores
 CHECKED_SAMPLES = 4
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,8 @@ class Steps:
             "step_s": self.durations_s(),
             "real_tokens": [int(n.sum() + m.sum()) for n, m, _ in measured],
             "real_flops": [train_step_flops(model, *lengths) for lengths in measured],
-            "peak_bytes": torch.cuda.max_memory_allocated() if self.is_cuda else peak_resident_bytes(),
+            "peak_bytes": peak_bytes(torch.device("cuda" if self.is_cuda else "cpu")),
         }
-
-
-def peak_resident_bytes() -> int:
-    """Largest resident set of this process so far; its children are not in it."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent had, too
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def composed(spec: Spec, *overrides: str) -> DictConfig:
@@ -118,18 +110,7 @@ def composed(spec: Spec, *overrides: str) -> DictConfig:
 def measure_matmul(spec: Spec) -> dict[str, Any]:
     """FLOP/s of large square products in the precision of the run; the median of 2 s of them."""
     size = 8192 if spec.device == "cuda" else 2048
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.dtype]
-    a, b = torch.randn(2, size, size, device=spec.device).to(dtype)
-    out, rates = torch.empty_like(a), []
-    start = time.perf_counter()
-    while (begin := time.perf_counter()) < start + 2.5:
-        torch.mm(a, b, out=out)
-        if spec.device == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if begin > start + 0.5:
-            rates.append(2 * size**3 / (now - begin))
-    return {"flops_per_s": sorted(rates)[len(rates) // 2]}
+    return {"flops_per_s": matmul_flops(torch.device(spec.device), DTYPES[spec.dtype], size, 0.5, 2.0)}
 
 
 def processor() -> str:
@@ -203,8 +184,7 @@ def measure_nano4m(spec: Spec, samples: list[int]) -> dict[str, Any]:
         counts = torch.bincount(batch.target_modalities[batch.is_target], minlength=table.num_modalities)
         steps.done(batch.is_input.sum(1), batch.is_target.sum(1), counts)
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.dtype]
-    train_steps(model, loader, optim, torch.device(spec.device), dtype, after_step)
+    train_steps(model, loader, optim, torch.device(spec.device), DTYPES[spec.dtype], after_step)
     with torch.device("meta"):
         same_architecture = EncoderDecoder(table, **architecture(cfg), logits="table")
     longest_input, longest_target = table.input_tokens_range[1], table.target_tokens_range[1]

@@ -128,7 +128,9 @@ class MaskedTraining(pl.LightningModule):
         The targets of the whole global batch are counted before the first forward pass, so that the loss and its
         gradient are those of the joint batch, however ranks and micro-batches divide it.
         """
-        packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
+        span = self.trainer.profiler.profile
+        with span("masks"):
+            packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
         self._check_last_step()
         self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
@@ -138,13 +140,19 @@ class MaskedTraining(pl.LightningModule):
         is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
         for index, (inputs, targets) in enumerate(packed):
-            hidden = self.model(inputs, targets)  # (M, D)
-            loss, part_sums = training_loss(self.model, hidden, targets, weights, self.label_smoothing)
+            with span("encoder"):
+                context = self.model.encode(inputs)
+            with span("decoder"):
+                hidden = self.model.decode(context, targets)  # (M, D)
+            with span("head and loss"):
+                loss, part_sums = training_loss(self.model, hidden, targets, weights, self.label_smoothing)
             sums += part_sums
             if is_logged:
-                num_right += modality_scores(self.model, hidden.detach(), targets)[1]
+                with span("scores"):
+                    num_right += modality_scores(self.model, hidden.detach(), targets)[1]
             if index + 1 < len(packed):
-                self._backward_locally(loss)
+                with span("backward"):
+                    self._backward_locally(loss)
         self.last_step = StepFacts.of(sums, counts, packed, batch)
         if is_logged:
             global_sums, global_right = sum_over_ranks(torch.stack([sums.double(), num_right.double()]))
