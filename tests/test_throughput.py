@@ -250,7 +250,7 @@ def test_debug_profile_prints_where_the_time_goes(data, tmp_path, capsys) -> Non
         "masks and packing",
         "forward: encoder",
         "forward: decoder",
-        "forward: heads and loss",
+        "heads and loss",
         "accuracies for the log",
         "backward",
         "gradient norm and clipping",

@@ -20,6 +20,7 @@ from m3.seeds import SampleGenerator
 from m3.settings import require
 from m3.training.guards import Guard, NonFiniteError, save_bad_batch
 from m3.training.optim import PRECISION_OF, Recipe, follow
+from m3.training.profile import StepProfile
 from m3.training.ranks import sum_over_ranks
 from m3.training.throughput import Throughput
 
@@ -122,6 +123,10 @@ class MaskedTraining(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Throughput(self.optim)]
 
+    def on_fit_start(self) -> None:
+        if isinstance(self.trainer.profiler, StepProfile):
+            self.trainer.profiler.announce_forward(self.model)
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """One optimizer step on an item of the loader, `optim.accumulation` micro-batches one after the other.
 
@@ -140,10 +145,7 @@ class MaskedTraining(pl.LightningModule):
         is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
         for index, (inputs, targets) in enumerate(packed):
-            with span("encoder"):
-                context = self.model.encode(inputs)
-            with span("decoder"):
-                hidden = self.model.decode(context, targets)  # (M, D)
+            hidden = self.model(inputs, targets)  # (M, D)
             with span("head and loss"):
                 loss, part_sums = training_loss(self.model, hidden, targets, weights, self.label_smoothing)
             sums += part_sums

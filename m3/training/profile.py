@@ -14,6 +14,7 @@ from pytorch_lightning.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
+from m3.model.encoder_decoder import EncoderDecoder
 from m3.settings import require
 
 _NEXT_BATCH = "[_TrainingEpochLoop].train_dataloader_next"
@@ -24,7 +25,7 @@ _PARTS = {
     "masks": "masks and packing",
     "encoder": "forward: encoder",
     "decoder": "forward: decoder",
-    "head and loss": "forward: heads and loss",
+    "head and loss": "heads and loss",
     "scores": "accuracies for the log",
     "training_step": "rest of the training step",
     "backward": "backward",
@@ -104,6 +105,20 @@ class StepProfile(DataWait):
         part = _PARTS.get(action_name.split(".")[-1])
         if self._open and self._open[-1].part == part:
             self._open.pop().end = self._mark()
+
+    def announce_forward(self, model: EncoderDecoder) -> None:
+        """Has the model's forward passes announce their two halves; the context for the decoder is the encoder's."""
+
+        def is_at(*changes: tuple[Callable[[str], None], str]) -> Callable[..., None]:
+            def tell(*_: Any) -> None:
+                for change, part in changes:
+                    change(part)
+
+            return tell
+
+        model.register_forward_pre_hook(is_at((self.start, "encoder")))
+        model.dec_context_proj.register_forward_hook(is_at((self.stop, "encoder"), (self.start, "decoder")))
+        model.register_forward_hook(is_at((self.stop, "decoder")))
 
     def describe(self) -> None:
         """Lightning asks at the end of each of its runs; only a training has something to tell."""
