@@ -30,6 +30,7 @@ from m3.checkpoint import (
     newest_checkpoint,
 )
 from m3.settings import require
+from m3.shards.reader import ShardError
 from m3.training.guards import NonFiniteError
 from m3.training.logs import open_loggers
 from m3.training.memory import return_freed_memory
@@ -107,6 +108,7 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
         Interrupted at SIGTERM or SIGINT, after a checkpoint.
         CheckpointWriteError where a checkpoint finds no room; those before it are intact.
         NonFiniteError where a loss or a gradient is not finite, after the batch was saved.
+        ShardError where a stream meets a shard that is not the one its manifest lists.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     parts.run_dir.mkdir(parents=True, exist_ok=True)
@@ -228,7 +230,7 @@ def main(cfg: DictConfig) -> float:
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
     try:
         return fit(cfg, parts).last_eval_loss
-    except (CheckpointWriteError, NonFiniteError) as error:
+    except (CheckpointWriteError, NonFiniteError, ShardError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

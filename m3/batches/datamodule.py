@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
 from m3.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
 from m3.records import TokenBatch
 from m3.seeds import SampleGenerator, numpy_generator
 from m3.settings import require
-from m3.shards.manifest import TABLES_FOLDER
+from m3.shards.manifest import TABLES_FOLDER, Manifest
 
 
 class SampleRows:
@@ -180,10 +181,10 @@ class ResumableLoader(DataLoader):
 
 
 class TokenDataModule(pl.LightningDataModule):
-    """Train and eval batches from the token tables of a dataset.
+    """Train and eval batches of a dataset, from its token tables or from its shards.
 
     Args:
-        root: folder that `preprocess.py` wrote.
+        root: folder that `preprocess.py` wrote; for a stream any address of `m3.shards.transport`.
         table: the modalities of the run; their tokens are taken from the dataset's rows in the table's order.
         batch_size: samples per device and micro-batch.
         eval_batch_size: samples per device and evaluation batch; changes no result.
@@ -192,8 +193,10 @@ class TokenDataModule(pl.LightningDataModule):
         num_workers: loader processes; a memory-mapped table needs none.
         repeat_batches: train on the first so many batches again and again; None for all the data.
         flip: train on the mirrored version of a sample every other time; evaluation never does.
+        backend: "table" or "stream".
+        shuffle_buffer: samples among which a loader process of a stream draws the next one.
     Raises:
-        FileNotFoundError, from `TokenTable.open`, saying which command makes the data.
+        FileNotFoundError, from `Manifest.load`, saying which command makes the data.
         ValueError if the dataset lacks a modality, has it in another length, or lacks the mirrored versions.
     """
 
@@ -208,6 +211,8 @@ class TokenDataModule(pl.LightningDataModule):
         repeat_batches: int | None = None,
         flip: bool = False,
         accumulation: int = 1,
+        backend: Literal["table", "stream"] = "table",
+        shuffle_buffer: int = 4096,
     ) -> None:
         super().__init__()
         require("data.batch_size", batch_size, int, low=1)
@@ -215,46 +220,69 @@ class TokenDataModule(pl.LightningDataModule):
         require("data.num_workers", num_workers, int, low=0)
         require("data.repeat_batches", repeat_batches, int | None, low=1)
         require("data.seed", seed, int, low=0)
+        require("data.shuffle_buffer", shuffle_buffer, int, low=1)
+        if backend not in ("table", "stream"):
+            raise ValueError(f"data.backend={backend!r}: choose table or stream")
+        if backend == "stream" and repeat_batches is not None:
+            raise ValueError(f"data.repeat_batches={repeat_batches}: a stream only goes on; add data.backend=table")
         if not isinstance(flip, bool):
             raise ValueError(f"data.flip={flip!r}: choose true or false")
         self.repeat_batches, self.flip = repeat_batches, flip
         self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size * accumulation, eval_batch_size
+        self.backend, self.shuffle_buffer = backend, shuffle_buffer
         try:
-            self.train_split = TokenTable.open(root, "train")
+            self.manifest = Manifest.load(root)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data.root={root}: {error}{_canvas_hint(table)}") from None
         try:
-            self.train_rows = SampleRows(self.train_split, table, with_flips=flip)
+            if backend == "stream":
+                self.train_stream = StreamedSplit(root, self.manifest, "train", table, seed, shuffle_buffer, flip)
+                self.eval_stream = StreamedSplit(root, self.manifest, "eval", table)
+            else:
+                self.train_split = TokenTable.open(root, "train")
+                self.train_rows = SampleRows(self.train_split, table, with_flips=flip)
+                self.eval_rows = SampleRows(TokenTable.open(root, "eval"), table)
         except ValueError as error:
             raise ValueError(f"data.root={root}: {error}") from None
-        self.eval_rows = SampleRows(TokenTable.open(root, "eval"), table)
-        for split, rows in (("train", self.train_rows), ("eval", self.eval_rows)):
-            if not len(rows):
+        for split in ("train", "eval"):
+            if not self.manifest.num_pairs(split):
                 raise ValueError(f"data.root={root}: its {split} split is empty; make data of more clips")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a model is bound to (canvas and tokenizer), and the data a run can be continued on."""
-        manifest = self.train_split.manifest
+        """What a model is bound to (canvas and tokenizer), and the data and order a run can be continued on."""
+        manifest, order = self.manifest, {}
+        if self.backend == "stream":
+            order = {name: getattr(self, name) for name in ("backend", "num_workers", "shuffle_buffer")}
         return {
             "canvas_size": manifest.canvas_size,
             "tokenizer": manifest.tokenizer["name"],
             "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
             "train_shards": [shard.sha256 for shard in manifest.shards["train"]],
             "flip": self.flip,
+            **order,
         }
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> ResumableLoader | StreamLoader:
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         num_steps = self.trainer.max_steps
+        if self.backend == "stream":
+            streamed = StreamedBatches(
+                self.train_stream, self.batch_size, rank, num_ranks, self.num_workers, num_batches=num_steps
+            )
+            return StreamLoader(streamed, self._pin_memory)
         batches = TrainBatches(
             self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches, self.flip
         )
         return ResumableLoader(batches, self.num_workers, self._pin_memory)
 
-    def val_dataloader(self) -> DataLoader:
-        batches = EvalBatches(self.eval_rows, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+    def val_dataloader(self) -> DataLoader | StreamLoader:
+        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+        if self.backend == "stream":
+            streamed = StreamedBatches(self.eval_stream, self.eval_batch_size, rank, num_ranks, self.num_workers)
+            return StreamLoader(streamed, self._pin_memory)
+        batches = EvalBatches(self.eval_rows, self.eval_batch_size, rank, num_ranks)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
 
     @property

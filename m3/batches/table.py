@@ -18,6 +18,7 @@ from m3.progress import track
 from m3.records import PairInfo
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
 from m3.shards.reader import read_shard, token_row
+from m3.shards.transport import is_local
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class TokenTable:
         """The table of a split of the data set `root`, built now if it is not there.
 
         folder: where tables lie; None for `root/.tables`.
-        Raises FileNotFoundError where there is no data set, ValueError where a shard is not what the manifest says,
-        OSError where the folder cannot be written.
+        Raises FileNotFoundError where there is no data set, ValueError where a shard is not what the manifest says or
+        the data set is not in a local folder, OSError where the folder cannot be written.
         """
+        if not is_local(root):
+            raise ValueError(
+                f"{root}: token tables are made in a local folder: copy the data set, or train with data.backend=stream"
+            )
         root = Path(root)
         manifest = Manifest.load(root)
         if split not in manifest.shards:
@@ -72,28 +77,38 @@ class TokenTable:
         Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the
         variant.
         """
-        start = 0
-        if variant is not None:
-            if variant not in self.manifest.variants:
-                raise ValueError(
-                    f"data.{variant}=true: the data set stores no such variant of its samples (variants: "
-                    f"{list(self.manifest.variants)}); make it with `python preprocess.py … augment.{variant}=true`"
-                )
-            start = self.manifest.num_tokens * (1 + self.manifest.variants.index(variant))
-        first, chosen = start, {}
-        for stored in self.manifest.modalities:
-            chosen[stored.name] = slice(start, start + stored.length)
-            start += stored.length
-        for name, length in zip(table.modalities, table.max_seq_lens, strict=True):
-            found = chosen[name].stop - chosen[name].start if name in chosen else 0
-            if found != length:
-                raise ValueError(
-                    f"modalities.max_seq_lens: the run wants {length} tokens of {name}, the data set has {found} "
-                    f"(its canvas is {self.manifest.canvas_size} px): choose modalities=… for it, or make other data"
-                )
-        if tuple(table.modalities) == tuple(chosen):
-            return self.tokens[:, first:start]
-        return np.concatenate([self.tokens[:, chosen[name]] for name in table.modalities], axis=1)
+        chosen = columns_of(self.manifest, table, variant)
+        if tuple(table.modalities) == tuple(modality.name for modality in self.manifest.modalities):
+            return self.tokens[:, chosen[0].start : chosen[-1].stop]
+        return np.concatenate([self.tokens[:, columns] for columns in chosen], axis=1)
+
+
+def columns_of(manifest: Manifest, table: ModalityTable, variant: str | None = None) -> list[slice]:
+    """Where the tokens of a run's modalities lie in a row of all that is stored, in the order of its modality table.
+
+    variant: None, or one of the manifest's.
+    Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the variant.
+    """
+    start = 0
+    if variant is not None:
+        if variant not in manifest.variants:
+            raise ValueError(
+                f"data.{variant}=true: the data set stores no such variant of its samples (variants: "
+                f"{list(manifest.variants)}); make it with `python preprocess.py … augment.{variant}=true`"
+            )
+        start = manifest.num_tokens * (1 + manifest.variants.index(variant))
+    stored = {}
+    for modality in manifest.modalities:
+        stored[modality.name] = slice(start, start + modality.length)
+        start += modality.length
+    for name, length in zip(table.modalities, table.max_seq_lens, strict=True):
+        found = stored[name].stop - stored[name].start if name in stored else 0
+        if found != length:
+            raise ValueError(
+                f"modalities.max_seq_lens: the run wants {length} tokens of {name}, the data set has {found} "
+                f"(its canvas is {manifest.canvas_size} px): choose modalities=… for it, or make other data"
+            )
+    return [stored[name] for name in table.modalities]
 
 
 def _build(root: Path, manifest: Manifest, split: str, rows: Path, infos: Path) -> None:

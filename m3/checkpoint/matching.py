@@ -10,7 +10,7 @@ from m3.checkpoint.files import read_checkpoint
 _MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks", "logger", "debug", "experiment"}
 """Sections of the configuration that a continued run may have otherwise: they change no weights."""
 
-_DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels"}
+_DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels", "shuffle_buffer"}
 
 BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
 """What ties a model to data: pictures of one size, and one meaning of their tokens."""

@@ -12,6 +12,7 @@ from typing import Any
 from m3.modalities import JOINTS, PICTURE
 from m3.records import NUM_JOINTS, Rejection
 from m3.shards.files import write_whole
+from m3.shards.transport import address, is_local, read_stored
 
 MANIFEST_NAME = "dataset.json"
 TEXT_TOKENIZER_NAME = "text_tokenizer.json"
@@ -142,15 +143,22 @@ class Manifest:
 
     @classmethod
     def load(cls, root: str | Path) -> Manifest:
-        """Read `root/dataset.json`. Raises FileNotFoundError, or ValueError where this m3 cannot read it."""
-        path = Path(root) / MANIFEST_NAME
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such file, so there is no complete data set. Make one with "
-                f"`python preprocess.py out={root}` (source=demo needs no data of your own)"
-            )
+        """Read `root/dataset.json`, from wherever `m3.shards.transport` reaches.
+
+        Raises FileNotFoundError, or ValueError where this m3 cannot read it.
+        """
+        path = address(root, MANIFEST_NAME)
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            content = read_stored(root, MANIFEST_NAME, lambda file: file.read())
+        except FileNotFoundError:
+            remedy = f"out={root}` (source=demo needs no data of your own)"
+            if not is_local(root):
+                remedy = "out=DIR` and copy DIR there"
+            raise FileNotFoundError(
+                f"{path}: no such file, so there is no complete data set. Make one with `python preprocess.py {remedy}"
+            ) from None
+        try:
+            fields = json.loads(content)
         except ValueError as error:
             raise ValueError(f"{path}: not JSON ({error}); make the data again with overwrite=true") from error
         if fields.get("schema_version") != SCHEMA_VERSION:

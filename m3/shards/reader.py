@@ -5,51 +5,108 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from m3.modalities import JOINTS, NUM_VISIBILITY_IDS
 from m3.shards.manifest import Manifest, Shard, StoredModality
+from m3.shards.transport import address, read_stored
 
-_REMEDY = "make the data again with `python preprocess.py … overwrite=true`"
+_REMEDY = "copy it again from where it was made, or make the data again with `python preprocess.py … overwrite=true`"
+_MAX_BYTES_IN_MEMORY = 2**28
+_CHUNK_BYTES = 2**20
 
 
-def read_shard(root: Path, shard: Shard) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members (extension → content) of each sample of a shard.
+class ShardError(ValueError):
+    """A shard is not the one that the manifest lists."""
 
-    Raises FileNotFoundError, or ValueError where the file's sha256 or its number of samples is not the manifest's:
-    WebDataset itself says nothing of a tar cut off between two members.
+
+def open_shard(root: str | Path, shard: Shard) -> BinaryIO:
+    """A shard's bytes, read from wherever it lies and proven to be the manifest's before any of them is used.
+
+    WebDataset itself says nothing of a tar cut off between two members. The bytes are in memory, those of a shard of
+    more than 256 MiB in a temporary file.
+    Raises FileNotFoundError, OSError where it cannot be read, or ShardError where its sha256 is not the manifest's.
     """
-    path = root / shard.name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard, though the manifest lists it; {_REMEDY}")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
+    try:
+        content, found = read_stored(root, shard.name, _copy_and_hash)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{address(root, shard.name)}: no such shard, though the manifest lists it; {_REMEDY}"
+        ) from error
     if found != shard.sha256:
-        raise ValueError(
-            f"{path}: sha256 {found[:12]}…, the manifest says {shard.sha256[:12]}…: the file is damaged or was "
-            f"replaced; {_REMEDY}"
+        size = content.seek(0, io.SEEK_END)
+        raise ShardError(
+            f"{address(root, shard.name)}: sha256 {found[:12]}…, the manifest says {shard.sha256[:12]}…: the file is "
+            f"damaged or was replaced (expected {shard.num_pairs} samples, found {_num_whole(content)} whole ones in "
+            f"{size:,} bytes); {_REMEDY}"
         )
-    samples = list(_samples(content))
-    if len(samples) != shard.num_pairs:
-        raise ValueError(f"{path}: {len(samples)} samples, the manifest says {shard.num_pairs}; {_REMEDY}")
-    yield from samples
+    return content
 
 
-def _samples(content: bytes) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _copy_and_hash(file: BinaryIO) -> tuple[BinaryIO, str]:
+    content, sha256 = tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY), hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        sha256.update(chunk)
+        content.write(chunk)
+    return content, sha256.hexdigest()
+
+
+def _num_whole(content: BinaryIO) -> int:
+    """Samples with as many members as the first."""
+    num_members = []
+    try:
+        num_members.extend(len(members) for _, members in _samples(content))
+    except (tarfile.TarError, EOFError):
+        pass  # cut off: the sample that it stops in is not counted
+    return num_members.count(num_members[0]) if num_members else 0
+
+
+def read_shard(
+    root: str | Path, shard: Shard, members: Container[str] | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members (extension → content) of each sample of a shard, in order.
+
+    members: extensions of those wanted; None for all.
+    Raises what `open_shard` raises, and at the end ShardError where the number of samples is not the manifest's.
+    """
+    return samples_of(open_shard(root, shard), address(root, shard.name), shard, members)
+
+
+def samples_of(
+    content: BinaryIO, where: str, shard: Shard, members: Container[str] | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """As `read_shard`, of a shard that `open_shard` opened; closes it."""
+    num_samples = 0
+    with content:
+        for sample in _samples(content, members):
+            num_samples += 1
+            if num_samples <= shard.num_pairs:
+                yield sample
+    if num_samples != shard.num_pairs:
+        raise ShardError(f"{where}: {num_samples} samples, the manifest says {shard.num_pairs}; {_REMEDY}")
+
+
+def _samples(content: BinaryIO, wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+    content.seek(0)
     key, members = "", {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+    with tarfile.open(fileobj=content, mode="r:") as tar:
         for member in tar:
             stem, _, extension = member.name.partition(".")
-            if stem != key and members:
+            if stem != key and key:
                 yield key, members
                 members = {}
             key = stem
-            file = tar.extractfile(member)
-            members[extension] = file.read() if file else b""
-    if members:
+            if wanted is None or extension in wanted:
+                content.seek(member.offset_data)  # four times as fast as tar.extractfile
+                members[extension] = content.read(member.size)
+                if len(members[extension]) < member.size:
+                    raise EOFError(f"{member.name} is cut off")
+    if key:
         yield key, members
 
 
@@ -85,3 +142,36 @@ def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, wh
     if modality.vocabulary == JOINTS.name and (highest := ids[-1].max()) >= NUM_VISIBILITY_IDS:
         raise ValueError(f"{where}: {member} has visibility {highest}, legal are 0 and 1")
     return ids.ravel()
+
+
+class RowReader:
+    """Tokens of chosen modalities out of a sample's members, without parsing a header that is the expected one.
+
+    Args:
+        modalities: what is wanted, in the order wanted.
+        variant: None, or the name of a stored variant.
+    """
+
+    def __init__(self, modalities: Sequence[StoredModality], variant: str | None = None) -> None:
+        self._wanted = []
+        for modality in modalities:
+            name = f"{modality.name}.npy" if variant is None else f"{modality.name}.{variant}.npy"
+            empty = io.BytesIO()
+            np.lib.format.write_array(empty, np.zeros(modality.shape, np.uint16), allow_pickle=False)
+            header = empty.getvalue()[: -2 * modality.length]
+            self._wanted.append((name, modality, header, len(empty.getvalue())))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(name for name, *_ in self._wanted)
+
+    def read(self, members: dict[str, bytes], where: str) -> np.ndarray:
+        """(S,) uint16. Raises ValueError as `token_row` does, but for ids of x and y that stand for visibility."""
+        parts = []
+        for name, modality, header, num_bytes in self._wanted:
+            content = members.get(name, b"")
+            if len(content) == num_bytes and content.startswith(header):
+                parts.append(np.frombuffer(content, np.uint16, offset=len(header)))
+            else:
+                parts.append(_tokens(members, name, modality, where))
+        return np.concatenate(parts)

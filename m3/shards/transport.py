@@ -1,0 +1,82 @@
+"""Files of a data set by name, wherever it lies.
+
+A root is a folder, `http://…`, `https://…`, any other address that fsspec knows (`s3://bucket/…`, `gs://bucket/…`), or
+`pipe:COMMAND {}`: a shell command that prints a file, with {} where the file's name stands.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import fsspec
+from webdataset import gopen
+
+_PIPE = "pipe:"
+_WAITS_S = (0.5, 2.0)
+"""Before the second and the third attempt at a remote file."""
+
+_Read = TypeVar("_Read")
+
+
+def is_local(root: str | Path) -> bool:
+    """Whether the root is a folder of this machine."""
+    return isinstance(root, Path) or not (root.startswith(_PIPE) or "://" in root)
+
+
+def address(root: str | Path, name: str) -> str:
+    """Where the file `name` of a data set is, for opening it and for messages."""
+    if is_local(root):
+        return str(Path(root) / name)
+    if not root.startswith(_PIPE):
+        return f"{root.rstrip('/')}/{name}"
+    if "{}" not in root:
+        raise ValueError(f"{root}: a command needs {{}} where the name of the file stands, as in pipe:cat data/{{}}")
+    return root.replace("{}", shlex.quote(name))
+
+
+def read_stored(root: str | Path, name: str, read: Callable[[BinaryIO], _Read]) -> _Read:
+    """What `read` makes of a file. Remote files are tried three times, `read` starting anew each time.
+
+    Raises FileNotFoundError for a file that is not there, OSError naming the file where it cannot be read, ValueError
+    where a package for the root's protocol is missing or the protocol is unknown.
+    """
+    where = address(root, name)
+    waits = () if is_local(root) or root.startswith(_PIPE) else _WAITS_S
+    for wait_s in (*waits, None):
+        try:
+            with _opened(root, where) as file:
+                return read(file)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{where}: no such file") from None
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{where}: {error} (pip install 'm3-motion[stream]' has what HTTP and S3 need)") from error
+        except Exception as error:  # each protocol has its own: aiohttp's and botocore's are no OSError
+            if wait_s is None or isinstance(error, PermissionError):
+                again = f" {len(waits) + 1} times" if waits else ""
+                raise OSError(
+                    f"{where}: cannot be read, tried{again} ({type(error).__name__}: {error}); see that it can be "
+                    "reached from here, then continue the run with resume=auto"
+                ) from error
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def _opened(root: str | Path, where: str) -> Iterator[BinaryIO]:
+    if is_local(root):
+        with open(where, "rb") as file:
+            yield file
+    elif where.startswith(_PIPE):
+        with gopen(where, "rb") as file:  # raises OSError where the command fails
+            yield file
+    else:
+        filesystem, path = fsspec.core.url_to_fs(where)
+        # One plain request: not every HTTP server has ranges.
+        options = {"block_size": 0} if where.startswith("http") else {}
+        with filesystem.open(path, "rb", **options) as file:
+            yield file
