@@ -325,6 +325,8 @@ def test_the_mirrored_pose_has_the_mirrored_forecast(joints: str) -> None:
     assert is_same.mean() > 0.95
     one_by_one = np.concatenate([forecaster.forecast(clip, starts[n : n + 1]) for n in range(3)])
     assert (np.abs(one_by_one - places).max(-1) < 1e-3).mean() > 0.99
+    rough = Forecaster(forecaster.model, 256, tolerance=0.01, dtype="bf16").forecast(clip, starts)
+    assert (np.abs(rough - places).max(-1) < 1).mean() > 0.5  # the likeliest of many random peaks often stays so
     alone = Forecaster(forecaster.model, 256, mirror=False, tolerance=0.01).forecast(clip, starts)
     assert (np.abs(alone - places).max(-1) > 1).mean() > 0.2
 
@@ -384,5 +386,7 @@ def test_wrong_settings_are_named(world: tuple[Path, Path]) -> None:
     }.items():
         with pytest.raises(ValueError, match=message):
             Benchmark("labels", **{change: float(message.split("=")[1]) if change == "tolerance" else 0})
+    with pytest.raises(ValueError, match="forecast.dtype='int4': choose fp32 or bf16"):
+        Forecaster(tiny_model(), 256, dtype="int4")
     with pytest.raises(ValueError, match="data.jitter.flip=2"):
         Jitter(flip=2)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -68,7 +68,7 @@ class Benchmark:
     """`forecast` of conf/generate.
 
     labels: folder of Penn Action label files; those with train = −1 are scored.
-    mirror, tolerance: see `Forecaster`.
+    mirror, tolerance, dtype: see `Forecaster`.
     batch_size: sequences at a time; changes no result.
     max_sequences: score so many, evenly spread; None for all.
     """
@@ -76,6 +76,7 @@ class Benchmark:
     labels: str
     mirror: bool = True
     tolerance: float = 0.0
+    dtype: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 16
     max_sequences: int | None = None
 
@@ -97,7 +98,7 @@ class Benchmark:
                 "checkpoint: not trained on whole frames; make data with `python preprocess.py "
                 "experiment=penn_forecast source.labels=DIR` and train with `python train.py experiment=penn_forecast`"
             )
-        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.tolerance)
+        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.tolerance, self.dtype)
         clips, skipped = read_clips(self.labels)
         tallies: dict[str, list[tuple[Tally, Tally]]] = {}
         batches = list(self._batches(clips))
@@ -134,7 +135,12 @@ class Benchmark:
             "actions": {action: scores.record() for action, scores in result.by_action.items()},
             "skipped": [{"clip": each.clip, "reason": each.reason} for each in result.skipped],
             "model": {"name": loaded.config["name"], "seed": loaded.config["seed"], "step": loaded.step},
-            "settings": {"mirror": self.mirror, "tolerance": self.tolerance, "max_sequences": self.max_sequences},
+            "settings": {
+                "mirror": self.mirror,
+                "tolerance": self.tolerance,
+                "dtype": self.dtype,
+                "max_sequences": self.max_sequences,
+            },
         }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,12 +32,23 @@ class Forecaster:
         canvas_size: side of the canvas it was trained on, px.
         mirror: average what it says of the pose and of its mirror image; twice the work.
         tolerance: see `m3.forecast.places.best_places`.
+        dtype: bf16 computes all but the logits in it, half as long where the processor knows bfloat16.
     Raises:
-        ValueError for a model of other modalities.
+        ValueError for a model of other modalities, or another dtype.
     """
 
-    def __init__(self, model: EncoderDecoder, canvas_size: int, mirror: bool = True, tolerance: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        canvas_size: int,
+        mirror: bool = True,
+        tolerance: float = 0.0,
+        dtype: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
         check_forecast_table(model.table)
+        if dtype not in ("fp32", "bf16"):
+            raise ValueError(f"forecast.dtype={dtype!r}: choose fp32 or bf16")
+        self.is_bf16 = dtype == "bf16"
         self.model, self.table, self.mirror, self.tolerance = model, model.table, mirror, tolerance
         self.canvas = PadCanvas(canvas_size)
         self.codec = JointCodec(canvas_size)
@@ -87,8 +100,9 @@ class Forecaster:
         is_given[:, places] = False
         is_told[:, places.start : places.start + 2 * NUM_JOINTS] = True  # x and y; nobody asks for visibility
         targets = pack(rows, is_told, self.table)
-        hidden = self.model(pack(rows, is_given, self.table), targets).float()
-        logits = self.model.digit_logits(hidden, self.table.index("coords_next"))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.is_bf16):
+            hidden = self.model(pack(rows, is_given, self.table), targets)  # (M, D)
+        logits = self.model.digit_logits(hidden.float(), self.table.index("coords_next"))
         if len(logits) > 1:
             coarse = logits[-1].softmax(-1)
         else:
