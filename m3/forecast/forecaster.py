@@ -32,7 +32,7 @@ class Forecaster:
         canvas_size: side of the canvas it was trained on, px.
         mirror: average what it says of the pose and of its mirror image; twice the work.
         tolerance: see `m3.forecast.places.best_places`.
-        dtype: bf16 computes all but the logits in it, half as long where the processor knows bfloat16.
+        dtype: bf16 computes all but the logits in it, faster where the processor knows bfloat16.
     Raises:
         ValueError for a model of other modalities, or another dtype.
     """
