@@ -56,8 +56,11 @@ from m3.rollout import (
     true_frames,
 )
 from m3.sampling.settings import Sampling, SchemeSettings
+from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
+
+SCRIPT = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
@@ -304,19 +307,26 @@ def main(cfg: DictConfig) -> float:
     Of forecasts it is the mean PCK@0.05, of in-painting minus the mean error in px.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        cfg.out = HydraConfig.get().runtime.output_dir
+        return run_trial(SCRIPT, "out", HydraConfig.get().callbacks.sweep.direction)
     try:
-        if cfg.forecast is not None:
-            return run_forecast(cfg).scores.mean_pck
-        if cfg.inpaint is not None:
-            return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
-        return mean_pck(run(cfg).scores)
+        value = _generate(cfg)
     except MissingMandatoryValue as error:
         raise SystemExit(f"error: {error.full_key} has no default: give {error.full_key}=…") from None
     except (OSError, ValueError, HydraException) as error:
         is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
+    write_result(Path(cfg.out), value)
+    return value
+
+
+def _generate(cfg: DictConfig) -> float:
+    if cfg.forecast is not None:
+        return run_forecast(cfg).scores.mean_pck
+    if cfg.inpaint is not None:
+        return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
+    return mean_pck(run(cfg).scores)
 
 
 if __name__ == "__main__":
+    ignore_sweep_warnings()
     main()

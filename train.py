@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -25,17 +26,23 @@ from m3.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
     CheckpointWriteError,
+    Interrupted,
     check_resumable,
     initialise,
+    interruptible,
     newest_checkpoint,
 )
+from m3.cluster import PREEMPTION, requeue
 from m3.settings import require
 from m3.shards.reader import ShardError
+from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.training.guards import NonFiniteError
 from m3.training.logs import open_loggers
 from m3.training.memory import return_freed_memory
 from m3.training.optim import steps_in
 from m3.training.profile import DataWait
+
+SCRIPT = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
@@ -206,10 +213,15 @@ def _lightning_trainer(
         use_distributed_sampler=False,
         enable_model_summary=False,
         callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), *callbacks],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_slurm()],
         logger=list(instantiate(cfg.logger).values()),
         profiler=instantiate(settings.profiler) or DataWait(),
     )
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Where srun started this process. Lightning's own requeueing would go on training after its checkpoint."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _evaluate(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> float:
@@ -220,7 +232,19 @@ def _evaluate(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Li
 def main(cfg: DictConfig) -> float:
     """Returns the last eval loss, the number that a sweep minimises."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        cfg.run_dir = HydraConfig.get().runtime.output_dir
+        return run_trial(SCRIPT, "run_dir", HydraConfig.get().callbacks.sweep.direction)
+    try:
+        with interruptible():
+            return _assemble_and_fit(cfg)
+    except Interrupted as stop:
+        # Without resume=auto a job that is started again would refuse to go on in its folder.
+        if cfg.resume == "auto" and stop.signal in PREEMPTION:
+            requeue()
+        raise
+
+
+def _assemble_and_fit(cfg: DictConfig) -> float:
+    """Errors that a user can mend become one line."""
     try:
         parts = assemble(cfg)
     except MissingMandatoryValue as error:
@@ -229,9 +253,12 @@ def main(cfg: DictConfig) -> float:
         is_wrapped = isinstance(error, InstantiationException) and isinstance(error.__cause__, OSError | ValueError)
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
     try:
-        return fit(cfg, parts).last_eval_loss
+        done = fit(cfg, parts)
     except (CheckpointWriteError, NonFiniteError, ShardError) as error:
         raise SystemExit(f"error: {error}") from None
+    if done.trainer.is_global_zero:
+        write_result(parts.run_dir, done.last_eval_loss)
+    return done.last_eval_loss
 
 
 if __name__ == "__main__":
@@ -239,4 +266,5 @@ if __name__ == "__main__":
     for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"pytorch_lightning.{part}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(many workers|LeafSpec|exists and is not empty).*")
+    ignore_sweep_warnings()
     main()

@@ -17,7 +17,14 @@ import torch
 from test_train import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 
 import train
-from m3.checkpoint import CheckpointWriteError, Interrupted, load_model, newest_checkpoint, read_checkpoint
+from m3.checkpoint import (
+    CheckpointWriteError,
+    Interrupted,
+    interruptible,
+    load_model,
+    newest_checkpoint,
+    read_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,7 @@ def run_with(cfg, callback: pl.Callback) -> train.TrainingRun:
         (signal.SIGINT, 8, False),
         (signal.SIGTERM, 7, False),  # an evaluation is due at 7 and 14, a checkpoint at 5, 10 and 15
         (signal.SIGINT, 14, True),
+        (signal.SIGUSR1, 4, False),
     ],
 )
 def test_a_signal_stops_between_steps_and_the_run_continues_to_the_bit(
@@ -95,12 +103,13 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(data, tmp_path, whole_run
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
 
 
-def start(data: Path, run_dir: Path, *overrides: str) -> subprocess.Popen:
+def start(data: Path, run_dir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
     """A run of 120 steps in a session of its own, with a checkpoint after step 5."""
     command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={run_dir}", *LONG, *overrides]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while newest_checkpoint(run_dir) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -110,6 +119,7 @@ def start(data: Path, run_dir: Path, *overrides: str) -> subprocess.Popen:
 LONG = ["optim.total_tokens=0.12288", "resume=auto", "trainer.eval_every_tokens=1"]
 
 
+@pytest.mark.slow
 def test_sigterm_of_a_process(data, tmp_path) -> None:
     process = start(data, tmp_path / "parts")
     process.terminate()
@@ -121,6 +131,61 @@ def test_sigterm_of_a_process(data, tmp_path) -> None:
     train.run(config(data, tmp_path / "parts", *LONG))
     train.run(config(data, tmp_path / "whole", *LONG))
     assert_same_training_state(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+
+
+def slurm(folder: Path, returns: int = 0) -> dict[str, str]:
+    """The environment of a SLURM job that was started by srun, with an `scontrol` that writes down its arguments."""
+    folder.mkdir()
+    scontrol = folder / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/said\necho no such job >&2\nexit {returns}\n')
+    scontrol.chmod(0o755)
+    job = {"JOB_ID": "77", "JOB_NAME": "m3", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", **{f"SLURM_{key}": value for key, value in job.items()}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_preempted_slurm_job_saves_requeues_and_continues(data, tmp_path, number) -> None:
+    environment = slurm(tmp_path / "bin")
+    process = start(data, tmp_path / "parts", **environment)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "bin/said").read_text() == "requeue 77\n" and "it waits in the queue again" in said
+    step = read_checkpoint(newest_checkpoint(tmp_path / "parts"))["global_step"]
+    assert 5 <= step < 120
+    command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={tmp_path}/parts", *LONG]
+    assert subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True).returncode == 0
+    train.run(config(data, tmp_path / "whole", *LONG))
+    assert_same_training_state(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_jobs_that_are_not_requeued(data, tmp_path) -> None:
+    """After Ctrl-C, from a shell, where SLURM refuses, and without resume=auto, which alone makes a job go on."""
+    environment = slurm(tmp_path / "bin", returns=1)
+    for name, number, overrides, changes in [
+        ("ctrl_c", signal.SIGINT, [], {}),
+        ("shell", signal.SIGUSR1, [], {"SLURM_JOB_NAME": "bash"}),
+        ("anew", signal.SIGUSR1, ["resume=null"], {}),
+        ("refused", signal.SIGUSR1, [], {}),
+    ]:
+        process = start(data, tmp_path / name, *overrides, **{**environment, **changes})
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        if name == "refused":
+            assert "scontrol requeue 77: no such job; submit it again to continue" in said
+        else:
+            assert not (tmp_path / "bin/said").exists(), name
+
+
+def test_a_cluster_s_signal_before_training_interrupts_at_once() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
+    with pytest.raises(Interrupted) as stopped, interruptible():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(10)
+    assert (stopped.value.code, stopped.value.signal) == (128 + signal.SIGUSR1, signal.SIGUSR1)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)] == handlers
 
 
 @pytest.mark.slow

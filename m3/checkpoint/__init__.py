@@ -8,7 +8,7 @@ from m3.checkpoint.files import (
     newest_checkpoint,
     read_checkpoint,
 )
-from m3.checkpoint.keeping import Checkpoints, Interrupted
+from m3.checkpoint.keeping import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.loading import LoadedModel, initialise, load_model
 from m3.checkpoint.matching import BINDING, check_resumable
 from m3.checkpoint.published import load_published, read_published
@@ -24,6 +24,7 @@ __all__ = [
     "LoadedModel",
     "check_resumable",
     "initialise",
+    "interruptible",
     "load_model",
     "load_published",
     "newest_checkpoint",

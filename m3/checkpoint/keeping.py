@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,16 +17,45 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from m3.checkpoint.files import BEST, checkpoint_path, copy_checkpoint, numbered_checkpoints
+from m3.cluster import PREEMPTION
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = (*PREEMPTION, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """A run was stopped by a signal, after a checkpoint; exits with 128 + the signal's number."""
+    """A run was stopped by a signal, in training after a checkpoint; exits with 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block a cluster's signal is `Interrupted`, at once: until training begins there is nothing to save."""
+    process = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Interrupted(number)
+        os._exit(128 + number)  # a loader process, which inherited the handler
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, interrupt) for number in PREEMPTION}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
-    """Notes the first SIGTERM or SIGINT (Ctrl-C); the second ends the process at once."""
+    """Notes the first signal that asks to stop: SIGINT (Ctrl-C) or a cluster's.
+
+    A second SIGINT or SIGTERM ends the process at once. A cluster's warnings do not, they may come more than once.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -44,10 +75,12 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # loader processes inherit the handler, and end with the run
             return
-        self.signal = signal.Signals(number)
-        for other in _STOPPING:
-            signal.signal(other, signal.SIG_DFL)
-        print(f"\n{self.signal.name}: stops after this step; once more stops at once", file=sys.stderr, flush=True)
+        if number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            words = "stops after this step; Ctrl-C or SIGTERM once more stops at once"
+            print(f"\n{self.signal.name}: {words}", file=sys.stderr, flush=True)
 
 
 class Checkpoints(Checkpoint):
@@ -151,7 +184,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             step = f"{number.name}: stopped after step {trainer.global_step:,}"
             print(f"{step}; {path} is complete: resume=auto continues", file=sys.stderr, flush=True)
-        raise Interrupted(128 + number)
+        raise Interrupted(number)
 
     def _save(self, trainer: pl.Trainer) -> None:
         path = checkpoint_path(self.folder, trainer.global_step)

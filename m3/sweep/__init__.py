@@ -1,0 +1,5 @@
+"""Sweeps: every trial in a process of its own, and a table and a plot of all of them."""
+
+from m3.sweep.trial import ignore_sweep_warnings, run_trial, write_result
+
+__all__ = ["ignore_sweep_warnings", "run_trial", "write_result"]
