@@ -287,3 +287,60 @@ def train_steps(
         optimizer.step()
         optimizer.zero_grad()
         after_step(batch, loss.item())
+
+
+# Generation
+
+
+def unmasking_schedule(num_tokens: int, num_steps: int) -> list[int]:
+    """Tokens of each step: equally many, and what is left over in the last one."""
+    counts = [num_tokens // num_steps] * num_steps
+    counts[-1] += num_tokens % num_steps
+    return counts
+
+
+class KnownTokens(NamedTuple):
+    """The tokens of one sample that are known so far, in any order: (1, N) int64 each."""
+
+    ids: Tensor
+    positions: Tensor
+    modalities: Tensor
+
+
+def unpadded(known: KnownTokens, positions: Tensor, modality: int) -> PaddedBatch:
+    """One sample's known tokens as inputs and queries (1, M) of a modality: nothing to pad."""
+    modalities = torch.full_like(positions, modality)
+    is_input, is_target = (torch.ones_like(x, dtype=torch.bool) for x in (known.ids, positions))
+    return PaddedBatch(
+        known.ids, known.positions, known.modalities, is_input,
+        torch.zeros_like(positions), positions, modalities, is_target,
+    )  # fmt: skip
+
+
+def generate_roar(
+    model: Nano4M,
+    known: KnownTokens,
+    modality: int,
+    num_tokens: int,
+    num_steps: int,
+    generator: torch.Generator,
+    on_step: Callable[[KnownTokens, Tensor, Tensor], None] = lambda known, positions, logits: None,
+) -> KnownTokens:
+    """One modality of one sample, in random order: nano4M's loop. Every step runs the encoder over all tokens known so
+    far and the decoder over the positions of the step, and draws from the softmax over the whole table.
+
+    on_step: gets what was known, the queried positions (1, M) and their logits (1, M, V).
+    """
+    order = torch.randperm(num_tokens, generator=generator, device=generator.device)
+    for positions in order.split(unmasking_schedule(num_tokens, num_steps)):
+        positions = positions[None]
+        queries = unpadded(known, positions, modality)
+        logits = model(queries)
+        on_step(known, positions, logits)
+        ids = torch.multinomial(logits[0].softmax(-1), 1, generator=generator)[:, 0]
+        known = KnownTokens(
+            torch.cat([known.ids, ids[None]], 1),
+            torch.cat([known.positions, positions], 1),
+            torch.cat([known.modalities, queries.target_modalities], 1),
+        )
+    return known

@@ -13,7 +13,7 @@ from oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, small_table
 
 from m3.modalities import COORDS_LENGTH
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.sampling.sampler import autocast, generate
+from m3.sampling.sampler import generate
 from m3.sampling.schedules import temperature_factor, token_schedule
 from m3.sampling.settings import KINDS, SchemeSettings
 
@@ -366,16 +366,24 @@ def test_the_context_is_refreshed_every_so_manieth_step():
         assert torch.equal(out[is_known], tokens[is_known])
 
 
-def test_precision_is_that_of_the_key():
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_precision_is_that_of_the_key(precision):
     model, (tokens, is_known) = real_model().float(), reference_only(2)
-    seen = []
-    model.dec_context_proj.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    for precision in ("auto", "fp32", "bf16"):
-        generate(model, tokens, is_known, schemes(), 0, torch.arange(2), precision=precision)
-        assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
-        seen.clear()
-    with pytest.raises(ValueError, match="precision='fp8'"):
-        autocast(torch.device("cpu"), "fp8")
+    seen = set()
+    model.dec_context_proj.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    generate(model, tokens, is_known, schemes(precision=precision), 0, torch.arange(2))
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_bf16_and_gives_nearly_the_same():
+    model, (tokens, is_known) = real_model().float().cuda(), (x.cuda() for x in reference_only(64))
+    is_known[:3] = False  # no inputs at all
+    out = {}
+    for precision in ("auto", "fp32"):
+        greedy = schemes(precision=precision, temperature=0.0, kind="ar", num_steps=None)
+        out[precision] = generate(model, tokens, is_known, greedy, 0, torch.arange(64, device="cuda"))
+    assert (out["auto"] == out["fp32"]).float().mean() > 0.8
 
 
 def test_lengths_of_the_oracle_are_those_of_its_table():

@@ -48,12 +48,17 @@ def test_ar_takes_a_step_for_each_token():
     [("kind=roar", "kind", "roar"), ("num_steps=3", "num_steps", 3), ("schedule=linear", "schedule", "linear"),
      ("temperature=0.5", "temperature", 0.5), ("temperature_schedule=onex", "temperature_schedule", "onex"),
      ("top_k=5", "top_k", 5), ("top_p=0.5", "top_p", 0.5), ("pick=argmax", "pick", "argmax"),
-     ("noise=2", "noise", 2), ("refresh_every=3", "refresh_every", 3)],
+     ("noise=2", "noise", 2), ("+precision=bf16", "precision", "bf16"), ("refresh_every=3", "refresh_every", 3)],
 )  # fmt: skip
 def test_a_key_reaches_its_scheme_alone(override, field, expected):
-    coords, picture = sampling(f"sampling.schemes.coords_next.{override}").chosen
+    plus = "+" if override.startswith("+") else ""
+    coords, picture = sampling(f"{plus}sampling.schemes.coords_next.{override.removeprefix('+')}").chosen
     assert getattr(coords, field) == expected
     assert picture == sampling().chosen[1]
+
+
+def test_precision_is_that_of_all_schemes():
+    assert [scheme.precision for scheme in sampling("sampling.precision=fp32").chosen] == ["fp32", "fp32"]
 
 
 def test_guidance_from_the_command_line():
@@ -125,7 +130,8 @@ def test_contradictions_name_their_key(overrides, message):
 @pytest.mark.parametrize(
     "key, value", [("num_steps", 0), ("num_steps", 1.5), ("schedule", "sine"), ("temperature", -1.0),
                    ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("pick", "mode"), ("noise", -1.0),
-                   ("kind", "maskgot"), ("temperature_schedule", "cosine"), ("top_k", 0), ("refresh_every", 0)],
+                   ("kind", "maskgot"), ("temperature_schedule", "cosine"), ("precision", "fp8"), ("top_k", 0),
+                   ("refresh_every", 0)],
 )  # fmt: skip
 def test_impossible_settings_name_the_key(key, value):
     with pytest.raises(ValueError, match=f"sampling.schemes.coords_next.{key}="):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,11 +22,8 @@ from m3.records import PackedTokens
 from m3.sampling.guidance import Pass, passes, visible_to
 from m3.sampling.picking import log_probability, pick_digits
 from m3.sampling.schedules import temperature_factor, token_schedule
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import Precision, SchemeSettings
 from m3.seeds import SampleGenerator
-
-Precision = Literal["auto", "fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 
 _LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""
@@ -43,7 +39,6 @@ def generate(
     sample: Tensor,
     epoch: int = 0,
     on_step: Callable[[], None] = lambda: None,
-    precision: Precision = "auto",
 ) -> Tensor:
     """Generate the unknown tokens of the schemes' modalities, in the schemes' order.
 
@@ -55,7 +50,6 @@ def generate(
         seed, sample, epoch: the draws of a row are a function of the seed, its modality, sample[b] and the
             epoch alone, sample being (B,) int64, so that a row does not depend on the batch it stands in.
         on_step: called after each step of each scheme, for a progress bar.
-        precision: of the matrix products. "auto" is bfloat16 on a GPU that computes in it, else the weights' own.
 
     Returns:
         (B, S) int64: `tokens` with the schemes' modalities filled in. Raises ValueError naming the key for schemes
@@ -63,17 +57,15 @@ def generate(
     """
     schemes = [scheme.for_table(model.table) for scheme in schemes]
     tokens, is_known = tokens.clone(), is_known.clone()
-    with autocast(tokens.device, precision):
-        for scheme in schemes:
-            generator = SampleGenerator(seed, f"sampling {scheme.modality}", sample, epoch)
+    for scheme in schemes:
+        generator = SampleGenerator(seed, f"sampling {scheme.modality}", sample, epoch)
+        with autocast(tokens.device, scheme.precision):
             _fill(model, tokens, is_known, scheme, generator, on_step)
     return tokens
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context in which the model computes. Raises ValueError naming the key for an unknown precision."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    """The context in which the model computes (`SchemeSettings.precision`)."""
     has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if precision == "bf16" or (precision == "auto" and has_bf16):
         return torch.autocast(device.type, torch.bfloat16)

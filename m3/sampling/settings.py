@@ -23,6 +23,9 @@ Pick = Literal["sample", "argmax", "mean", "median"]
 PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
 ORDINAL_PICKS = ("mean", "median")
 
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class SchemeSettings:
@@ -47,6 +50,8 @@ class SchemeSettings:
     guidance: see `Guidance`; a mapping of its fields will do.
     refresh_every: the encoder sees the tokens decided so far at every so manieth step; in the steps between, the
         decoder works with what it saw last. 1 is exact.
+    precision: of the matrix products: "bf16"; "fp32", the weights' own; or "auto", which is bf16 on a GPU that computes
+        in it and fp32 elsewhere.
 
     Raises ValueError naming the key for an impossible value.
     """
@@ -63,10 +68,12 @@ class SchemeSettings:
     noise: float = 0.0
     guidance: Guidance | Mapping[str, Any] = field(default_factory=Guidance)
     refresh_every: int = 1
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", KINDS), ("schedule", SCHEDULES), ("pick", PICKS),
-                              ("temperature_schedule", TEMPERATURE_SCHEDULES)):  # fmt: skip
+                              ("temperature_schedule", TEMPERATURE_SCHEDULES),
+                              ("precision", PRECISIONS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{self.key}.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         require(f"{self.key}.num_steps", self.num_steps, int | None, low=1)
@@ -113,6 +120,7 @@ class Sampling:
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
     generate: names of modalities in the order in which they are generated; each one sees those before it.
     schemes: for each modality how it is generated, as mappings of `SchemeSettings`' fields.
+    precision: of the schemes that do not name their own.
 
     Raises ValueError naming the key for entries that contradict each other.
     """
@@ -120,6 +128,7 @@ class Sampling:
     given: Sequence[GivenEntry]
     generate: Sequence[str]
     schemes: Mapping[str, Mapping[str, Any]]
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for key in ("given", "generate"):
@@ -139,7 +148,11 @@ class Sampling:
     def chosen(self) -> tuple[SchemeSettings, ...]:
         """The schemes of what is generated, in that order."""
         return tuple(
-            _built(f"sampling.schemes.{name}", SchemeSettings, {**self.schemes[name], "modality": name})
+            _built(
+                f"sampling.schemes.{name}",
+                SchemeSettings,
+                {"precision": self.precision, **self.schemes[name], "modality": name},
+            )
             for name in self.generate
         )
 
