@@ -1,0 +1,95 @@
+"""The published run's state dict in m3's model, against the independent implementation of the step benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from test_masking import M3, generator, random_tokens
+
+from bench.nano4m import Nano4M, padded_like
+from m3.checkpoint import initialise
+from m3.masking.select import choose, pack
+from m3.model.encoder_decoder import EncoderDecoder
+
+SIZE = {"width": 64, "encoder_depth": 2, "decoder_depth": 2, "head_width": 32, "mlp_ratio": 4}
+DATA = {"canvas_size": 256, "tokenizer": "cosmos", "tokenizer_fingerprint": "f" * 64}
+
+
+@pytest.fixture(scope="module")
+def published() -> Nano4M:
+    """Every weight is random, so that none can be forgotten or exchanged unnoticed."""
+    model, draw = Nano4M(M3, **SIZE), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(published: Nano4M) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in published.state_dict().items()}
+
+
+def own_model(**options: object) -> EncoderDecoder:
+    return EncoderDecoder(M3, **{**SIZE, "logits": "table", **options})
+
+
+def write(weights: dict[str, torch.Tensor], path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(weights, path)
+    else:
+        torch.save(weights if path.suffix == ".pth" else {"model": weights, "epoch": 3}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["run.safetensors", "run.pth", "run.pt"])
+def test_logits_agree(published: Nano4M, weights, tmp_path, name: str) -> None:
+    assert {"encoder.blocks.1.attn.qkv_proj.weight", "decoder.blocks.0.cross_attn.kv_proj.weight", "pos_emb",
+            "decoder.blocks.1.context_norm.bias", "to_logits.weight"} <= weights.keys()  # fmt: skip
+    model = own_model()
+    initialise(model, write(weights, tmp_path / name), DATA)
+    tokens = random_tokens(5)
+    inputs, targets = (pack(tokens, chosen, M3) for chosen in choose(tokens, M3, generator(5)))
+    batch = padded_like(tokens, inputs, targets, M3)
+    with torch.no_grad():
+        logits = model.digit_logits(model(inputs, targets), 0)[0]  # (M, 65536), one table for all modalities
+        expected = published(batch)[batch.is_target]
+    width = logits.shape[1]  # a picture's legal ids come first in the table
+    assert len(logits) > 100 and width >= 64_000 and float(expected.std()) > 0.1
+    torch.testing.assert_close(logits, expected[:, :width], rtol=0, atol=1e-5)
+
+
+def test_everything_that_does_not_fit_is_listed(weights, tmp_path) -> None:
+    wrong = {name: tensor.clone() for name, tensor in weights.items()}
+    del wrong["encoder.blocks.1.mlp.fc1.weight"]
+    wrong["decoder.blocks.0.mlp.fc3.weight"] = torch.zeros(3)
+    wrong["to_logits.weight"] = wrong["to_logits.weight"][:100]
+    wrong["encoder.blocks.0.norm2.bias"][7] = 0.5
+    wrong["pos_emb"] = wrong["pos_emb"].flip(0)
+    with pytest.raises(ValueError) as caught:
+        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+    message = str(caught.value)
+    for part in ("encoder.blocks.1.mlp.fc1.weight is missing", "decoder.blocks.0.mlp.fc3.weight is unexpected",
+                 "to_logits.weight is (100, 64), the model has (65536, 64)",
+                 "encoder.blocks.0.norm2.bias is not zero (up to 0.5)", "pos_emb differs"):  # fmt: skip
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"logits": "legal"}, r"model\.logits=table"), ({"positions": "2d"}, r"model\.positions=1d"),
+     ({"encoder_depth": 3}, r"encoder\.blocks\.2\.\S+ is missing")],
+)  # fmt: skip
+def test_another_model_is_refused(weights, tmp_path, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        initialise(own_model(**options), write(weights, tmp_path / "run.safetensors"), DATA)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a file"])
+@pytest.mark.parametrize("name", ["run.safetensors", "run.pth"])
+def test_a_damaged_file_is_named(tmp_path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        initialise(own_model(), tmp_path / name, DATA)
