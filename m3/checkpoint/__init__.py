@@ -11,12 +11,15 @@ from m3.checkpoint.files import (
 from m3.checkpoint.keeping import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.loading import LoadedModel, initialise, load_model
 from m3.checkpoint.matching import BINDING, check_resumable
+from m3.checkpoint.pretrained import CONFIG, WEIGHTS, write_file, write_pretrained
 from m3.checkpoint.published import load_published, read_published
 
 __all__ = [
     "BEST",
     "BINDING",
+    "CONFIG",
     "FOLDER",
+    "WEIGHTS",
     "AtomicCheckpointIO",
     "CheckpointWriteError",
     "Checkpoints",
@@ -30,4 +33,6 @@ __all__ = [
     "newest_checkpoint",
     "read_checkpoint",
     "read_published",
+    "write_file",
+    "write_pretrained",
 ]
