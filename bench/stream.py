@@ -157,7 +157,7 @@ def speeds(ways: dict[str, Iterator[None]]) -> dict[str, float]:
 
 
 def resumed(root: str, whole: list[TokenBatch]) -> tuple[float, bool]:
-    """Seconds to the first batch of a stream continued in the middle of the epoch, and whether all batches are right."""
+    """Seconds to the first batch of a stream continued inside an epoch, and whether all its batches are right."""
     half = BATCHES_PER_EPOCH // 2
     begin = time.perf_counter()
     loader = loader_of(root, len(whole))
