@@ -39,8 +39,10 @@ from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.training.guards import NonFiniteError
 from m3.training.logs import open_loggers
 from m3.training.memory import return_freed_memory
+from m3.training.module import MaskedTraining
 from m3.training.optim import steps_in
 from m3.training.profile import DataWait
+from m3.training.sharding import fsdp_strategy
 
 SCRIPT = Path(__file__).resolve()
 
@@ -93,6 +95,7 @@ def assemble(cfg: DictConfig) -> Assembled:
     resume_from = _resume_from(cfg.resume, run_dir)
     require("seed", cfg.seed, int, low=0)
     pl.seed_everything(cfg.seed, verbose=False)
+    _choose_arithmetic(cfg.hardware)
     module = instantiate(cfg.task)
     datamodule = instantiate(cfg.data)
     module.identity = {"config": OmegaConf.to_container(cfg, resolve=True), "data": datamodule.identity}
@@ -159,6 +162,8 @@ def _checkpoints(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> 
     settings, hardware = cfg.trainer, cfg.hardware
     for key in ("devices", "num_nodes"):
         require(f"hardware.{key}", hardware[key], int, low=1)
+    if hardware.strategy == "fsdp" and not isinstance(module, MaskedTraining):
+        raise ValueError("hardware.strategy=fsdp: only task=masked divides its weights")
     require("trainer.keep_checkpoints", settings.keep_checkpoints, int, low=1)
     every_n_steps = {}
     for key in ("checkpoint_every_tokens", "eval_every_tokens"):
@@ -201,7 +206,7 @@ def _lightning_trainer(
         accelerator=accelerator,
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
+        strategy=_strategy(hardware),
         precision=hardware.precision or module.precision,
         max_steps=num_steps if settings.max_steps is None else min(settings.max_steps, num_steps),
         max_epochs=-1,
@@ -217,6 +222,21 @@ def _lightning_trainer(
         logger=list(instantiate(cfg.logger).values()),
         profiler=instantiate(settings.profiler) or DataWait(),
     )
+
+
+def _choose_arithmetic(hardware: DictConfig) -> None:
+    """How float32 matrices are multiplied, in the whole process."""
+    choices = ("highest", "high", "medium")
+    if hardware.matmul_precision not in choices:
+        chosen = f"hardware.matmul_precision={hardware.matmul_precision!r}"
+        raise ValueError(f"{chosen}: choose {', '.join(choices)}")
+    torch.set_float32_matmul_precision(hardware.matmul_precision)
+
+
+def _strategy(hardware: DictConfig) -> str | pl.strategies.Strategy:
+    if hardware.strategy == "fsdp":
+        return fsdp_strategy(hardware.devices * hardware.num_nodes)
+    return hardware.strategy
 
 
 def _slurm() -> list[SLURMEnvironment]:

@@ -20,6 +20,8 @@ from m3.loss import (
     weighted_cross_entropy,
 )
 from m3.masking.select import choose, pack
+from m3.model import attention
+from m3.model.blocks import _LinearOfGelu
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens
 
@@ -371,6 +373,48 @@ def test_gradients_are_the_same_bits_every_time(options: dict) -> None:
     finally:
         torch.set_num_threads(num_threads)
     assert len(found) == 1
+
+
+def test_gelu_computed_again_has_the_gradients_of_gelu_kept() -> None:
+    x, weight = torch.randn(5, 12, dtype=torch.float64), torch.randn(7, 12, dtype=torch.float64)
+    x.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(_LinearOfGelu.apply, (x, weight))
+    torch.testing.assert_close(_LinearOfGelu.apply(x, weight), F.gelu(x) @ weight.T)
+    with torch.autocast("cpu", torch.bfloat16):  # as in a block: bfloat16 from a linear layer, float32 weights
+        low, master = x.detach().bfloat16().requires_grad_(), weight.detach().float().requires_grad_()
+        out = _LinearOfGelu.apply(low, master)
+    out.sum().backward()
+    assert (out.dtype, low.grad.dtype, master.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    (F.gelu(x) @ weight.T).sum().backward()
+    torch.testing.assert_close(master.grad.double(), weight.grad, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same() -> None:
+    """For any number of tokens, and under the same names."""
+    plain, compiled = small_model().float(), small_model().float()
+    compiled.choose_kernels("padded", compile=True)
+    for num_samples in (2, 3, 5):
+        losses = []
+        for model in (plain, compiled):
+            inputs, targets = packed_pair(num_samples)
+            losses.append(training_loss(model, model(inputs, targets), targets, torch.ones(4))[0])
+            losses[-1].backward()
+        assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    for (name, ours), (other, theirs) in zip(compiled.named_parameters(), plain.named_parameters(), strict=True):
+        assert name == other and float((ours.grad - theirs.grad).norm()) <= 1e-4 * float(theirs.grad.norm())
+    with pytest.raises(ValueError, match=r"hardware\.attention='flash'"):
+        plain.choose_kernels("flash")
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "padded"])
+def test_the_kernel_is_the_chosen_one(monkeypatch, kernel: str) -> None:
+    calls = []
+    monkeypatch.setattr(attention, "varlen_attn", lambda query, *_: calls.append("varlen") or torch.zeros_like(query))
+    model = small_model()
+    model.choose_kernels(kernel)
+    model(*packed_pair(2))
+    assert len(calls) == (2 + 2 * 2 if kernel == "varlen" else 0)
 
 
 @pytest.mark.gpu

@@ -231,6 +231,15 @@ def test_hardware_overrides_the_dtype(data, tmp_path) -> None:
     assert train.run(cfg).trainer.precision == "32-true"
 
 
+def test_hardware_says_how_matrices_are_multiplied(data, tmp_path) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        train.assemble(config(data, tmp_path, "hardware.matmul_precision=medium"))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_gradients_are_clipped(data, tmp_path) -> None:
     norms = []
     for clip in (1e9, 0.01):
@@ -269,6 +278,8 @@ def test_an_occupied_run_folder_and_changed_settings_are_refused(data, tmp_path,
         ("hardware.devices=auto", r"hardware\.devices"),
         ("hardware.accelerator=tpux", r"hardware\.accelerator"),
         ("hardware.strategy=foo", r"hardware\.strategy"),
+        ("hardware.attention=flash", r"hardware\.attention"),
+        ("hardware.matmul_precision=low", r"hardware\.matmul_precision"),
         ("optim.batch_size=2.5", r"optim\.batch_size"),
         ("optim.betas=[2,3]", r"optim\.betas"),
         ("optim.lr=abc", r"optim\.lr"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from m3.records import PackedTokens
+
+Kernel = Literal["auto", "padded", "varlen"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
 class Segments:
@@ -43,31 +48,42 @@ class Segments:
         return rows if self.is_attended is None else rows.index_select(0, self.slot)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments, kernel: Kernel = "auto"
+) -> Tensor:
     """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
 
-    Queries of a sample without keys get zeros. Padded with a key mask, except in half precision on a GPU from compute
-    capability 8.0 on, where `torch.nn.attention.varlen` works on the packed tokens themselves. On the CPU always in
-    float32: its kernel's backward pass is six times as slow in bfloat16.
+    Queries of a sample without keys get zeros. On the CPU always in float32: its kernel's backward pass is six times
+    as slow in bfloat16.
+
+    Args:
+        kernel: "varlen": `torch.nn.attention.varlen` on the packed tokens themselves; needs half precision on a GPU
+            from compute capability 8.0 on. "padded": `scaled_dot_product_attention` with a key mask. "auto": varlen
+            where it can be.
     """
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        if torch.cuda.get_device_capability(query.device) >= (8, 0):
-            return varlen_attn(
-                query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest
-            )  # fmt: skip
+    if kernel == "varlen" or kernel == "auto" and _has_varlen(query):
+        return varlen_attn(query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest)
     if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
-            return attend(query.float(), key.float(), value.float(), queries, keys).to(query.dtype)
+            return attend(query.float(), key.float(), value.float(), queries, keys, "padded").to(query.dtype)
     mask = None if keys.is_attended is None else keys.is_attended[:, None, None, :]
     attended = F.scaled_dot_product_attention(queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=mask)
     return queries.unpad(attended)
+
+
+def _has_varlen(query: Tensor) -> bool:
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and is_half and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over packed tokens, bias-free.
 
     qkv_proj: rows are all of q, then k, then v; within each, head after head.
+    kernel: see `attend`.
     """
+
+    kernel: Kernel = "auto"
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -77,14 +93,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         query, key, value = self.qkv_proj(x).unflatten(1, (3, -1, self.head_width)).unbind(1)  # (N, H, E) each
-        return self.attn_out_proj(attend(query, key, value, segments, segments).flatten(1))
+        return self.attn_out_proj(attend(query, key, value, segments, segments, self.kernel).flatten(1))
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention of packed queries over packed context, bias-free.
 
     kv_proj: rows are all of k, then v.
+    kernel: see `attend`.
     """
+
+    kernel: Kernel = "auto"
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -96,4 +115,4 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
         query = self.q_proj(x).unflatten(1, (-1, self.head_width))  # (M, H, E)
         key, value = self.kv_proj(context).unflatten(1, (2, -1, self.head_width)).unbind(1)  # (N, H, E) each
-        return self.attn_out_proj(attend(query, key, value, queries, keys).flatten(1))
+        return self.attn_out_proj(attend(query, key, value, queries, keys, self.kernel).flatten(1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from m3.modalities import ModalityTable, Vocabulary
-from m3.model.attention import Segments
+from m3.model.attention import KERNELS, CrossAttention, Kernel, Segments, SelfAttention
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
 from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
@@ -85,6 +85,24 @@ class EncoderDecoder(nn.Module):
         self._initialise()
         if init == "mimetic":
             self._initialise_mimetic()
+
+    def choose_kernels(self, attention: Kernel = "auto", compile: bool = False) -> None:
+        """How the blocks compute; what they compute stays the same but for rounding.
+
+        Args:
+            attention: see `m3.model.attention.attend`.
+            compile: `torch.compile` each block in place, for any number of tokens; the names of weights stay.
+        Raises:
+            ValueError naming the key for another attention.
+        """
+        if attention not in KERNELS:
+            raise ValueError(f"hardware.attention={attention!r}: choose {', '.join(KERNELS)}")
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention):
+                module.kernel = attention
+        if compile:
+            for block in [*self.encoder, *self.decoder]:
+                block.compile(dynamic=True)
 
     def encode(self, inputs: PackedTokens) -> Context:
         """N input tokens → their (N, D) context."""

@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from m3.loss import average, average_weights, modality_scores, num_targets, training_loss
 from m3.masking.select import choose, choose_and_pack
 from m3.modalities import ModalityTable
+from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens, TokenBatch
 from m3.seeds import SampleGenerator
@@ -22,6 +24,7 @@ from m3.training.guards import Guard, NonFiniteError, save_bad_batch
 from m3.training.optim import PRECISION_OF, Recipe, follow
 from m3.training.profile import StepProfile
 from m3.training.ranks import sum_over_ranks
+from m3.training.sharding import join_forward, let_go, shard, whole
 from m3.training.throughput import Throughput
 
 
@@ -65,6 +68,7 @@ class MaskedTraining(pl.LightningModule):
         label_smoothing: see `m3.loss.weighted_cross_entropy`; of the training loss only.
         seed: of the training masks.
         eval_seed: of the evaluation masks, which are the same in every evaluation.
+        attention, compile: see `EncoderDecoder.choose_kernels`.
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3", for `m3.checkpoint`.
@@ -82,6 +86,8 @@ class MaskedTraining(pl.LightningModule):
         label_smoothing: float = 0.0,
         seed: int = 0,
         eval_seed: int = 0,
+        attention: Kernel = "auto",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         require("seed", seed, int, low=0)
@@ -92,6 +98,8 @@ class MaskedTraining(pl.LightningModule):
         self.table = table
         self.model = model
         self.average = None if optim.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
+        for each in self._models:
+            each.choose_kernels(attention, compile)
         self.last_step: StepFacts | None = None
         self._guard = Guard(table.modalities)
         self.optim = optim
@@ -119,6 +127,16 @@ class MaskedTraining(pl.LightningModule):
     def evaluated_model(self) -> EncoderDecoder:
         """What is evaluated: the average of the weights where there is one."""
         return self.model if self.average is None else self.average
+
+    @property
+    def _models(self) -> list[EncoderDecoder]:
+        return [self.model] if self.average is None else [self.model, self.average]
+
+    def configure_model(self) -> None:
+        """Divides the weights where the strategy wants it; Lightning calls this once for each fit or evaluation."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            for each in self._models:
+                shard(each, self.device_mesh["data_parallel"])
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Throughput(self.optim)]
@@ -180,15 +198,19 @@ class MaskedTraining(pl.LightningModule):
         self._eval = torch.zeros(3, self.table.num_modalities, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        if len(batch.sample):  # a rank may have run out of samples before others
-            inputs, targets = self._mask(batch, self.eval_seed, "eval")
-            model = self.evaluated_model
-            sums, num_right = modality_scores(model, model(inputs, targets), targets)
-            self._eval += torch.stack([sums.double(), num_right, num_targets(targets)])
+        model = self.evaluated_model
+        if not len(batch.sample):  # a rank may have run out of samples before others
+            join_forward(model)
+            return
+        inputs, targets = self._mask(batch, self.eval_seed, "eval")
+        sums, num_right = modality_scores(model, model(inputs, targets), targets)
+        self._eval += torch.stack([sums.double(), num_right, num_targets(targets)])
 
     def on_validation_epoch_end(self) -> None:
         """Per modality the mean over all its targets of the split, then the mean over modalities."""
         self._log("eval", "present", *sum_over_ranks(self._eval))
+        for each in self._models:
+            let_go(each)
 
     def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
         epoch = batch.epoch if purpose == "train" else 0
@@ -225,7 +247,7 @@ class MaskedTraining(pl.LightningModule):
         A gradient that is not finite stays as it is and changes no weight, which the device decides by itself.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        norm = whole(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm.nan_to_num(0.0, 0.0))
         self.last_step = self.last_step._replace(grad_norm=norm)
         is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None

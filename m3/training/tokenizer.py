@@ -52,6 +52,7 @@ class TokenizerTraining(pl.LightningModule):
         pixels_per_batch: of a step on each device; a token is 16 × 16 of them.
         seed: of the initial weights.
         export: path of the safetensors file written when the fit ends.
+        compile: `torch.compile` the network in place.
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3".
@@ -74,6 +75,7 @@ class TokenizerTraining(pl.LightningModule):
         pixels_per_batch: int,
         seed: int,
         export: str,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup_steps <= steps - decay_steps <= steps:
@@ -89,6 +91,8 @@ class TokenizerTraining(pl.LightningModule):
         self.model = MiniAutoEncoder()
         self.model.initialize(torch.Generator().manual_seed(seed))
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        if compile:
+            self.model.compile()
 
     def num_steps(self, num_devices: int) -> int:
         return self.steps

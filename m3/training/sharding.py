@@ -1,0 +1,55 @@
+"""`hardware.strategy=fsdp`: weights, gradients and optimizer state divided among the ranks (PyTorch's FSDP2)."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from m3.masking.select import pack
+from m3.model.encoder_decoder import EncoderDecoder
+
+
+def fsdp_strategy(num_devices: int) -> ModelParallelStrategy:
+    """Over all devices of all nodes. Checkpoints are single files of whole tensors, as without it."""
+    return ModelParallelStrategy(
+        data_parallel_size=num_devices, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+
+
+def shard(model: EncoderDecoder, mesh: DeviceMesh) -> None:
+    """Divides each parameter along its rows, unless it was done before.
+
+    A block's are gathered while it works; the others, heads among them, from the forward pass to the end of the
+    backward pass, for the loss reads them in between.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for block in [*model.encoder, *model.decoder]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+@torch.no_grad()
+def join_forward(model: EncoderDecoder) -> None:
+    """Of a rank that has no samples left: others wait for its part of the weights in their forward pass."""
+    if isinstance(model, FSDPModule):
+        tokens = torch.zeros(1, model.table.num_tokens, dtype=torch.int64, device=model.dec_context_proj.bias.device)
+        is_first = torch.zeros_like(tokens, dtype=torch.bool)
+        is_first[:, 0] = True
+        token = pack(tokens, is_first, model.table)
+        model(token, token)
+
+
+def let_go(model: EncoderDecoder) -> None:
+    """Ends what `shard` gathered for a forward pass that no backward pass followed."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that ranks hold in parts, as a plain one; others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
