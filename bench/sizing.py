@@ -1,0 +1,143 @@
+"""What a data set and a training cost here, and what follows from it for other sizes and machines.
+
+    python bench/sizing.py [--json FILE] [--models tiny small m3 base] [--head flat]
+
+Measured on this machine:
+
+data    `preprocess.py` (mini tokenizer, 256 px, one process for each core) on generated JPEG clips of 480 × 270 px, 60
+        frames each, once with a few clips and once with more: the difference is what a clip costs without the start.
+        Bytes of the shards and of the token table for each pair.
+model   Training steps of bench/step.py's worker (m3 recipe, fp32, `--batch-size`): nominal tokens/s, peak memory, and
+        the operations that a nominal token needs.
+
+Computed from that, and marked so: other numbers of clips and cores (proportional), and hours of the published recipe
+(5,000 M nominal tokens) on H100s at an assumed share `--mfu` of their bf16 peak. No GPU is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from step import measure as measure_step  # noqa: E402
+from step import write_random_data  # noqa: E402
+
+from m3.batches.table import TokenTable  # noqa: E402
+from m3.clips.demo import Demo  # noqa: E402
+from m3.shards.manifest import Manifest  # noqa: E402
+from m3.shards.split import SPLITS  # noqa: E402
+from m3.training.peaks import published_peak  # noqa: E402
+
+FEW_CLIPS, MORE_CLIPS = 6, 30
+NUM_FRAMES, HEIGHT, WIDTH = 60, 270, 480
+RECIPE_TOKENS = 5_000e6
+DATA_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+CPU_CORES = (2, 16, 128, 1_024)
+GPUS = (1, 8, 64)
+
+
+def measure_data(folder: Path) -> dict[str, float]:
+    """Seconds, pairs and bytes of a clip."""
+    seconds, roots = {}, {}
+    for num_clips in (FEW_CLIPS, MORE_CLIPS):
+        clips, roots[num_clips] = folder / f"clips{num_clips}", folder / f"data{num_clips}"
+        Demo(clips, num_clips=num_clips, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, seed=0)
+        command = [sys.executable, "preprocess.py", "source=penn_action", f"source.root={clips}",
+                   f"out={roots[num_clips]}", "contact_sheet.num_pairs=0", "split=pair"]  # fmt: skip
+        begin = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        seconds[num_clips] = time.perf_counter() - begin
+    root = roots[MORE_CLIPS]
+    manifest = Manifest.load(root)
+    shard_bytes = sum(path.stat().st_size for path in root.rglob("*.tar"))
+    num_pairs = sum(manifest.num_pairs(split) for split in SPLITS)
+    rows = TokenTable.open(root, "train").tokens
+    return {
+        "seconds_per_clip": (seconds[MORE_CLIPS] - seconds[FEW_CLIPS]) / (MORE_CLIPS - FEW_CLIPS),
+        "pairs_per_clip": num_pairs / MORE_CLIPS,
+        "shard_bytes_per_pair": shard_bytes / num_pairs,
+        "table_bytes_per_pair": rows.shape[1] * rows.itemsize,
+    }
+
+
+def measure_model(model: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    spec = argparse.Namespace(
+        data=folder / "random", model=model, modalities="m3", batch_size=arguments.batch_size, steps=arguments.steps,
+        warmup_steps=2, threads=os.cpu_count(), device="cpu", dtype="fp32",
+    )  # fmt: skip
+    if not spec.data.exists():
+        write_random_data(spec.data, max(256, 4 * arguments.batch_size))
+    found = measure_step(spec, arguments.head, folder)
+    num_steps, step_s = len(found["step_s"]), sorted(found["step_s"])
+    return {
+        "nominal_tokens_per_s": found["tokens_per_step"] / step_s[num_steps // 2],
+        "peak_bytes": found["peak_bytes"],
+        "flops_per_nominal_token": sum(found["real_flops"]) / num_steps / found["tokens_per_step"],
+    }
+
+
+def data_rows(data: dict[str, float]) -> list[str]:
+    cores, on_cores = os.cpu_count(), " | ".join(f"{n:,} cores" for n in CPU_CORES)
+    lines = [
+        f"| clips | pairs | shards of 1,000 | disk, GB | token table, GB | {on_cores} |",
+        "|" + "---:|" * (5 + len(CPU_CORES)),
+    ]
+    for num_clips in DATA_SIZES:
+        pairs = num_clips * data["pairs_per_clip"]
+        hours = [f"{num_clips * data['seconds_per_clip'] * cores / n / 3600:,.2f} h" for n in CPU_CORES]
+        disk = [f"{pairs * data[f'{kind}_bytes_per_pair'] / 1e9:,.2f}" for kind in ("shard", "table")]
+        lines.append(f"| {num_clips:,} | {pairs:,.0f} | {pairs / 1000:,.0f} | {' | '.join([*disk, *hours])} |")
+    return lines
+
+
+def model_rows(models: dict[str, dict[str, Any]], mfu: float) -> list[str]:
+    peak = published_peak("NVIDIA H100 80GB HBM3", "bf16").flops_per_s * mfu
+    lines = [
+        "| model | peak memory here, GB | nominal tokens/s here | MFLOP a nominal token | 5,000 M tokens here | "
+        + " | ".join(f"{n} × H100" for n in GPUS)
+        + " |",
+        "|---|" + "---:|" * (4 + len(GPUS)),
+    ]
+    for name, one in models.items():
+        hours = RECIPE_TOKENS / one["nominal_tokens_per_s"] / 3600
+        on_gpus = [f"{RECIPE_TOKENS * one['flops_per_nominal_token'] / peak / n / 3600:,.2f} h" for n in GPUS]
+        lines.append(
+            f"| `{name}` | {one['peak_bytes'] / 1e9:.1f} | {one['nominal_tokens_per_s']:,.0f} | "
+            f"{one['flops_per_nominal_token'] / 1e6:,.0f} | {hours:,.0f} h | {' | '.join(on_gpus)} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny", "small", "m3", "base"], help="of conf/model")
+    parser.add_argument("--head", choices=("flat", "factorized"), default="flat")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3, help="measured of each model")
+    parser.add_argument("--mfu", type=float, default=0.3, help="assumed of the GPUs")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = measure_data(folder)
+        models = {model: measure_model(model, arguments, folder) for model in arguments.models}
+    print(f"measured: {data['seconds_per_clip']:.2f} s a clip of {NUM_FRAMES} frames on {os.cpu_count()} cores, "
+          f"{data['pairs_per_clip']:.2f} pairs a clip, {data['shard_bytes_per_pair']:,.0f} bytes a pair in shards, "
+          f"{data['table_bytes_per_pair']:,.0f} in the table")  # fmt: skip
+    print("\n".join([*data_rows(data), "", *model_rows(models, arguments.mfu)]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"data": data, "models": models}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
