@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m3.modalities import MOTION
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
 from m3.records import PackedTokens
+from m3.tokens.motion import blurred_cells
 
 CHUNK = 256
 """Rows whose logits exist at the same time; (256, 64,000) float32 is 62 MiB."""
@@ -25,6 +27,7 @@ def training_loss(
     targets: PackedTokens,
     modality_weights: Tensor,
     label_smoothing: float = 0.0,
+    motion_blur: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of all targets' cross-entropies: (M, D) hidden vectors of the targets → loss, sums.
 
@@ -33,6 +36,8 @@ def training_loss(
     Args:
         modality_weights: (K,) float, `average_weights`.
         label_smoothing: see `weighted_cross_entropy`.
+        motion_blur: std, in sides of the pose's box, of the Gaussian that motion targets are spread over (`m3.tokens.
+            motion.blurred_cells`); 0 for none.
     Returns:
         Scalar, Σ_k modality_weights[k] · sums[k], to differentiate; and the sums (K,) float32, detached.
     """
@@ -43,9 +48,11 @@ def training_loss(
     for together in heads.values():
         rows = torch.cat([targets.rows[k] for k in together])
         weights = torch.cat([modality_weights[k].expand(len(targets.rows[k])) for k in together])
-        part, nll = weighted_cross_entropy(
-            hidden.index_select(0, rows), targets.ids[rows], weights, model.head_of(together[0]), label_smoothing
-        )
+        own_hidden, ids, head = hidden.index_select(0, rows), targets.ids[rows], model.head_of(together[0])
+        if motion_blur and model.vocabularies[together[0]] is MOTION:
+            part, nll = blurred_cross_entropy(own_hidden, ids, weights, head, motion_blur)
+        else:
+            part, nll = weighted_cross_entropy(own_hidden, ids, weights, head, label_smoothing)
         loss = loss + part
         for k, own in zip(together, nll.split([len(targets.rows[k]) for k in together])):
             sums[k] = own.sum()
@@ -98,6 +105,16 @@ def weighted_cross_entropy(
         )
         return (nll * weights).sum(), nll.detach()
     return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing)
+
+
+def blurred_cross_entropy(
+    hidden: Tensor, ids: Tensor, weights: Tensor, head: FlatHead, std: float
+) -> tuple[Tensor, Tensor]:
+    """`weighted_cross_entropy` of motion ids, each spread over the cells near it: near misses are almost hits."""
+    table = torch.from_numpy(blurred_cells(std)).to(hidden.device)
+    (logits,) = head.digit_logits(hidden)
+    nll = F.cross_entropy(_at_least_float32(logits), table[ids], reduction="none")
+    return (nll * weights).sum(), nll.detach()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -29,15 +29,27 @@ COORDS_LENGTH = 3 * NUM_JOINTS
 JOINT_LEVELS = (32, 256)
 """Levels of the digits of an x or y token: a fine step within one of 256 coarse places."""
 
-NUM_HORIZON_IDS = 64
-"""Ids of a horizon token."""
+NUM_STEP_IDS = 64
+"""Ids of a step token: frames from one horizon of a forecast to the next."""
+
+NUM_HORIZONS = 16
+"""Poses of a forecast, one step apart."""
+
+MOTION_SIDE = 33
+"""Cells along x and along y of the grid of displacements that a motion token chooses from; odd: the middle is 0."""
+
+UNSEEN_MOTION = MOTION_SIDE**2
+"""The id, after those of the cells, of the motion of a joint that is not seen there; nobody learns or scores it."""
+
+MOTION_LENGTH = NUM_HORIZONS * NUM_JOINTS
+"""Motion tokens of a sample: for each horizon where its 13 joints have gone."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Ids that one output head predicts and one embedding table reads.
 
-    name: "picture", "joints" or "horizon" (or "table", the published vocabulary that everything shares).
+    name: "picture", "joints", "step" or "motion" (or "table", the published vocabulary that everything shares).
     num_ids: legal ids are 0 … num_ids − 1.
     digits: mixed-radix levels of an id, least significant first, or None where it has no inner structure.
     """
@@ -52,15 +64,19 @@ MAX_VOCAB_SIZE = 65536
 
 PICTURE = Vocabulary("picture", math.prod(FSQ_LEVELS), FSQ_LEVELS)
 JOINTS = Vocabulary("joints", NUM_JOINT_BINS, JOINT_LEVELS)
-HORIZON = Vocabulary("horizon", NUM_HORIZON_IDS)
+STEP = Vocabulary("step", NUM_STEP_IDS)
+MOTION = Vocabulary("motion", UNSEEN_MOTION + 1)
 
 _VOCABULARY_OF = {
     "tok_rgb": PICTURE,
     "coords": JOINTS,
-    "horizon": HORIZON,
+    "step": STEP,
     "tok_rgb_next": PICTURE,
     "coords_next": JOINTS,
+    "motion": MOTION,
 }
+
+_LENGTH_OF = {JOINTS: COORDS_LENGTH, MOTION: MOTION_LENGTH}
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,8 @@ class ModalityTable:
 
     Constructed from `conf/modalities/*.yaml`, whose keys are these fields.
 
-    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, and horizon (`m3.batches.futures`).
+    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, step, motion
+        (`m3.batches.futures`).
     vocab_sizes: padded table sizes, per modality; read by `logits=table`.
     max_seq_lens: tokens per modality (L).
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
@@ -149,8 +166,8 @@ class ModalityTable:
                 raise ValueError(
                     f"modalities.vocab_sizes: {size} for {name}, need {vocabulary.num_ids} … {MAX_VOCAB_SIZE}"
                 )
-            if vocabulary is JOINTS and length != COORDS_LENGTH:
-                raise ValueError(f"modalities.max_seq_lens: {name} has {COORDS_LENGTH} tokens, got {length}")
+            if (needed := _LENGTH_OF.get(vocabulary, length)) != length:
+                raise ValueError(f"modalities.max_seq_lens: {name} has {needed} tokens, got {length}")
 
     def _check_length(self, key: str, values: Sequence[Any]) -> None:
         if len(values) != self.num_modalities:
@@ -248,7 +265,8 @@ class ModalityTable:
         return slice(self.offsets[k], self.offsets[k] + self.max_seq_lens[k])
 
     def num_legal_ids(self, name: str, position: int) -> int:
-        """Legal ids at a position are 0 … this − 1: 64,000 in pictures, 8,192 for x and y, 2 for visibility."""
+        """Legal ids at a position are 0 … this − 1: 64,000 in pictures, 8,192 for x and y, 2 for visibility,
+        1,089 for motion and one more for none seen."""
         vocabulary = self.vocabularies[self.index(name)]
         if vocabulary is JOINTS and position >= 2 * NUM_JOINTS:
             return NUM_VISIBILITY_IDS

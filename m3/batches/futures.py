@@ -1,4 +1,4 @@
-"""Samples for direct forecasts: a pose, how far ahead to look, and the pose there."""
+"""Samples for direct forecasts: a pose, the step of the clip, and where its joints are 1 … 16 steps later."""
 
 from __future__ import annotations
 
@@ -11,31 +11,42 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m3.batches.datamodule import EvalBatches, ResumableLoader, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.jitter import Jitter
+from m3.batches.framing import Frame, has_place, mirrored
 from m3.batches.table import TokenTable
-from m3.modalities import COORDS_LENGTH, NUM_HORIZON_IDS, ModalityTable
+from m3.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
 from m3.records import NUM_JOINTS, TokenBatch
 from m3.seeds import SampleGenerator
+from m3.settings import require
+from m3.tokens.motion import encode_motion
 
-FORECAST_MODALITIES = ("coords", "horizon", "coords_next")
-HORIZON_LENGTH = 2
-"""Tokens of the horizon: the horizon itself, and the clip's step in frames."""
-
-NUM_HORIZONS = 16
+FORECAST_MODALITIES = ("coords", "step", "motion")
 
 
-def clip_step(num_frames: int, num_horizons: int = NUM_HORIZONS) -> int:
+def clip_step(num_frames: int) -> int:
     """Frames from one horizon to the next: (T − 1) // (horizons + 1); 0 in a clip too short for that."""
-    return (num_frames - 1) // (num_horizons + 1)
+    return (num_frames - 1) // (NUM_HORIZONS + 1)
 
 
-def horizon_tokens(horizon: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """(…) horizons from 1 and steps in frames → (…, 2) ids."""
-    return np.stack(np.broadcast_arrays(horizon, np.minimum(step, NUM_HORIZON_IDS - 1)), axis=-1)
+def given_tokens(poses: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """What a forecast is made from: (B, 3, 13) joint tokens, steps in frames (B,) or () → (B, 40) ids.
+
+    The pose is framed (`m3.batches.framing`).
+    """
+    framed = Frame.of(poses).fit(poses).reshape(len(poses), COORDS_LENGTH)
+    steps = np.broadcast_to(np.minimum(step, NUM_STEP_IDS - 1), len(poses))
+    return np.concatenate([framed, steps[:, None]], axis=1).astype(np.int64)
+
+
+def motion_tokens(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """(B, 3, 13) joint tokens of poses and (B, 16, 3, 13) of those that follow → (B, 208) ids."""
+    side = Frame.of(here).side[:, None, None, None]
+    moved = (there[:, :, :2].astype(np.float64) - here[:, None, :2]) / side  # (B, 16, 2, 13)
+    is_seen = (there[:, :, 2] > 0) & has_place(here)[:, None]
+    return encode_motion(moved.swapaxes(2, 3), is_seen).reshape(len(here), MOTION_LENGTH)
 
 
 class FutureFrames:
-    """Every frame of the clips of a split, and the poses that follow it.
+    """Every frame of the clips of a split, and the 16 poses that follow it.
 
     Sample n is a frame; sequences start at every frame. Horizon h is the frame h steps later, or the clip's last.
 
@@ -72,23 +83,22 @@ class FutureFrames:
         """(B, 39) tokens of the frames themselves."""
         return torch.from_numpy(self.poses[sample].reshape(-1, COORDS_LENGTH))
 
-    def futures(self, sample: np.ndarray, horizon: np.ndarray) -> np.ndarray:
-        """(B,) samples, (B,) horizons → (B, 3, 13) tokens of the poses there."""
-        return self.poses[np.minimum(sample + horizon * self.step[sample], self.last[sample])]
+    def futures(self, sample: np.ndarray) -> np.ndarray:
+        """(B,) samples → (B, 16, 3, 13) tokens of the poses that follow."""
+        ahead = np.arange(1, NUM_HORIZONS + 1) * self.step[sample, None]
+        return self.poses[np.minimum(sample[:, None] + ahead, self.last[sample, None])]
 
 
 class FutureBatches(Dataset):
-    """Batches of (pose, horizon, pose at that horizon) for the samples of `batches`.
+    """Batches of (framed pose, step, motion at 16 horizons) for the samples of `batches`.
 
-    Horizon and jitter of a sample are a pure function of seed, epoch and sample.
-
-    jitter: None to leave the poses where they are.
+    flip: share of the samples, a pure function of seed, epoch and sample, of which it is the mirror image.
     """
 
     def __init__(
-        self, batches: TrainBatches | EvalBatches, frames: FutureFrames, seed: int, jitter: Jitter | None
+        self, batches: TrainBatches | EvalBatches, frames: FutureFrames, seed: int = 0, flip: float = 0.0
     ) -> None:
-        self.batches, self.frames, self.seed, self.jitter = batches, frames, seed, jitter
+        self.batches, self.frames, self.seed, self.flip = batches, frames, seed, flip
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -96,14 +106,13 @@ class FutureBatches(Dataset):
     def __getitem__(self, index: int) -> TokenBatch:
         batch: TokenBatch = self.batches[index]
         sample = batch.sample.numpy()
-        uniform = SampleGenerator(self.seed, "horizon", batch.sample, batch.epoch).uniform(1).numpy()[:, 0]
-        horizon = 1 + (uniform * NUM_HORIZONS).astype(np.int64)  # (B,)
-        poses = np.stack([self.frames.poses[sample], self.frames.futures(sample, horizon)], axis=1)  # (B, 2, 3, 13)
-        if self.jitter is not None:
-            poses = self.jitter(poses, SampleGenerator(self.seed, "jitter", batch.sample, batch.epoch))
-        here, there = poses.reshape(len(sample), 2, COORDS_LENGTH).swapaxes(0, 1)
-        tokens = np.concatenate([here, horizon_tokens(horizon, self.frames.step[sample]), there], axis=1)
-        return TokenBatch(torch.from_numpy(tokens.astype(np.int64)), batch.sample, batch.epoch)
+        here, there = self.frames.poses[sample], self.frames.futures(sample)  # (B, 3, 13), (B, 16, 3, 13)
+        uniform = SampleGenerator(self.seed, "flip", batch.sample, batch.epoch).uniform(1).numpy()  # (B, 1)
+        is_flipped = (uniform < self.flip)[:, :, None]  # (B, 1, 1)
+        here = np.where(is_flipped, mirrored(here), here)
+        there = np.where(is_flipped[:, None], mirrored(there), there)
+        tokens = np.concatenate([given_tokens(here, self.frames.step[sample]), motion_tokens(here, there)], axis=1)
+        return TokenBatch(torch.from_numpy(tokens), batch.sample, batch.epoch)
 
 
 class FutureDataModule(TokenDataModule):
@@ -111,8 +120,8 @@ class FutureDataModule(TokenDataModule):
 
     Args:
         root, batch_size, accumulation, eval_batch_size, seed, num_workers, repeat_batches: see `TokenDataModule`.
-        table: of the modalities coords, horizon, coords_next.
-        jitter: of the training samples.
+        table: of the modalities coords, step, motion.
+        flip: share of the training samples that are mirrored, 0 … 1; evaluation mirrors none.
     Raises:
         ValueError for another table, and where the data set does not hold its clips frame by frame.
     """
@@ -122,17 +131,18 @@ class FutureDataModule(TokenDataModule):
         root: str,
         table: ModalityTable,
         batch_size: int,
-        jitter: Jitter,
         eval_batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
         repeat_batches: int | None = None,
         accumulation: int = 1,
+        flip: float = 0.5,
     ) -> None:
+        require("data.flip", flip, float, low=0, high=1)
         check_forecast_table(table)
         super().__init__(root, _STORED, batch_size, eval_batch_size, seed, num_workers, repeat_batches,
                          accumulation=accumulation)  # fmt: skip
-        self.jitter = jitter
+        self.flip_share = flip
         self.train_frames = FutureFrames(self.train_split, "train")
         self.eval_frames = FutureFrames(TokenTable.open(root, "eval"), "eval")
 
@@ -145,18 +155,18 @@ class FutureDataModule(TokenDataModule):
         batches = TrainBatches(
             self.train_frames, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches
         )
-        futures = FutureBatches(batches, self.train_frames, self.seed, self.jitter)
+        futures = FutureBatches(batches, self.train_frames, self.seed, self.flip_share)
         return ResumableLoader(futures, self.num_workers, self._pin_memory)
 
     def val_dataloader(self) -> DataLoader:
         batches = EvalBatches(self.eval_frames, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
-        futures = FutureBatches(batches, self.eval_frames, 0, None)  # the same horizons whatever the run's seed
+        futures = FutureBatches(batches, self.eval_frames)
         return DataLoader(futures, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
 
 
 def check_forecast_table(table: ModalityTable) -> None:
     """Raises ValueError for a table of other modalities or lengths than the samples here have."""
-    lengths = (COORDS_LENGTH, HORIZON_LENGTH, COORDS_LENGTH)
+    lengths = (COORDS_LENGTH, 1, MOTION_LENGTH)
     if (tuple(table.modalities), tuple(table.max_seq_lens)) != (FORECAST_MODALITIES, lengths):
         raise ValueError(
             f"modalities.modalities={list(table.modalities)}, max_seq_lens={list(table.max_seq_lens)}: forecasts need "

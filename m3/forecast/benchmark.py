@@ -13,11 +13,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from m3.batches.futures import NUM_HORIZONS
 from m3.checkpoint import LoadedModel
 from m3.clips.canvas import PadCanvas
 from m3.forecast.forecaster import Forecaster
 from m3.forecast.protocol import THRESHOLD, ForecastClip, Tally, nothing_moves, read_clips, score_forecast
+from m3.modalities import NUM_HORIZONS
 from m3.progress import track
 from m3.records import Rejection
 from m3.settings import require
@@ -68,20 +68,20 @@ class Benchmark:
     """`forecast` of conf/generate.
 
     labels: folder of Penn Action label files; those with train = −1 are scored.
-    mirror, tolerance, dtype: see `Forecaster`.
+    mirror, margin, dtype: see `Forecaster`.
     batch_size: sequences at a time; changes no result.
     max_sequences: score so many, evenly spread; None for all.
     """
 
     labels: str
     mirror: bool = True
-    tolerance: float = 0.0
+    margin: float = 0.0
     dtype: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 16
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
-        require("forecast.tolerance", self.tolerance, float, low=0, high=0.5)
+        require("forecast.margin", self.margin, float, low=0, high=1)
         require("forecast.batch_size", self.batch_size, int, low=1)
         require("forecast.max_sequences", self.max_sequences, int | None, low=1)
         if not isinstance(self.mirror, bool):
@@ -98,7 +98,7 @@ class Benchmark:
                 "checkpoint: not trained on whole frames; make data with `python preprocess.py "
                 "experiment=penn_forecast source.labels=DIR` and train with `python train.py experiment=penn_forecast`"
             )
-        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.tolerance, self.dtype)
+        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.margin, self.dtype)
         clips, skipped = read_clips(self.labels)
         tallies: dict[str, list[tuple[Tally, Tally]]] = {}
         batches = list(self._batches(clips))
@@ -137,7 +137,7 @@ class Benchmark:
             "model": {"name": loaded.config["name"], "seed": loaded.config["seed"], "step": loaded.step},
             "settings": {
                 "mirror": self.mirror,
-                "tolerance": self.tolerance,
+                "margin": self.margin,
                 "dtype": self.dtype,
                 "max_sequences": self.max_sequences,
             },

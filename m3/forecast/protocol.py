@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.batches.futures import NUM_HORIZONS, clip_step
+from m3.batches.futures import clip_step
 from m3.clips.base import ClipError
 from m3.clips.penn_action import Label, read_label
+from m3.modalities import NUM_HORIZONS
 from m3.progress import track
 from m3.records import Rejection
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from m3.masking.budgets import draw_budgets
-from m3.modalities import JOINTS, ModalityTable
+from m3.modalities import JOINTS, MOTION, UNSEEN_MOTION, ModalityTable
 from m3.records import NUM_JOINTS, PackedTokens
 from m3.seeds import SampleGenerator
 
@@ -114,13 +114,16 @@ def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedToken
 
 
 def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
-    """(B, S) bool: False at the x and y tokens of invisible joints, which are never predicted nor scored."""
+    """(B, S) bool: False at the x, y and motion tokens of invisible joints, which are never predicted nor scored."""
     is_allowed = torch.ones_like(tokens, dtype=torch.bool)
     for name, vocabulary in zip(table.modalities, table.vocabularies):
         if vocabulary is JOINTS:
             columns = table.columns(name)
             is_visible = tokens[:, columns][:, 2 * NUM_JOINTS :] > 0  # (B, J)
             is_allowed[:, columns][:, : 2 * NUM_JOINTS] = is_visible.repeat(1, 2)
+        elif vocabulary is MOTION:
+            columns = table.columns(name)
+            is_allowed[:, columns] = tokens[:, columns] != UNSEEN_MOTION
     return is_allowed
 
 

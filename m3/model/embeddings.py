@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE, ModalityTable, Vocabulary
+from m3.modalities import (
+    COORDS_LENGTH,
+    JOINTS,
+    MOTION,
+    NUM_HORIZONS,
+    NUM_VISIBILITY_IDS,
+    PICTURE,
+    ModalityTable,
+    Vocabulary,
+)
+from m3.records import NUM_JOINTS
 from m3.tokens.fsq import digits_of_legal
 
 INIT_STD = 0.02
@@ -38,11 +48,18 @@ def sincos_grid(side: int, width: int) -> Tensor:
     return torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], dim=1)
 
 
+def sincos_motion(width: int) -> Tensor:
+    """(16 · 13, width), horizon after horizon: of the joint, as of its x token in a pose, plus of the horizon."""
+    joint = sincos(COORDS_LENGTH, fitted_frequencies(COORDS_LENGTH, width))[:NUM_JOINTS]
+    horizon = sincos(NUM_HORIZONS, fitted_frequencies(NUM_HORIZONS, width))
+    return (horizon[:, None] + joint).flatten(0, 1)
+
+
 class PositionEmbedding(nn.Module):
     """Fixed embedding of the position within a modality; positions restart at 0 in each.
 
-    layout: "1d", as published; or "2d", in which picture tokens are embedded by row and column, and wavelengths
-        fit the length of each axis.
+    layout: "1d", as published; or "2d", in which picture tokens are embedded by row and column, motion tokens by
+        horizon and joint, and wavelengths fit the length of each axis.
     """
 
     def __init__(self, table: ModalityTable, width: int, layout: Literal["1d", "2d"]) -> None:
@@ -60,6 +77,8 @@ class PositionEmbedding(nn.Module):
                         f"model.positions=2d needs square pictures, {table.modalities[k]} has {length} tokens"
                     )
                 embedding[k, :length] = sincos_grid(side, width)
+            elif vocabulary is MOTION and layout == "2d":
+                embedding[k, :length] = sincos_motion(width)
             else:
                 frequencies = published_frequencies(width) if layout == "1d" else fitted_frequencies(length, width)
                 embedding[k, :length] = sincos(length, frequencies)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m3.loss import average, average_weights, modality_scores, num_targets, training_loss
 from m3.masking.select import choose, choose_and_pack
-from m3.modalities import ModalityTable
+from m3.modalities import MOTION, ModalityTable
 from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PackedTokens, TokenBatch
@@ -66,6 +66,7 @@ class MaskedTraining(pl.LightningModule):
         optim: the recipe.
         loss_average: see `m3.loss.average`; of the training loss.
         label_smoothing: see `m3.loss.weighted_cross_entropy`; of the training loss only.
+        motion_blur: see `m3.loss.training_loss`; of the training loss only, for tables with the modality motion.
         seed: of the training masks.
         eval_seed: of the evaluation masks, which are the same in every evaluation.
         attention, compile: see `EncoderDecoder.choose_kernels`.
@@ -84,6 +85,7 @@ class MaskedTraining(pl.LightningModule):
         optim: Recipe,
         loss_average: Literal["present", "all", "token"] = "present",
         label_smoothing: float = 0.0,
+        motion_blur: float = 0.0,
         seed: int = 0,
         eval_seed: int = 0,
         attention: Kernel = "auto",
@@ -93,6 +95,9 @@ class MaskedTraining(pl.LightningModule):
         require("seed", seed, int, low=0)
         require("loss.eval_seed", eval_seed, int, low=0)
         require("loss.label_smoothing", label_smoothing, float, low=0, high=1)
+        require("loss.motion_blur", motion_blur, float, low=0, high=1)
+        if motion_blur and MOTION not in model.vocabularies:
+            raise ValueError(f"loss.motion_blur={motion_blur}: needs the modality motion, and model.logits=legal")
         if loss_average not in ("present", "all", "token"):
             raise ValueError(f"loss.average={loss_average!r}: choose present, all or token")
         self.table = table
@@ -103,7 +108,7 @@ class MaskedTraining(pl.LightningModule):
         self.last_step: StepFacts | None = None
         self._guard = Guard(table.modalities)
         self.optim = optim
-        self.loss_average, self.label_smoothing = loss_average, label_smoothing
+        self.loss_average, self.label_smoothing, self.motion_blur = loss_average, label_smoothing, motion_blur
         self.seed = seed
         self.eval_seed = eval_seed
         self.identity: dict[str, Any] = {}
@@ -165,7 +170,9 @@ class MaskedTraining(pl.LightningModule):
         for index, (inputs, targets) in enumerate(packed):
             hidden = self.model(inputs, targets)  # (M, D)
             with span("head and loss"):
-                loss, part_sums = training_loss(self.model, hidden, targets, weights, self.label_smoothing)
+                loss, part_sums = training_loss(
+                    self.model, hidden, targets, weights, self.label_smoothing, self.motion_blur
+                )
             sums += part_sums
             if is_logged:
                 with span("scores"):
