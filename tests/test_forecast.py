@@ -183,7 +183,7 @@ def test_a_batch_holds_pose_step_and_motion(world: tuple[Path, Path]) -> None:
             tokens, sample, _ = batches[step]
             assert tokens.shape == (32, 248) and torch.equal(tokens, batches[step].tokens)
             n = sample.numpy()
-            here, there = frames.poses[n], frames.futures(n)
+            here, there = frames.here(n), frames.futures(n)
             plain = np.concatenate([given_tokens(here, frames.step[n]), motion_tokens(here, there)], axis=1)
             here, there = mirrored(here), mirrored(there)
             other = np.concatenate([given_tokens(here, frames.step[n]), motion_tokens(here, there)], axis=1)
@@ -416,10 +416,10 @@ def test_train_and_score(world: tuple[Path, Path], tmp_path: Path, capsys: pytes
 def test_learns_a_motion_that_a_pose_tells(tmp_path: Path) -> None:
     """Wrists and ankles cross the body at the same pace in every clip: where they are says where they will be."""
     for number in range(1, 13):
-        x = np.tile(np.random.default_rng(number).uniform(20, 40, 13), (52, 1))
-        x[:, [5, 6, 11, 12]] = np.linspace(10, 50, 52)[:, None]
-        write_label(tmp_path / "labels" / f"{number:04d}.mat", num_frames=52, x=x, y=np.tile(np.arange(13) + 15.0, (52, 1)),
-                    train=np.array([[-1 if number > 9 else 1]], np.int32))  # fmt: skip
+        x = np.tile(np.random.default_rng(number).uniform(5, 55, 13), (52, 1))
+        x[:, [5, 6, 11, 12]] = np.linspace(20, 40, 52)[:, None]
+        y, is_train = np.tile(np.arange(13) + 15.0, (52, 1)), np.array([[-1 if number > 9 else 1]], np.int32)
+        write_label(tmp_path / "labels" / f"{number:04d}.mat", num_frames=52, x=x, y=y, train=is_train)
     data = f"source.labels={tmp_path / 'labels'}", f"out={tmp_path / 'data'}", "workers=1", "split.eval_ratio=0.2"
     preprocess.run(config("preprocess", *data))
     train.run(config("train", *TINY, f"data.root={tmp_path / 'data'}", f"run_dir={tmp_path / 'run'}", "data.flip=0",
@@ -428,7 +428,7 @@ def test_learns_a_motion_that_a_pose_tells(tmp_path: Path) -> None:
     settings = f"checkpoint={tmp_path / 'run'}", f"labels={tmp_path / 'labels'}", "device=cpu", "forecast.mirror=false"
     scores = generate.run_forecast(config("generate", *settings, f"out={tmp_path / 'scores'}")).scores
     gains = np.array(scores.model.pck) - scores.nothing_moves.pck
-    assert gains.min() > -1 and gains[:4].min() > 5
+    assert gains.min() > -1 and gains.mean() > 8
 
 
 def test_wrong_settings_are_named(world: tuple[Path, Path]) -> None:

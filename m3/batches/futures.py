@@ -48,7 +48,8 @@ def motion_tokens(here: np.ndarray, there: np.ndarray) -> np.ndarray:
 class FutureFrames:
     """Every frame of the clips of a split, and the 16 poses that follow it.
 
-    Sample n is a frame; sequences start at every frame. Horizon h is the frame h steps later, or the clip's last.
+    Sample n is a frame, any but those after which none of its joints is seen. Horizon h is the frame h steps later, or
+    the clip's last.
 
     Args:
         split: made with `pairs=stride pairs.step=1`, from which every frame of a clip can be read.
@@ -74,19 +75,28 @@ class FutureFrames:
             last += [first + num_frames - 1] * num_frames
             step += [clip_step(num_frames)] * num_frames
         self.poses = np.concatenate(poses) if poses else tokens[:, 0]  # (num_frames, 3, 13)
-        self.last, self.step = np.array(last, dtype=np.int64), np.array(step, dtype=np.int64)  # (num_frames,)
+        self.last = np.array(last, dtype=np.int64)  # (num_frames,)
+        self.frame, self.step = np.arange(len(last)), np.array(step, dtype=np.int64)  # (num_samples,) from here on
+        is_seen = (self.futures(self.frame)[:, :, 2] > 0) & has_place(self.poses)[:, None]  # (num_frames, 16, 13)
+        self.frame = np.flatnonzero(is_seen.any((1, 2)))
+        self.step = self.step[self.frame]
 
     def __len__(self) -> int:
-        return len(self.poses)
+        return len(self.frame)
 
     def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
         """(B, 39) tokens of the frames themselves."""
-        return torch.from_numpy(self.poses[sample].reshape(-1, COORDS_LENGTH))
+        return torch.from_numpy(self.here(sample).reshape(-1, COORDS_LENGTH))
+
+    def here(self, sample: np.ndarray) -> np.ndarray:
+        """(B,) samples → (B, 3, 13) tokens of their poses."""
+        return self.poses[self.frame[sample]]
 
     def futures(self, sample: np.ndarray) -> np.ndarray:
         """(B,) samples → (B, 16, 3, 13) tokens of the poses that follow."""
+        frame = self.frame[sample, None]
         ahead = np.arange(1, NUM_HORIZONS + 1) * self.step[sample, None]
-        return self.poses[np.minimum(sample[:, None] + ahead, self.last[sample, None])]
+        return self.poses[np.minimum(frame + ahead, self.last[frame])]
 
 
 class FutureBatches(Dataset):
@@ -106,7 +116,7 @@ class FutureBatches(Dataset):
     def __getitem__(self, index: int) -> TokenBatch:
         batch: TokenBatch = self.batches[index]
         sample = batch.sample.numpy()
-        here, there = self.frames.poses[sample], self.frames.futures(sample)  # (B, 3, 13), (B, 16, 3, 13)
+        here, there = self.frames.here(sample), self.frames.futures(sample)  # (B, 3, 13), (B, 16, 3, 13)
         uniform = SampleGenerator(self.seed, "flip", batch.sample, batch.epoch).uniform(1).numpy()  # (B, 1)
         is_flipped = (uniform < self.flip)[:, :, None]  # (B, 1, 1)
         here = np.where(is_flipped, mirrored(here), here)
