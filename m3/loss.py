@@ -49,7 +49,7 @@ def training_loss(
         rows = torch.cat([targets.rows[k] for k in together])
         weights = torch.cat([modality_weights[k].expand(len(targets.rows[k])) for k in together])
         own_hidden, ids, head = hidden.index_select(0, rows), targets.ids[rows], model.head_of(together[0])
-        if motion_blur and model.vocabularies[together[0]] is MOTION:
+        if motion_blur and model.vocabularies[together[0]] == MOTION:
             part, nll = blurred_cross_entropy(own_hidden, ids, weights, head, motion_blur)
         else:
             part, nll = weighted_cross_entropy(own_hidden, ids, weights, head, label_smoothing)
