@@ -1,86 +1,94 @@
-"""Rolls a trained model out over a split, scores it and draws it: assembles what conf/generate.yaml names."""
+"""Generates with a trained model, scores and draws it: assembles what conf/generate.yaml names."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from m3.batches.table import TokenTable
+from m3.belonging import check_belonging, check_tokenizer, data_like
 from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
+from m3.completion import Completion, completion_arrays, completion_sheet
 from m3.forecast.benchmark import Benchmark, ForecastResult
-from m3.inpainting import Inpainting, Result
+from m3.generator import Generator, RollOuts
+from m3.inpainting import Inpainting, Result, print_inpainting
+from m3.input_files import preparation, starts_of_files
 from m3.metrics import (
-    Context,
-    PoseFrames,
-    RolloutTokens,
+    NO_TRUTH,
     Score,
     check_source,
-    constant_velocity,
     metrics_record,
     plot_title,
-    previous_rows,
     real_frames,
-    score,
     scores_plot,
     write_metrics,
 )
-from m3.pictures import choose_samples, rollout_animation, rollout_sheet, write_gif, write_png
-from m3.progress import counted
-from m3.rollout import (
-    SUCCESSOR_OF,
-    Chain,
-    Frames,
-    TokenFrames,
-    check_schemes,
-    decode,
-    find_chains,
-    num_steps,
-    roll_out,
-    true_frames,
-)
-from m3.sampling.settings import Sampling, SchemeSettings
+from m3.pictures import choose_samples, rollout_sheet, write_png
+from m3.report import Report, write_report
+from m3.rollout import Chain, Frames, find_chains, frame_modalities
+from m3.rollout_files import write_folders, write_npz, write_pictures, write_tokens
+from m3.sampling.settings import Sampling
+from m3.score_tables import print_scores
+from m3.settings import require
+from m3.starts import Starts, starts_of_nothing, starts_of_split
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
-from m3.tokens.base import PictureTokenizer
-from m3.tokens.joints import JointCodec
+from m3.tokens.base import NoTokenizer
 
 SCRIPT = Path(__file__).resolve()
+_REPORTED_DRAWS, _REPORTED_CELL_PX = 3, 128
 
 
 @dataclass(frozen=True)
 class Generation:
     """What `run` made.
 
-    chains: of the split, one for each sample.
-    predicted, truth: (N, T + 1) frames.
-    scores: per horizon.
-    sheet, animation, metrics, plot: paths of rollout.png, rollout.gif, metrics.json and scores.png.
+    made: the roll-outs, the starts that they go on from, and the truth.
+    scores: per horizon; without a truth only the diversity.
+    out: the folder with what conf/generate.yaml lists.
     """
 
-    chains: list[Chain]
-    predicted: Frames
-    truth: Frames
+    made: RollOuts
     scores: list[Score]
-    sheet: Path
-    animation: Path
-    metrics: Path
-    plot: Path
+    out: Path
+
+    @property
+    def chains(self) -> list[Chain]:
+        """One for each start."""
+        return self.made.starts.chains
+
+    @property
+    def predicted(self) -> Frames:
+        """(N, T + 1) frames."""
+        return self.made.predicted.frames
+
+    @property
+    def truth(self) -> Frames:
+        """(N, T + 1) frames."""
+        return self.made.truth
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What `run_completion` made: completed pairs, and the scores of each frame of which something was generated."""
+
+    completion: Completion
+    scores: dict[str, list[Score]]
+    out: Path
 
 
 def run_inpainting(cfg: DictConfig) -> Result:
@@ -88,7 +96,7 @@ def run_inpainting(cfg: DictConfig) -> Result:
     cfg = _checked(cfg)
     inpainting: Inpainting = instantiate(cfg.inpaint)
     result = inpainting.run(_loaded(cfg), Path(cfg.out))
-    _report_inpainting(result.record, Path(cfg.out))
+    print_inpainting(Console(), result.record, Path(cfg.out))
     return result
 
 
@@ -99,40 +107,38 @@ def run_forecast(cfg: DictConfig) -> ForecastResult:
     return benchmark.run(_loaded(cfg), Path(cfg.out))
 
 
-def run(cfg: DictConfig) -> Generation:
-    """Generates what `cfg` (conf/generate.yaml) describes.
+def run(cfg: DictConfig) -> Generation | Completed:
+    """Generates what `cfg` (conf/generate.yaml) describes: roll-outs, or else just what `sampling.generate` names.
 
     Raises:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
         be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
     """
     cfg = _checked(cfg)
-    sampling: Sampling = instantiate(cfg.sampling)
-    loaded = _loaded(cfg)
-    schemes = sampling.for_table(loaded.table)
-    check_schemes(schemes, loaded.table)
-    split = TokenTable.open(cfg.data.root, cfg.data.split)
-    tokenizer: PictureTokenizer = instantiate(cfg.tokenizer)
-    _check_identities(cfg, loaded, split, tokenizer)
-    source = _source(cfg, split)
-    tokens = split.columns(loaded.table)
-    chains = find_chains(split.pairs, cfg.rollout.frames, cfg.rollout.starts, cfg.rollout.max_samples)
-    if not chains:
-        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
+    generator = _generator(cfg)
+    num_frames = cfg.rollout.frames if generator.rolls_out else 1
+    if generator.rolls_out:
+        generator.check_roll_out()
+    starts = _starts(cfg, generator, num_frames)
+    if not generator.rolls_out:
+        return _write_completion(cfg, generator, *generator.complete(starts))
+    made = generator.roll_out(starts, num_frames)
+    return _write(cfg, generator, made, generator.scores(made))
 
-    true_tokens = true_frames(tokens, loaded.table, chains, cfg.rollout.frames)
-    new_tokens = _roll_out(cfg, loaded, schemes, chains, true_tokens)
-    codec, canvas_size = JointCodec(split.manifest.canvas_size), split.manifest.canvas_size
-    predicted = decode(new_tokens, tokenizer, codec, canvas_size)
-    truth = decode(true_tokens, tokenizer, codec, canvas_size)
-    extent = np.array([chain.pairs[0].pose_extent_px or math.nan for chain in chains])
-    rows = previous_rows(split.pairs, chains)
-    previous = codec.decode(tokens[rows][:, loaded.table.columns("coords")].reshape(len(rows), 3, -1))
-    moving = constant_velocity(truth, *previous, rows >= 0)
-    context = _context(split, chains, source, moving, RolloutTokens(new_tokens, true_tokens, codec))
-    with counted(cfg.rollout.frames, "scores") as on_horizon:
-        scores = score(predicted, truth, extent, on_horizon, context)
-    return _write(cfg, loaded, chains, predicted, truth, scores)
+
+def _checked(cfg: DictConfig) -> DictConfig:
+    """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    require("rollout.frames", cfg.rollout.frames, int, low=1)
+    for name, value in cfg.pictures.items():
+        require(f"pictures.{name}", value, int, low=0 if name in ("num_folders", "num_reported") else 1)
+    if cfg.device == "auto":
+        cfg.device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=cfg.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={cfg.device}: {str(error).splitlines()[0]}") from error
+    return cfg
 
 
 def _loaded(cfg: DictConfig) -> LoadedModel:
@@ -143,42 +149,50 @@ def _loaded(cfg: DictConfig) -> LoadedModel:
     return load_model(cfg.checkpoint, cfg.device)
 
 
-def _checked(cfg: DictConfig) -> DictConfig:
-    """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    for key in ("rollout.batch_size", "pictures.num_samples", "pictures.cell_px"):
-        if OmegaConf.select(cfg, key) < 1:
-            raise ValueError(f"{key}={OmegaConf.select(cfg, key)}: need at least 1")
-    if cfg.device == "auto":
-        cfg.device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=cfg.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={cfg.device}: {str(error).splitlines()[0]}") from error
-    return cfg
+def _generator(cfg: DictConfig) -> Generator:
+    sampling: Sampling = instantiate(cfg.sampling)
+    loaded = _loaded(cfg)
+    sampling.for_table(loaded.table)
+    knows_pictures = {"tok_rgb", "tok_rgb_next"} & {*loaded.table.modalities}
+    tokenizer = instantiate(cfg.tokenizer) if knows_pictures else NoTokenizer()
+    draws: Any = OmegaConf.to_container(cfg.rollout.draws)
+    return Generator(loaded, tokenizer, sampling, cfg.seed, cfg.rollout.batch_size, cfg.rollout.num_samples, draws)
 
 
-def _check_identities(cfg: DictConfig, loaded: LoadedModel, split: TokenTable, tokenizer: PictureTokenizer) -> None:
-    """Raises ValueError unless model, data and tokenizer speak of the same picture tokens and canvas."""
-    stored = split.manifest.tokenizer
-    if (tokenizer.name, tokenizer.fingerprint) != (stored["name"], stored["fingerprint"]):
-        raise ValueError(
-            f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one that made {cfg.data.root}, "
-            f"{stored['name']} {stored['fingerprint'][:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
-            "or make data and model again"
-        )
-    values = split.manifest.canvas_size, stored["name"], stored["fingerprint"]
-    of_data = dict(zip(BINDING, values))
-    differing = [
-        f"{key} is {loaded.data[key]} there and {value} here"
-        for key, value in of_data.items()
-        if loaded.data[key] != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{cfg.checkpoint} was trained on data other than {cfg.data.root}: {'; '.join(differing)}; "
-            "give the data.root it was trained on, or data made with the same canvas and tokenizer"
-        )
+def _starts(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
+    """What `cfg` gives: files, nothing, or a split."""
+    loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
+    if cfg.joints is not None and cfg.input is None:
+        raise ValueError(f"joints={cfg.joints}: of which picture or video? Give input=FILE")
+    if cfg.input is None and is_given:
+        return _starts_of_split(cfg, generator, num_frames)
+    check_tokenizer(loaded, cfg.checkpoint, tokenizer)
+    if cfg.input is None:
+        return starts_of_nothing(loaded.table, num_frames)
+    if not is_given:
+        raise ValueError(f"input={cfg.input}: sampling.given=[] gives nothing of it")
+    paths = [Path(path) for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input)]
+    how = preparation(loaded.data["canvas_size"], num_frames, *data_like(loaded, cfg.data.root))
+    print(how.words)
+    joints = None if cfg.joints is None else Path(cfg.joints)
+    return starts_of_files(paths, joints, num_frames, loaded.table, tokenizer, how)
+
+
+def _starts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
+    split = TokenTable.open(cfg.data.root, cfg.data.split)
+    check_belonging(generator.loaded, cfg.checkpoint, split.manifest, cfg.data.root, generator.tokenizer)
+    source = _source(cfg, split)
+    chains = find_chains(split.pairs, num_frames, cfg.rollout.starts, cfg.rollout.max_samples)
+    if not chains:
+        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
+    starts = starts_of_split(split, generator.table, chains, num_frames)
+    if source is None:
+        return starts
+    manifest = split.manifest
+    canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
+    has_joints = manifest.has_joints and "coords" in frame_modalities(generator.table)
+    pictures, is_real = real_frames(source, canvas, chains, starts.tokens, has_joints)
+    return replace(starts, real_pictures=pictures, is_real=is_real)
 
 
 def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
@@ -192,106 +206,95 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
     return source
 
 
-def _context(
-    split: TokenTable, chains: Sequence[Chain], source: ClipSource | None, moving: PoseFrames, tokens: RolloutTokens
-) -> Context:
-    """What the scores need besides pictures and joints of roll-outs and truth."""
-    clip = np.array([chain.pairs[0].clip for chain in chains])
-    action = [chain.pairs[0].action for chain in chains]
-    if source is None:
-        return Context(clip, action, moving, tokens)
-    manifest = split.manifest
-    canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
-    real = real_frames(source, canvas, chains, tokens.truth, manifest.has_joints)
-    return Context(clip, action, moving, tokens, *real)
-
-
-def _roll_out(
-    cfg: DictConfig, loaded: LoadedModel, schemes: Sequence[SchemeSettings], chains: Sequence[Chain], truth: TokenFrames
-) -> TokenFrames:
-    sample = torch.tensor([chain.rows[0] for chain in chains], device=cfg.device)
-    reference = {name: torch.as_tensor(getattr(truth, name)[:, 0], device=cfg.device) for name in SUCCESSOR_OF}
-    num_frames, batch_size = cfg.rollout.frames, cfg.rollout.batch_size
-    total = num_steps(schemes, num_frames, len(chains), batch_size)
-    with counted(total, f"roll-out of {len(chains)} samples") as on_step:
-        return roll_out(loaded.model, reference, schemes, num_frames, cfg.seed, sample, batch_size, on_step)
-
-
-def _write(
-    cfg: DictConfig, loaded: LoadedModel, chains: list[Chain], predicted: Frames, truth: Frames, scores: list[Score]
-) -> Generation:
-    out = Path(cfg.out)
+def _write(cfg: DictConfig, generator: Generator, made: RollOuts, scores: list[Score]) -> Generation:
+    out, chains, cell_px = Path(cfg.out), made.starts.chains, cfg.pictures.cell_px
     out.mkdir(parents=True, exist_ok=True)
-    shown = choose_samples(chains, cfg.pictures.num_samples)
-    titles = [chains[n].title for n in shown]
-    some_predicted, some_truth = predicted.samples(shown), truth.samples(shown)
-    made = Generation(chains, predicted, truth, scores, out / "rollout.png", out / "rollout.gif", out / "metrics.json",
-                      out / "scores.png")  # fmt: skip
-    write_png(made.sheet, rollout_sheet(some_predicted, some_truth, titles, cfg.pictures.cell_px))
-    write_gif(made.animation, rollout_animation(some_predicted, some_truth, titles, cfg.pictures.cell_px))
-    write_metrics(made.metrics, metrics_record(scores, _facts(cfg, loaded, len(chains))))
-    num_clips = len({chain.pairs[0].clip for chain in chains})
-    write_png(made.plot, scores_plot(scores, plot_title(len(chains), num_clips)))
-    _report(made)
-    return made
+    write_pictures(out, made, cfg.pictures.num_samples, cell_px)
+    write_tokens(out / "tokens.npz", made, range(len(chains)))
+    write_folders(out, made, choose_samples(chains, cfg.pictures.num_folders), cell_px)
+    record = metrics_record(scores, _facts(cfg, generator, len(chains)), made.starts.has_truth)
+    write_metrics(out / "metrics.json", record)
+    if scores:
+        write_png(out / "scores.png", scores_plot(scores, plot_title(len(chains), len(set(made.starts.clip)))))
+    small = min(cell_px, _REPORTED_CELL_PX)
+    strips = [
+        (chains[n].title, rollout_sheet(made.panels_of([n], _REPORTED_DRAWS), [""], small))
+        for n in choose_samples(chains, cfg.pictures.num_reported)
+    ]
+    lead = f"{len(chains)} roll-outs of {cfg.rollout.frames} frames, from {_origin(cfg)}."
+    report = Report("Roll-outs", lead, out / "rollout.mp4", out / "scores.png" if scores else None, {"": scores},
+                    record["absent"], strips)  # fmt: skip
+    console = Console()
+    print_scores(console, scores, f"{len(chains)} roll-outs")
+    if not made.starts.has_truth:
+        console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
+    _finish(cfg, generator, report, console)
+    return Generation(made, scores, out)
 
 
-def _facts(cfg: DictConfig, loaded: LoadedModel, num_samples: int) -> dict[str, Any]:
+def _write_completion(
+    cfg: DictConfig, generator: Generator, made: Completion, scores: dict[str, list[Score]]
+) -> Completed:
+    out, chains, cell_px = Path(cfg.out), made.starts.chains, cfg.pictures.cell_px
+    out.mkdir(parents=True, exist_ok=True)
+    truth = generator.decoded(made.starts.tokens)
+
+    def sheet(rows: Sequence[int], cell_px: int):
+        return completion_sheet(made, generator.tokenizer, generator.codec, truth, rows, cell_px, _REPORTED_DRAWS)
+
+    write_png(out / "generated.png", sheet(choose_samples(chains, cfg.pictures.num_samples), cell_px))
+    write_npz(out / "tokens.npz", completion_arrays(made))
+    facts, records = _facts(cfg, generator, len(chains)), {f: metrics_record(s, {}) for f, s in scores.items()}
+    write_metrics(out / "metrics.json", {**facts, "frames": records})
+    rows = choose_samples(chains, cfg.pictures.num_reported)
+    strips = [(f"{len(rows)} of them", sheet(rows, min(cell_px, _REPORTED_CELL_PX)))] if rows else []
+    words = f"{', '.join(made.generated)} from {', '.join(map(str, cfg.sampling.given)) or 'nothing'}"
+    lead = f"{words}: {len(chains)} pairs of {_origin(cfg)}."
+    report = Report("Generated", lead, out / "generated.png", None, scores, {}, strips)
+    console = Console()
+    for frame, of_frame in scores.items():
+        print_scores(console, of_frame, f"{frame} of {len(chains)} pairs")
+    _finish(cfg, generator, report, console)
+    return Completed(made, scores, out)
+
+
+def _finish(cfg: DictConfig, generator: Generator, report: Report, console: Console) -> None:
+    """Writes OUT/report.html, if it is wanted, and lists the files."""
+    out = Path(cfg.out)
+    if cfg.pictures.num_reported:
+        command = None
+        if HydraConfig.initialized():
+            command = shlex.join(["python", SCRIPT.name, *HydraConfig.get().overrides.task])
+        model = {"step": generator.loaded.step, **{key: generator.loaded.data[key] for key in BINDING}}
+        settings = {"Settings": OmegaConf.to_yaml(cfg), "Model": OmegaConf.to_yaml(OmegaConf.create(model))}
+        write_report(out / "report.html", replace(report, settings=settings, command=command))
+    for path in sorted(path for path in out.iterdir() if path.name in _WRITTEN):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+_WRITTEN = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
+            "tokens.npz", "samples")  # fmt: skip
+
+
+def _origin(cfg: DictConfig) -> str:
+    if cfg.input is not None:
+        return ", ".join(Path(path).name for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input))
+    return f"{cfg.data.root} ({cfg.data.split})" if cfg.sampling.given else "nothing"
+
+
+def _facts(cfg: DictConfig, generator: Generator, num_samples: int) -> dict[str, Any]:
+    is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
+    data = OmegaConf.to_container(cfg.data) if is_of_split else {"root": None, "split": None}
     return {
         "checkpoint": str(cfg.checkpoint),
-        "step": loaded.step,
-        "data": {**OmegaConf.to_container(cfg.data), **{key: loaded.data[key] for key in BINDING}},
+        "step": generator.loaded.step,
+        "data": {**data, **{key: generator.loaded.data[key] for key in BINDING}},
+        "input": OmegaConf.to_container(cfg.input) if OmegaConf.is_config(cfg.input) else cfg.input,
         "num_samples": num_samples,
         "seed": cfg.seed,
         "rollout": OmegaConf.to_container(cfg.rollout),
         "sampling": OmegaConf.to_container(cfg.sampling),
     }
-
-
-_SHOWN = {"pck@0.1": (100, "PCK@0.1 %"), "pck@0.05": (100, "PCK@0.05 %"), "joint_error": (1, "error px"),
-          "psnr": (1, "PSNR dB"), "ssim": (1, "SSIM")}  # fmt: skip
-"""Columns of the printed table: the factor and unit in which people read a score."""
-
-
-def _report(made: Generation) -> None:
-    scores = {s.name: s for s in made.scores}
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    table.add_column("n", justify="right")
-    for _, header in _SHOWN.values():
-        table.add_column(header, justify="right", no_wrap=True)
-    for k, num_samples in enumerate(scores["psnr"].num_samples):
-        cells = [_cell(scores[name], k, factor) for name, (factor, _) in _SHOWN.items()]
-        table.add_row(f"+{k + 1}", str(num_samples), *cells)
-    console = Console()
-    says = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
-    console.print(f"{len(made.chains)} roll-outs; {says}:", highlight=False)
-    console.print(table)
-    for name, path in (("pictures", made.sheet), ("", made.animation), ("scores", made.metrics), ("", made.plot)):
-        console.print(f"{name:9} {path}", highlight=False, soft_wrap=True)
-
-
-def _report_inpainting(record: dict[str, Any], out: Path) -> None:
-    console = Console()
-    hidden = f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']} poses of {record['num_clips']} clips"
-    console.print(f"{hidden}; mean error over {record['num_scored_joints']} hidden joints:", highlight=False)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
-    for name, entry in record["guesses"].items():
-        within = "" if entry["ci95"] is None else "95% interval {:.2f} … {:.2f}".format(*entry["ci95"])
-        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within)
-    console.print(table)
-    for name in ("inpainting.png", "inpainting.json"):
-        console.print(str(out / name), highlight=False, soft_wrap=True)
-
-
-def _cell(score: Score, k: int, factor: float) -> str:
-    model, still = score.model[k], score.nothing_moves[k]
-    if model is None or still is None:
-        return "–"
-    digits = 3 if score.name == "ssim" else 1
-    least_gain = score.gains["nothing_moves"].low[k]
-    style = "bold green" if least_gain is not None and least_gain > 0 else "bold"
-    return f"[{style}]{model * factor:.{digits}f}[/] | {still * factor:.{digits}f}"
 
 
 def mean_pck(scores: Sequence[Score]) -> float:
@@ -324,7 +327,9 @@ def _generate(cfg: DictConfig) -> float:
         return run_forecast(cfg).scores.mean_pck
     if cfg.inpaint is not None:
         return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
-    return mean_pck(run(cfg).scores)
+    made = run(cfg)
+    scores = made.scores if isinstance(made, Generation) else [s for each in made.scores.values() for s in each]
+    return mean_pck(scores)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from m3.batches.table import TokenTable
 from m3.checkpoint import LoadedModel
@@ -249,3 +252,16 @@ def sheet(result: Result, is_visible: np.ndarray, canvas_size: int, num_shown: i
             cell = draw_skeleton(cell, xy[n] * _CELL_PX / canvas_size, is_drawn[n])
             picture.paste(cell, (left + n * step, top))
     return picture
+
+
+def print_inpainting(console: Console, record: dict[str, Any], out: Path) -> None:
+    """The errors of `inpainting.json`, and the files in the folder `out`."""
+    hidden = f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']} poses of {record['num_clips']} clips"
+    console.print(f"{hidden}; mean error over {record['num_scored_joints']} hidden joints:", highlight=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
+    for name, entry in record["guesses"].items():
+        within = "" if entry["ci95"] is None else "95% interval {:.2f} … {:.2f}".format(*entry["ci95"])
+        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within)
+    console.print(table)
+    for name in ("inpainting.png", "inpainting.json"):
+        console.print(str(out / name), highlight=False, soft_wrap=True)

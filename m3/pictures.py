@@ -28,7 +28,8 @@ _PAPER, _INK, _FAINT = (252, 252, 250), (35, 38, 46), (120, 124, 134)
 _NO_FRAME = (236, 236, 233)
 _SUPERSAMPLING = 3
 _GAP = 6
-_GIF_FRAME_MS, _GIF_LAST_FRAME_MS = 350, 1200
+Panels = Sequence[tuple[str, Frames]]
+"""Names and (N, T + 1) frames of what stands below or beside each other for every sample."""
 
 
 def choose_samples(chains: Sequence[Chain], num_samples: int) -> list[int]:
@@ -82,7 +83,8 @@ def cell(frames: Frames, sample: int, horizon: int, cell_px: int) -> Image.Image
     if not frames.is_present[sample, horizon]:
         grey = Image.new("RGB", (cell_px, cell_px), _NO_FRAME)
         centre, font = (cell_px / 2, cell_px / 2), ImageFont.load_default(cell_px * 0.08)
-        ImageDraw.Draw(grey).text(centre, "clip has ended", fill=_FAINT, font=font, anchor="mm")
+        words = "clip has ended" if frames.is_present[sample, 1:].any() else "not known"
+        ImageDraw.Draw(grey).text(centre, words, fill=_FAINT, font=font, anchor="mm")
         return grey
     picture = Image.fromarray(np.ascontiguousarray(frames.pictures[sample, horizon]))
     scale = cell_px / picture.width
@@ -90,19 +92,25 @@ def cell(frames: Frames, sample: int, horizon: int, cell_px: int) -> Image.Image
     return draw_skeleton(picture, frames.xy[sample, horizon] * scale, frames.is_visible[sample, horizon])
 
 
-def rollout_sheet(predicted: Frames, truth: Frames, titles: Sequence[str], cell_px: int) -> Image.Image:
-    """Two rows for each sample, the prediction and below it the truth; a column for the reference and each horizon.
+def panels(predicted: Frames, truth: Frames, draws: Sequence[Frames] = ()) -> list[tuple[str, Frames]]:
+    """The roll-outs, others drawn from the same references, and the truth if there is any."""
+    drawn = [(f"sample {number}", frames) for number, frames in enumerate(draws, 1)]
+    return [("predicted", predicted), *drawn, *([("truth", truth)] if truth.is_present[:, 1:].any() else [])]
+
+
+def rollout_sheet(shown: Panels, titles: Sequence[str], cell_px: int) -> Image.Image:
+    """For each sample a row of every panel; a column for the reference and each horizon.
 
     Args:
-        predicted, truth: (N, T + 1) frames.
+        shown: names and (N, T + 1) frames, from `panels`.
         titles: one for each sample.
         cell_px: side of a frame in the sheet.
     """
-    num_samples, num_columns = truth.is_present.shape
+    num_samples, num_columns = shown[0][1].is_present.shape
     font, small = _fonts(cell_px)
     left, title_px, line_px, margin = cell_px // 2, cell_px // 5, cell_px // 6, 2 * _GAP
     step = cell_px + _GAP
-    block = title_px + 2 * step + _GAP
+    block = title_px + len(shown) * step + _GAP
     sheet = Image.new("RGB", (left + num_columns * step + margin, num_samples * block + 2 * line_px), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column in range(num_columns):
@@ -111,7 +119,7 @@ def rollout_sheet(predicted: Frames, truth: Frames, titles: Sequence[str], cell_
     for n in range(num_samples):
         top = line_px + n * block
         pen.text((left, top + title_px // 2), titles[n], fill=_FAINT, font=small, anchor="lm")
-        for row, (name, frames) in enumerate((("predicted", predicted), ("truth", truth))):
+        for row, (name, frames) in enumerate(shown):
             y = top + title_px + row * step
             pen.text((left - margin, y + cell_px // 2), name, fill=_INK, font=font, anchor="rm")
             for column in range(num_columns):
@@ -120,15 +128,34 @@ def rollout_sheet(predicted: Frames, truth: Frames, titles: Sequence[str], cell_
     return sheet
 
 
-def rollout_animation(
-    predicted: Frames, truth: Frames, titles: Sequence[str], cell_px: int, num_columns: int = 2
-) -> list[Image.Image]:
-    """T + 1 pictures: the samples in a grid, each with the prediction on the left and the truth on the right."""
-    num_samples, num_frames = truth.is_present.shape
+def column_sheet(columns: Panels, titles: Sequence[str], cell_px: int) -> Image.Image:
+    """A row for each sample, a column for each panel, of which the frames (N, 1) are shown."""
+    font, small = _fonts(cell_px)
+    title_px, line_px, step = cell_px // 6, cell_px // 5, cell_px + _GAP
+    block = title_px + step
+    sheet = Image.new("RGB", (len(columns) * step + 3 * _GAP, len(titles) * block + 2 * line_px), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, (name, frames) in enumerate(columns):
+        x = 2 * _GAP + column * step
+        pen.text((x, line_px // 2), name, fill=_INK, font=font, anchor="lm")
+        for n in range(len(titles)):
+            sheet.paste(cell(frames, n, 0, cell_px), (x, line_px + n * block + title_px))
+    for n, title in enumerate(titles):
+        pen.text((2 * _GAP, line_px + n * block + title_px // 2), title, fill=_FAINT, font=small, anchor="lm")
+    _write_legend(pen, (2 * _GAP, sheet.height - line_px // 2), small)
+    return sheet
+
+
+def rollout_animation(shown: Panels, titles: Sequence[str], cell_px: int, num_columns: int = 2) -> list[Image.Image]:
+    """T + 1 pictures: the samples in a grid, each with its panels beside each other.
+
+    num_columns: of the grid, with two panels; one with more.
+    """
+    num_samples, num_frames = shown[0][1].is_present.shape
     font, small = _fonts(cell_px)
     line_px, margin = cell_px // 7, 3 * _GAP
-    block = 2 * cell_px + _GAP + margin, cell_px + 2 * line_px + margin
-    columns = min(num_columns, num_samples)
+    block = len(shown) * (cell_px + _GAP) - _GAP + margin, cell_px + 2 * line_px + margin
+    columns = min(num_columns if len(shown) <= 2 else 1, num_samples)
     rows = -(-num_samples // columns)
     animation = []
     for horizon in range(num_frames):
@@ -137,8 +164,9 @@ def rollout_animation(
         for n in range(num_samples):
             x, y = margin + n % columns * block[0], margin // 2 + n // columns * block[1]
             pen.text((x, y + line_px // 2), titles[n], fill=_FAINT, font=small, anchor="lm")
-            for name, frames in ((f"predicted  {_column_name(horizon)}", predicted), ("truth", truth)):
-                pen.text((x, y + line_px * 1.5), name, fill=_INK, font=font, anchor="lm")
+            for place, (name, frames) in enumerate(shown):
+                words = name if place else f"{name}  {_column_name(horizon)}"
+                pen.text((x, y + line_px * 1.5), words, fill=_INK, font=font, anchor="lm")
                 picture.paste(cell(frames, n, horizon, cell_px), (x, y + 2 * line_px))
                 x += cell_px + _GAP
         animation.append(picture)
@@ -167,20 +195,4 @@ def write_png(path: Path, picture: Image.Image) -> None:
     """Write a PNG under its final name only when complete."""
     unfinished = path.with_name(path.name + ".tmp")
     picture.save(unfinished, format="PNG", optimize=True)
-    os.replace(unfinished, path)
-
-
-def write_gif(path: Path, pictures: Sequence[Image.Image]) -> None:
-    """Write an endless GIF under its final name only when complete. One palette for all, so that colours keep still."""
-    height = pictures[0].height
-    strip = Image.new("RGB", (pictures[0].width, height * len(pictures)))
-    for n, picture in enumerate(pictures):
-        strip.paste(picture, (0, n * height))
-    palette = strip.quantize(256, method=Image.Quantize.MEDIANCUT)
-    frames = [picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for picture in pictures]
-    durations = [_GIF_FRAME_MS] * (len(frames) - 1) + [_GIF_LAST_FRAME_MS]
-    unfinished = path.with_name(path.name + ".tmp")
-    frames[0].save(
-        unfinished, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1
-    )
     os.replace(unfinished, path)

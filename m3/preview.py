@@ -19,7 +19,7 @@ from m3.batches.table import TokenTable
 from m3.metrics import Score, score
 from m3.modalities import PICTURE_STRIDE, ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.pictures import choose_samples, rollout_sheet, write_png
+from m3.pictures import choose_samples, panels, rollout_sheet, write_png
 from m3.rollout import SUCCESSOR_OF, Frames, check_schemes, decode, find_chains, roll_out, true_frames
 from m3.sampling.settings import Sampling
 from m3.settings import require
@@ -175,7 +175,7 @@ class Preview(pl.Callback):
         known = [name for name in SCORES if self.has_pictures or name not in _OF_PICTURES]
         scores = score(predicted, self.samples.truth, self.samples.extent)
         self.scores = [s for s in scores if s.name in known]
-        picture = rollout_sheet(predicted, self.samples.truth, self.samples.titles, self.cell_px)
+        picture = rollout_sheet(panels(predicted, self.samples.truth), self.samples.titles, self.cell_px)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_png(self.folder / f"step_{step:08d}.png", picture)
         for logger in loggers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.modalities import PICTURE_STRIDE, ModalityTable
+from m3.modalities import COORDS_LENGTH, PICTURE_STRIDE, ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.records import PairInfo
 from m3.sampling.sampler import generate
@@ -21,7 +21,12 @@ from m3.tokens.joints import JointCodec
 SUCCESSOR_OF = {"tok_rgb": "tok_rgb_next", "coords": "coords_next"}
 """The modalities of a frame, and their names where the frame is the successor."""
 
+NOTHING = "nothing"
+"""Key and clip of a pair that nobody gave anything of."""
+
 _FRAMES_AT_ONCE = 64
+_BLANK = 32
+"""Grey level of a picture that nobody generates."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Chain:
     """Pairs of one clip, each one's successor frame being the next one's reference frame.
 
     rows: of the token table. Row k − 1 ends at horizon k, so the truth reaches to horizon len(rows).
-    pairs: of the same rows.
+    pairs: of the same rows. A reference without a truth has no rows and one pair, which ends where it begins.
     """
 
     rows: tuple[int, ...]
@@ -39,6 +44,8 @@ class Chain:
     def title(self) -> str:
         """What a caption says of it: "golf swing · clip 0934, frame 12"."""
         first = self.pairs[0]
+        if first.key == NOTHING:
+            return "from nothing"
         action = f"{first.action.replace('_', ' ')} · " if first.action else ""
         return f"{action}clip {first.clip}, frame {first.reference}"
 
@@ -47,14 +54,27 @@ class Chain:
 class TokenFrames:
     """Frames as tokens: N samples of a reference frame (index 0) and its T successors (horizons 1 … T).
 
-    tok_rgb: (N, T + 1, L) int64.
-    coords: (N, T + 1, 39) int64.
+    tok_rgb: (N, T + 1, L) int64; L is 0 with a model that knows no pictures.
+    coords: (N, T + 1, 39) int64, zeros (invisible) with a model that knows no joints.
     is_present: (N, T + 1) bool, False at horizons that the truth does not reach; ids are 0 there.
     """
 
     tok_rgb: np.ndarray
     coords: np.ndarray
     is_present: np.ndarray
+
+    def samples(self, rows: Sequence[int]) -> TokenFrames:
+        """The frames of some samples, in that order."""
+        chosen = list(rows)
+        return TokenFrames(self.tok_rgb[chosen], self.coords[chosen], self.is_present[chosen])
+
+    def still(self) -> TokenFrames:
+        """The baseline: every successor is the reference frame."""
+        return TokenFrames(_repeat(self.tok_rgb), _repeat(self.coords), self.is_present)
+
+
+def _repeat(values: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(values[:, :1], values.shape)
 
 
 @dataclass(frozen=True)
@@ -118,99 +138,126 @@ def find_chains(
     return chains
 
 
+def frame_modalities(table: ModalityTable) -> dict[str, str]:
+    """Those of `SUCCESSOR_OF` that a model knows of both frames."""
+    return {name: later for name, later in SUCCESSOR_OF.items() if {name, later} <= set(table.modalities)}
+
+
+def is_roll_out(generated: Sequence[str], table: ModalityTable) -> bool:
+    """Whether what is generated is a whole successor, perhaps with parts of the reference."""
+    return {*frame_modalities(table).values()} <= {*generated} and bool(frame_modalities(table))
+
+
 def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain], num_frames: int) -> TokenFrames:
     """What the split says of the chains' frames; `tokens`: (num_pairs, S) rows of the token table, any integers."""
     shape = len(chains), num_frames + 1
-    is_present = np.zeros(shape, dtype=bool)
-    ids = {name: np.zeros((*shape, table.max_seq_lens[table.index(name)]), np.int64) for name in SUCCESSOR_OF}
+    is_present, ids = np.zeros(shape, dtype=bool), _no_ids(shape, table)
     for n, chain in enumerate(chains):
         is_present[n, : len(chain.rows) + 1] = True
-        for name, successor in SUCCESSOR_OF.items():
+        for name, successor in frame_modalities(table).items():
             ids[name][n, 0] = tokens[chain.rows[0], table.columns(name)]
             ids[name][n, 1 : len(chain.rows) + 1] = tokens[list(chain.rows), table.columns(successor)]
     return TokenFrames(ids["tok_rgb"], ids["coords"], is_present)
 
 
+def _no_ids(shape: tuple[int, int], table: ModalityTable) -> dict[str, np.ndarray]:
+    has_pictures = "tok_rgb" in frame_modalities(table)
+    length = table.max_seq_lens[table.index("tok_rgb")] if has_pictures else 0
+    return {"tok_rgb": np.zeros((*shape, length), np.int64), "coords": np.zeros((*shape, COORDS_LENGTH), np.int64)}
+
+
 def roll_out(
     model: EncoderDecoder,
-    reference: dict[str, Tensor],
+    reference: Mapping[str, Tensor],
     schemes: Sequence[SchemeSettings],
     num_frames: int,
     seed: int,
     sample: Tensor,
     batch_size: int,
     on_step: Callable[[], None] = lambda: None,
+    is_known: Mapping[str, Tensor] | None = None,
 ) -> TokenFrames:
     """Continue from reference frames.
 
     Args:
         model: in eval mode.
-        reference: "tok_rgb" → (N, L) and "coords" → (N, 39), int64, on the model's device.
-        schemes: for coords_next and tok_rgb_next, in the order in which they are generated.
+        reference: "tok_rgb" → (N, L) and "coords" → (N, 39), int64, on the model's device; what the model knows.
+        schemes: for coords_next and tok_rgb_next, in the order in which they are generated. Those for coords and
+            tok_rgb fill in what is not known of the reference.
         num_frames: T.
         seed, sample: see `m3.sampling.sampler.generate`, whose epoch is the horizon; sample is (N,) int64.
         batch_size: samples at a time.
         on_step: called after each step of the sampler, `num_steps` times.
+        is_known: like the reference, bool: which of its tokens are given; None for all of them.
 
     Returns:
-        (N, T + 1) frames, the reference first. Horizon k is generated from horizon k − 1 alone.
-        Raises ValueError for schemes that do not generate each modality of the successor once.
+        (N, T + 1) frames, the reference first, with 0 for tokens that are neither known nor generated. Horizon k is
+        generated from horizon k − 1 alone. Raises ValueError for schemes that do not generate each modality of the
+        successor once.
     """
     check_schemes(schemes, model.table)
-    ids: dict[str, list[np.ndarray]] = {name: [] for name in SUCCESSOR_OF}
+    names, successor_schemes = frame_modalities(model.table), _of_successor(schemes)
+    columns = {name: model.table.columns(name) for name in (*names, *names.values())}
+    ids: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for rows in torch.arange(len(sample), device=sample.device).split(batch_size):
-        frames = {name: [reference[name][rows]] for name in SUCCESSOR_OF}
+        newest = torch.zeros(len(rows), model.table.num_tokens, dtype=torch.int64, device=sample.device)
+        is_given = torch.zeros_like(newest, dtype=torch.bool)
+        for name in names:
+            newest[:, columns[name]] = reference[name][rows]
+            is_given[:, columns[name]] = True if is_known is None else is_known[name][rows]
+        frames: dict[str, list[Tensor]] = {name: [] for name in names}
         for horizon in range(1, num_frames + 1):
-            newest = {name: steps[-1] for name, steps in frames.items()}
-            successor = _successor(model, newest, schemes, seed, sample[rows], horizon, on_step)
-            for name in SUCCESSOR_OF:
-                frames[name].append(successor[name])
+            chosen = schemes if horizon == 1 else successor_schemes
+            made = generate(model, newest, is_given, chosen, seed, sample[rows], horizon, on_step)
+            if horizon == 1:
+                for scheme in schemes:
+                    is_given[:, columns[scheme.modality]] = True
+                for name in names:
+                    frames[name].append(made[:, columns[name]] * is_given[:, columns[name]])
+            newest, is_given = torch.zeros_like(made), torch.zeros_like(is_given)
+            for name, successor in names.items():
+                frames[name].append(made[:, columns[successor]])
+                newest[:, columns[name]], is_given[:, columns[name]] = frames[name][-1], True
         for name, steps in frames.items():
             ids[name].append(torch.stack(steps, 1).cpu().numpy())  # (B, T + 1, L)
-    tok_rgb, coords = (np.concatenate(ids[name]) for name in ("tok_rgb", "coords"))
-    return TokenFrames(tok_rgb, coords, np.ones(tok_rgb.shape[:2], dtype=bool))
+    shape = len(sample), num_frames + 1
+    whole = _no_ids(shape, model.table) | {name: np.concatenate(parts) for name, parts in ids.items()}
+    return TokenFrames(whole["tok_rgb"], whole["coords"], np.ones(shape, dtype=bool))
 
 
 def num_steps(schemes: Sequence[SchemeSettings], num_frames: int, num_samples: int, batch_size: int) -> int:
     """Steps of the sampler in a roll-out."""
-    return -(-num_samples // batch_size) * num_frames * sum(scheme.num_steps for scheme in schemes)
+    of_successor = _of_successor(schemes)
+    of_frame = [sum(scheme.num_steps for scheme in chosen) for chosen in (schemes, of_successor)]
+    return -(-num_samples // batch_size) * (of_frame[0] + (num_frames - 1) * of_frame[1])
 
 
-def _successor(
-    model: EncoderDecoder,
-    reference: dict[str, Tensor],
-    schemes: Sequence[SchemeSettings],
-    seed: int,
-    sample: Tensor,
-    horizon: int,
-    on_step: Callable[[], None],
-) -> dict[str, Tensor]:
-    """One frame further: (B, L) for each modality of a frame → the same of its successor."""
-    tokens = torch.zeros(len(sample), model.table.num_tokens, dtype=torch.int64, device=sample.device)
-    is_known = torch.zeros_like(tokens, dtype=torch.bool)
-    for name, ids in reference.items():
-        tokens[:, model.table.columns(name)] = ids
-        is_known[:, model.table.columns(name)] = True
-    tokens = generate(model, tokens, is_known, schemes, seed, sample, horizon, on_step)
-    return {name: tokens[:, model.table.columns(successor)] for name, successor in SUCCESSOR_OF.items()}
+def _of_successor(schemes: Sequence[SchemeSettings]) -> list[SchemeSettings]:
+    return [scheme for scheme in schemes if scheme.modality in SUCCESSOR_OF.values()]
 
 
 def check_schemes(schemes: Sequence[SchemeSettings], table: ModalityTable) -> None:
     """Raises ValueError naming the key unless the schemes generate a whole successor with this model."""
+    names = frame_modalities(table)
     generated = [scheme.modality for scheme in schemes]
-    if sorted(generated) != sorted(SUCCESSOR_OF.values()):
-        raise ValueError(f"sampling generates {generated}: a roll-out needs {list(SUCCESSOR_OF.values())}, each once")
-    for name in (*SUCCESSOR_OF, *generated):
-        table.index(name)
+    others = set(generated) - {*names, *names.values()}
+    if not names or not is_roll_out(generated, table) or len(set(generated)) != len(generated) or others:
+        raise ValueError(
+            f"sampling generates {generated}: a roll-out with this model needs {list(names.values())}, each once"
+        )
     for scheme in schemes:
         scheme.for_table(table)
 
 
 def decode(frames: TokenFrames, tokenizer: PictureTokenizer, codec: JointCodec, canvas_size: int) -> Frames:
-    """Tokens back to pictures and joints; a picture token grid is canvas_size / 16 on each side."""
+    """Tokens back to pictures and joints; a picture token grid is canvas_size / 16 on each side.
+
+    Without picture tokens every picture is of one dark grey.
+    """
     grid = canvas_size // PICTURE_STRIDE
-    pictures = np.zeros((*frames.is_present.shape, canvas_size, canvas_size, 3), np.uint8)
-    where = np.argwhere(frames.is_present)
+    has_pictures = frames.tok_rgb.shape[-1] > 0
+    pictures = np.full((*frames.is_present.shape, canvas_size, canvas_size, 3), 0 if has_pictures else _BLANK, np.uint8)
+    where = np.argwhere(frames.is_present) if has_pictures else np.zeros((0, 2), int)
     for chunk in np.array_split(where, max(1, -(-len(where) // _FRAMES_AT_ONCE))):
         sample, horizon = chunk.T
         ids = torch.as_tensor(frames.tok_rgb[sample, horizon]).view(-1, grid, grid)
@@ -222,8 +269,4 @@ def decode(frames: TokenFrames, tokenizer: PictureTokenizer, codec: JointCodec, 
 
 def nothing_moves(frames: Frames) -> Frames:
     """The baseline: every successor is the reference frame, its picture and its joints."""
-
-    def repeat(values: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(values[:, :1], values.shape)
-
-    return Frames(repeat(frames.pictures), repeat(frames.xy), repeat(frames.is_visible), repeat(frames.is_present))
+    return Frames(_repeat(frames.pictures), _repeat(frames.xy), _repeat(frames.is_visible), frames.is_present)

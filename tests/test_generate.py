@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from PIL import Image
+from random_world import CONF, MODALITIES, config, write_checkpoint, write_data, write_run
 from tiny_world import write_world
 
 import generate
@@ -23,112 +22,25 @@ from m3.batches.table import TokenTable
 from m3.clips.canvas import CropCanvas, PersonCanvas
 from m3.clips.penn_action import PennAction
 from m3.metrics import real_frames
-from m3.records import TokenizedPair
 from m3.rollout import find_chains, true_frames
-from m3.shards.manifest import Manifest, pair_modalities
-from m3.shards.writer import write_shards
 from m3.tokens.mini import MiniTokenizer
-
-CONF = str(Path(generate.__file__).parent / "conf")
-CANVAS_SIZE, GRID = 32, (2, 2)
-MODALITIES = {
-    "_target_": "m3.modalities.ModalityTable",
-    "modalities": ["tok_rgb", "coords", "tok_rgb_next", "coords_next"],
-    "vocab_sizes": [65536] * 4,
-    "max_seq_lens": [4, 39, 4, 39],
-    "input_alphas": [1] * 4,
-    "target_alphas": [1] * 4,
-    "input_tokens_range": [4, 40],
-    "target_tokens_range": [4, 40],
-}
-MODEL = {
-    "_target_": "m3.model.encoder_decoder.EncoderDecoder",
-    "table": MODALITIES,
-    "width": 32,
-    "encoder_depth": 1,
-    "decoder_depth": 1,
-    "head_width": 16,
-    "head": "factorized",
-}
-
-
-def write_data(root: Path) -> Manifest:
-    """Test split: clip a with 7 pairs, clip b with 2, frames numbered from 0; train and eval empty."""
-    rng = np.random.default_rng(0)
-    pairs = []
-    for clip, num_pairs in (("a", 7), ("b", 2)):
-        frames = [
-            {
-                "tok_rgb": rng.integers(0, 64000, GRID).astype(np.uint16),
-                "coords": np.concatenate([rng.integers(0, 8192, (2, 13)), np.ones((1, 13))]).astype(np.uint16),
-            }
-            for _ in range(num_pairs + 1)
-        ]
-        for n in range(num_pairs):
-            successor = {f"{name}_next": ids for name, ids in frames[n + 1].items()}
-            meta = {"clip": clip, "reference": n, "successor": n + 1, "action": "jump", "pose_extent_px": 20.0}
-            pairs.append(TokenizedPair(f"{clip}-{n:06d}", {**frames[n], **successor}, "a jump", meta))
-    tokenizer = MiniTokenizer()
-    in_split = {"train": [], "eval": [], "test": pairs}
-    manifest = Manifest(
-        settings={},
-        source={"name": "random", "fingerprint": "0"},
-        canvas={"mode": "crop", "size": CANVAS_SIZE},
-        modalities=pair_modalities(GRID),
-        has_joints=True,
-        variants=(),
-        captioner={"name": "none", "fingerprint": None, "settings": {}},
-        text_tokenizer=None,
-        tokenizer={"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": {}},
-        num_clips={"train": 0, "eval": 0, "test": 2},
-        shards={split: write_shards(root, split, chosen, pairs_per_shard=5) for split, chosen in in_split.items()},
-        statistics={},
-        rejected=(),
-        notes=(),
-    )
-    manifest.save(root)
-    return manifest
-
-
-def write_checkpoint(run: Path, data: dict) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        f"model.{name}": torch.randn(tensor.shape, generator=generator) * 0.1
-        for name, tensor in instantiate(MODEL).state_dict().items()
-    }
-    (run / "checkpoints").mkdir(parents=True)
-    content = {"state_dict": weights, "global_step": 3, "m3": {"config": {"model": MODEL}, "data": data}}
-    torch.save(content, run / "checkpoints" / "step=00000003.ckpt")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("world")
-    manifest = write_data(root / "data")
-    identity = {
-        "canvas_size": CANVAS_SIZE,
-        "tokenizer": manifest.tokenizer["name"],
-        "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
-    }
-    write_checkpoint(root / "run", identity)
-    write_checkpoint(root / "other_run", {**identity, "canvas_size": 64, "tokenizer_fingerprint": "f" * 64})
+    write_data(root / "data")
+    write_run(root / "run")
+    write_run(root / "other_run", canvas_size=64, tokenizer_fingerprint="f" * 64)
     return root
-
-
-def config(world: Path, *overrides: str) -> DictConfig:
-    settings = [
-        f"checkpoint={world / 'run'}", f"data.root={world / 'data'}", f"out={world / 'out'}", "device=cpu",
-        "sampling.schemes.coords_next.num_steps=2", "sampling.schemes.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
-    ]  # fmt: skip
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("generate", [*settings, *overrides])
 
 
 def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
     monkeypatch.chdir(world)
     made = generate.run(config(world))
     assert sorted(p.name for p in (world / "out").iterdir()) == [
-        "metrics.json", "rollout.gif", "rollout.png", "scores.png"]  # fmt: skip
+        "metrics.json", "report.html", "rollout.gif", "rollout.mp4", "rollout.png", "samples", "scores.png",
+        "tokens.npz"]  # fmt: skip
     assert [len(chain.rows) for chain in made.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
     assert made.predicted.pictures.shape == (3, 7, 32, 32, 3)
     # The truth of a frame is one frame, whether it comes as a successor or as the next reference.
@@ -136,9 +48,10 @@ def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
     assert (made.truth.xy[1, 0] == made.truth.xy[0, 6]).all()
     assert (made.predicted.xy[:, 0] == made.truth.xy[:, 0]).all()
 
-    record = json.loads(made.metrics.read_text())
+    record = json.loads((made.out / "metrics.json").read_text())
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
-    assert set(record["absent"]) == {"psnr_real", "ssim_real"} and set(record["by_action"]) == {"jump"}
+    assert set(record["absent"]) == {"psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"}
+    assert set(record["by_action"]) == {"jump"}
     assert len(record["scores"]) == 10
     for name, entry in record["scores"].items():
         if name.startswith("agreement"):  # of clip a at horizons that clip b does not reach nothing is known
@@ -152,7 +65,9 @@ def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
     assert errors[0]["constant_velocity"] > 0 and errors[0]["constant_velocity_num_samples"] == 1
     assert errors[1]["constant_velocity"] is None
     assert 0 <= generate.mean_pck(made.scores) <= 1
-    with Image.open(made.sheet) as sheet, Image.open(made.animation) as animation, Image.open(made.plot) as plot:
+    names = ("rollout.png", "rollout.gif", "scores.png")
+    sheet, animation, plot = (Image.open(made.out / name) for name in names)
+    with sheet, animation, plot:
         assert sheet.width > 7 * 64 and animation.n_frames == 7 and plot.width > 1000
 
 
@@ -188,7 +103,13 @@ def test_max_samples_and_frames(world):
         ("pictures.cell_px=-1", "pictures.cell_px=-1"),
         ("sampling.schemes.coords_next.num_steps=40", "sampling.schemes.coords_next.num_steps=40"),
         ("sampling.schemes.tok_rgb_next.pick=mean", "sampling.schemes.tok_rgb_next.pick='mean'"),
-        ("sampling.generate=[coords_next]", r"sampling generates \['coords_next'\]"),
+        ("rollout.num_samples=0", "rollout.num_samples=0"),
+        ("pictures.num_folders=-1", "pictures.num_folders=-1"),
+        ("pictures.num_reported=-1", "pictures.num_reported=-1"),
+        ("rollout.draws.tok_rgb_next.temperature=-1", "sampling.schemes.tok_rgb_next.temperature=-1"),
+        ("joints=walk.csv", "joints=walk.csv: of which picture"),
+        ("input=nowhere.mp4", "input=nowhere.mp4: no such file"),
+        ("sampling.given=[coords]", "sampling.given: a roll-out goes on from a picture"),
         ("device=abacus", "device=abacus"),
     ],
 )
@@ -257,8 +178,8 @@ def test_against_real_frames(filmed):
         picture = PersonCanvas(32).window(clip.size, clip.joints).picture(clip.frames[chain.pairs[0].successor])
         errors.append(np.square(picture.astype(float) - made.truth.pictures[n, 1]).mean())
     assert line["tokenizer"].value[0] == pytest.approx(10 * math.log10(255**2 / np.mean(errors)))
-    record = json.loads(made.metrics.read_text())
-    assert record["absent"] == {} and len(record["by_action"]) == 3
+    record = json.loads((made.out / "metrics.json").read_text())
+    assert set(record["absent"]) == {"diversity_joints", "diversity_pictures"} and len(record["by_action"]) == 3
 
 
 def test_a_source_that_did_not_make_the_shards_is_refused(filmed, tmp_path):

@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryF1Score
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from m3 import metrics
-from m3.metrics import Context, PoseFrames, RolloutTokens, measures
+from m3.metrics import Context, Draw, PoseFrames, RolloutTokens, measures
 from m3.metrics.bootstrap import ClipBootstrap, interval
 from m3.metrics.measures import Tally
 from m3.records import PairInfo
@@ -221,6 +221,11 @@ def random_roll_outs(num_samples: int = 12, num_horizons: int = 3) -> tuple[Fram
         coords = codec.encode(of.xy, of.is_visible).reshape(*shape, 39).astype(int)
         return TokenFrames(rng.integers(0, 3, (*shape, 1)), coords, of.is_present)
 
+    def draw() -> Draw:
+        drawn = frames()
+        drawn = Frames(drawn.pictures, drawn.xy, drawn.is_visible, np.ones(shape, bool))
+        return Draw(drawn, tokens(drawn))
+
     codec, truth, predicted = JointCodec(16), frames(), frames()
     predicted = Frames(predicted.pictures, predicted.xy, predicted.is_visible, np.ones(shape, bool))
     has_previous = rng.random(num_samples) < 0.6
@@ -233,6 +238,8 @@ def random_roll_outs(num_samples: int = 12, num_horizons: int = 3) -> tuple[Fram
         tokens=RolloutTokens(tokens(predicted), tokens(truth), codec),
         real_pictures=rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8),
         is_real=rng.random(shape) < 0.8,
+        argmax=draw(),
+        draws=[draw(), draw(), draw()],
     )
     return predicted, truth, rng.uniform(20, 60, num_samples), context
 
@@ -376,7 +383,9 @@ def test_metrics_json(tmp_path):
     assert set(record["scores"]) == {
         "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim", "agreement",
         "agreement@0.05"}  # fmt: skip
-    assert set(record["absent"]) == {"psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy"}
+    assert set(record["absent"]) == {
+        "psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy", "diversity_joints",
+        "diversity_pictures"}  # fmt: skip
     assert "source=" in record["absent"]["psnr_real"]
     entry = record["scores"]["joint_error"]["horizons"][1]
     low, high = entry["nothing_moves_ci95"]
@@ -395,7 +404,7 @@ def test_metrics_json_of_all_that_can_be_known(tmp_path):
     assert set(record["by_action"]) == {"run", "jump"}
     for entry in record["scores"].values():
         for horizon in entry["horizons"]:
-            for name in ("model", *(key for key in record["series"] if key in horizon)):
+            for name in (key for key in record["series"] if key in horizon):
                 low, high = horizon[f"{name}_ci95"]
                 assert low <= horizon[name] <= high
     assert {name for entry in record["scores"].values() for name in entry["horizons"][0]} >= set(record["series"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops
 
-from m3 import pictures
+from m3 import movies, pictures
 from m3.records import JOINT_NAMES, PairInfo
 from m3.rollout import Chain, Frames
 
@@ -76,7 +76,7 @@ def test_cells_show_their_frame_or_grey():
 def test_sheet_has_a_row_for_the_prediction_and_one_for_the_truth():
     predicted, truth = frames(), frames()
     truth.pictures[:] = 255 - truth.pictures
-    sheet = pictures.rollout_sheet(predicted, truth, ["golf swing", "jump"], cell_px=96)
+    sheet = pictures.rollout_sheet(pictures.panels(predicted, truth), ["golf swing", "jump"], cell_px=96)
     pixels = np.asarray(sheet)
     for n in range(2):
         for horizon in range(4):
@@ -89,9 +89,9 @@ def test_sheet_has_a_row_for_the_prediction_and_one_for_the_truth():
 
 def test_animation_and_files(tmp_path):
     predicted, truth = frames(3), frames(3)
-    animation = pictures.rollout_animation(predicted, truth, ["a", "b", "c"], cell_px=96)
+    animation = pictures.rollout_animation(pictures.panels(predicted, truth), ["a", "b", "c"], cell_px=96)
     assert len(animation) == 4 and len({picture.size for picture in animation}) == 1
-    pictures.write_gif(tmp_path / "rollout.gif", animation)
+    movies.write_gif(tmp_path / "rollout.gif", animation)
     pictures.write_png(tmp_path / "rollout.png", animation[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rollout.gif", "rollout.png"]
     with Image.open(tmp_path / "rollout.gif") as gif:

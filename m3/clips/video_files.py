@@ -66,12 +66,13 @@ class VideoFiles:
                 digest.update(file_identity(path))
         return digest.hexdigest()
 
-    def read(self, clip_id: str) -> Clip:
+    def read(self, clip_id: str, annotations: Path | None = None) -> Clip:
+        """One clip; its annotations are in the file of that path, or beside it."""
         name = self._names[clip_id]
         path = self._base / name
         table = scan(path, name)
         num_frames = len(table.ticks)
-        beside = find_sidecar(path)
+        beside = annotations or find_sidecar(path)
         sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, table.size)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
         order, notes = _sampled(table.seconds[:num_frames], self.fps, name)

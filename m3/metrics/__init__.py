@@ -3,12 +3,15 @@
 from m3.metrics.baselines import PoseFrames, constant_velocity, previous_rows
 from m3.metrics.plot import plot_title, scores_plot
 from m3.metrics.real_frames import check_source, real_frames
-from m3.metrics.record import SCHEMA_VERSION, metrics_record, write_metrics
-from m3.metrics.scores import Context, RolloutTokens, Score, Series, score
+from m3.metrics.record import NO_TRUTH, SCHEMA_VERSION, metrics_record, write_metrics
+from m3.metrics.scores import Context, Draw, Score, Series, score
+from m3.metrics.tallies import RolloutTokens
 
 __all__ = [
+    "NO_TRUTH",
     "SCHEMA_VERSION",
     "Context",
+    "Draw",
     "PoseFrames",
     "RolloutTokens",
     "Score",

@@ -13,8 +13,11 @@ from PIL import Image
 from m3.metrics.bootstrap import LEVEL_PERCENT
 from m3.metrics.scores import Score
 
-_LOOKS = {
+LOOKS = {
     "model": ("the model", "#d1495b", "-", "o"),
+    "argmax": ("argmax", "#8f2d56", (0, (5, 1)), "P"),
+    "sample": ("samples, mean", "#3a6ea5", "-", "x"),
+    "best_of_n": ("best of the samples", "#3a6ea5", (0, (1, 1)), "*"),
     "nothing_moves": ("nothing moves", "#4a4e69", "--", "s"),
     "constant_velocity": ("constant velocity", "#2a9d8f", "-.", "^"),
     "tokenizer": ("tokenizer's ceiling", "#e09f3e", ":", "D"),
@@ -22,14 +25,17 @@ _LOOKS = {
     "reference_joints": ("joints of the reference", "#8d99ae", "--", "v"),
     "truth": ("the truth itself", "#e09f3e", ":", "D"),
 }
-_NAMES = {
+"""Of each series: its name for people, colour, line and marker."""
+
+NAMES = {
     "pck@0.05": "PCK@0.05 (%)", "pck@0.1": "PCK@0.1 (%)", "joint_error": "joint error (px)",
     "visibility_f1": "visibility F1", "psnr": "PSNR, decoded truth (dB)", "ssim": "SSIM, decoded truth",
     "psnr_real": "PSNR, real frame (dB)", "ssim_real": "SSIM, real frame",
     "tok_rgb_accuracy": "picture tokens right (%)", "coords_accuracy": "joint tokens right (%)",
     "agreement": "joints fit the picture, not others'", "agreement@0.05": "joints fit the picture to 0.05",
+    "diversity_joints": "diversity of joints (px)", "diversity_pictures": "diversity of pictures (levels)",
 }  # fmt: skip
-_IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
+IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
 _HAS_CHANCE = ("agreement", "agreement@0.05")
 _INK, _FAINT = "#22262e", "#9aa0aa"
 _NUM_COLUMNS = 4
@@ -37,7 +43,7 @@ _NUM_COLUMNS = 4
 
 def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     """Lines are the numbers, bands their 95% intervals over clips; a score that knows nothing has no panel."""
-    shown = [score for score in scores if any(value is not None for value in score.model)]
+    shown = [score for score in scores if any(value is not None for value in score.first.value)]
     columns = min(_NUM_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.95), dpi=130, facecolor="white", layout="constrained")
@@ -49,7 +55,7 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     for axis in axes[max(0, len(shown) - columns) : len(shown)]:
         axis.set_xlabel("horizon (frames ahead)", color=_INK, fontsize=9)
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
-    order = [label for label, *_ in _LOOKS.values() if label in lines]
+    order = [label for label, *_ in LOOKS.values() if label in lines]
     figure.suptitle(title, color=_INK, fontsize=12, x=0.01, ha="left")
     if order:
         handles = [lines[label] for label in order]
@@ -60,9 +66,9 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
 
 
 def _panel(axis, score: Score) -> None:
-    factor = 100 if score.name in _IN_PERCENT else 1
+    factor = 100 if score.name in IN_PERCENT else 1
     for name, series in score.series.items():
-        label, colour, style, marker = _LOOKS[name]
+        label, colour, style, marker = LOOKS[name]
         horizons = np.arange(1, len(series.value) + 1)
         value, low, high = (
             factor * np.array([np.nan if number is None else number for number in column])
@@ -70,15 +76,15 @@ def _panel(axis, score: Score) -> None:
         )
         axis.fill_between(horizons, low, high, color=colour, alpha=0.15, linewidth=0)
         width, front = (2.2, 3) if name == "model" else (1.4, 2)
-        axis.plot(horizons, value, style, color=colour, label=label, linewidth=width, zorder=front, marker=marker,
-                  markersize=3.5)  # fmt: skip
+        axis.plot(horizons, value, linestyle=style, color=colour, label=label, linewidth=width, zorder=front,
+                  marker=marker, markersize=3.5)  # fmt: skip
     if score.name in _HAS_CHANCE:
         axis.axhline(0.5, color=_FAINT, linewidth=1)
         axis.annotate("chance", (0.98, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                       textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip
         axis.set_ylim(top=1.02)
-    arrow = "↑" if score.is_better == "higher" else "↓"
-    axis.set_title(f"{_NAMES[score.name]} {arrow}", fontsize=10, color=_INK, loc="left")
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(score.is_better, "")
+    axis.set_title(f"{NAMES[score.name]}{arrow}", fontsize=10, color=_INK, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(colors=_INK, labelsize=8)
     axis.grid(axis="y", color=_FAINT, alpha=0.3, linewidth=0.6)

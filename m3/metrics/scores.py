@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,76 +10,84 @@ import numpy as np
 from m3.metrics.agreement import agreement, limb_colours
 from m3.metrics.baselines import PoseFrames
 from m3.metrics.bootstrap import ClipBootstrap, interval, quotient
-from m3.metrics.measures import (
-    Tally,
-    joint_error_px,
-    pck,
-    psnr_db,
-    squared_error,
-    ssim,
-    token_accuracy,
-    visibility_f1,
-)
-from m3.records import NUM_JOINTS
+from m3.metrics.draws import best_of, diversity, mean_of
+from m3.metrics.measures import Tally, psnr_db
+from m3.metrics.tallies import RolloutTokens, Tallies, joint_tallies, picture_tallies, token_tallies
 from m3.rollout import Frames, TokenFrames, nothing_moves
-from m3.tokens.joints import JointCodec
 
 BASELINES = ("nothing_moves", "constant_velocity")
 """Series that the model is compared with, pair by pair."""
 
+OF_JOINTS = ("pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy")
+OF_PICTURES = ("psnr", "ssim", "psnr_real", "ssim_real", "tok_rgb_accuracy", "agreement", "agreement@0.05",
+               "diversity_pictures")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A score: its unit, whether "higher" or "lower" is better, and what the quotient of sums still needs."""
+    """A score: its unit, whether "higher", "lower" or "neither" is better, and what the quotient of sums still needs.
+
+    is_error: the quotient itself is better where it is lower, whatever becomes of it.
+    """
 
     unit: str
     is_better: str
+    is_error: bool = False
     transform: Callable[[np.ndarray], np.ndarray] = lambda quotients: quotients
 
 
 KINDS = {
     "pck@0.05": Kind("share", "higher"),
     "pck@0.1": Kind("share", "higher"),
-    "joint_error": Kind("px", "lower"),
+    "joint_error": Kind("px", "lower", is_error=True),
     "visibility_f1": Kind("share", "higher"),
-    "psnr": Kind("dB", "higher", psnr_db),
+    "psnr": Kind("dB", "higher", True, psnr_db),
     "ssim": Kind("share", "higher"),
-    "psnr_real": Kind("dB", "higher", psnr_db),
+    "psnr_real": Kind("dB", "higher", True, psnr_db),
     "ssim_real": Kind("share", "higher"),
     "tok_rgb_accuracy": Kind("share", "higher"),
     "coords_accuracy": Kind("share", "higher"),
     "agreement": Kind("share", "higher"),
     "agreement@0.05": Kind("share", "higher"),
+    "diversity_joints": Kind("px", "neither"),
+    "diversity_pictures": Kind("levels", "neither", transform=np.sqrt),
 }
 
 
 @dataclass(frozen=True)
-class RolloutTokens:
-    """The tokens of roll-outs and of their truth, (N, T + 1) frames each, and the codec of their joints."""
+class Draw:
+    """Other roll-outs from the same references: (N, T + 1) frames and their tokens."""
 
-    predicted: TokenFrames
-    truth: TokenFrames
-    codec: JointCodec
+    frames: Frames
+    tokens: TokenFrames
 
 
 @dataclass(frozen=True)
 class Context:
     """What else is known of N samples. What is not known leaves its scores absent.
 
+    has_joints: (N,) bool, whose truth has annotated joints; None: all of them.
+    has_pictures: whether the model knows pictures.
     clip: (N,) labels; None: each sample is a clip of its own.
     action: (N,) labels, None for unknown ones; None: nothing is broken down by action.
     constant_velocity: (N, T + 1) joints of that baseline.
     tokens: of predicted and true frames.
     real_pictures: (N, T + 1, H, W, 3) uint8, the real frames on the canvas.
     is_real: (N, T + 1) bool, where there is one.
+    argmax: the roll-outs with the likeliest id everywhere.
+    draws: several drawn at random from each reference; needs `tokens`.
     """
 
+    has_joints: np.ndarray | None = None
+    has_pictures: bool = True
     clip: np.ndarray | None = None
     action: Sequence[str | None] | None = None
     constant_velocity: PoseFrames | None = None
     tokens: RolloutTokens | None = None
     real_pictures: np.ndarray | None = None
     is_real: np.ndarray | None = None
+    argmax: Draw | None = None
+    draws: Sequence[Draw] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,8 @@ class Series:
 class Score:
     """One score per horizon.
 
-    name: such as "pck@0.1"; unit: "share", "px" or "dB"; is_better: "higher" or "lower".
-    series: "model", then what stands beside it; see `m3.metrics.record.SERIES`.
+    name: such as "pck@0.1"; unit: "share", "px", "dB" or "levels"; is_better: "higher", "lower" or "neither".
+    series: "model", then what stands beside it; see `m3.metrics.record.SERIES`. Of the diversity "sample" alone.
     gains: baseline → how much better the model is on the samples that the baseline has too; positive is better.
     by_action: action → the same score over its samples.
     """
@@ -117,18 +125,26 @@ class Score:
 
     @property
     def num_samples(self) -> list[int]:
-        """[T] samples that the model's number rests on; 0 makes it None."""
-        return self.series["model"].num_samples
+        """[T] samples that the first number rests on; 0 makes it None."""
+        return self.first.num_samples
+
+    @property
+    def first(self) -> Series:
+        """That of the model, or of what there is instead."""
+        return next(iter(self.series.values()))
 
     @property
     def model(self) -> list[float | None]:
-        return self.series["model"].value
+        """[T]; Nones for a score that a single roll-out cannot have."""
+        return self._values("model")
 
     @property
     def nothing_moves(self) -> list[float | None]:
         """[T]; Nones for a score that copying the reference cannot have."""
-        still = self.series.get("nothing_moves")
-        return [None] * len(self.model) if still is None else still.value
+        return self._values("nothing_moves")
+
+    def _values(self, name: str) -> list[float | None]:
+        return self.series[name].value if name in self.series else [None] * len(self.num_samples)
 
 
 def score(
@@ -149,10 +165,7 @@ def score(
     context = context or Context()
     num_samples = len(truth.is_present)
     clip = np.arange(num_samples) if context.clip is None else np.asarray(context.clip)
-    tallies = _joint_tallies(predicted, truth, extent, context)
-    if context.tokens is not None:
-        tallies |= _token_tallies(context.tokens, context.constant_velocity)
-    tallies |= _picture_tallies(predicted, truth, context, clip, on_horizon)
+    tallies = _known(_tallies(predicted, truth, extent, context, clip, on_horizon), context)
     scores = _summarised(tallies, clip)
     for action, rows in _rows_of_actions(context.action):
         chosen = {
@@ -164,103 +177,112 @@ def score(
     return scores
 
 
-_Tallies = dict[str, dict[str, Tally]]
-"""Score → series → tally over N samples and T horizons."""
+def _known(tallies: dict[str, dict[str, Tally]], context: Context) -> dict[str, dict[str, Tally]]:
+    """Without scores that have no truth or no sense."""
+    if not context.has_pictures:
+        tallies = {name: lines for name, lines in tallies.items() if name not in OF_PICTURES}
+    if context.has_joints is None or context.has_joints.all():
+        return tallies
+    if not context.has_joints.any():
+        return {name: lines for name, lines in tallies.items() if name not in OF_JOINTS}
+    is_kept = context.has_joints[:, None]
+    return {
+        name: {series: tally.only(is_kept) for series, tally in lines.items()} if name in OF_JOINTS else lines
+        for name, lines in tallies.items()
+    }
 
 
-def _joint_tallies(predicted: Frames, truth: Frames, extent: np.ndarray, context: Context) -> _Tallies:
-    lines: Mapping[str, Frames | PoseFrames] = {"model": predicted, "nothing_moves": nothing_moves(truth)}
+def _tallies(
+    predicted: Frames,
+    truth: Frames,
+    extent: np.ndarray,
+    context: Context,
+    clip: np.ndarray,
+    on_horizon: Callable[[], None],
+) -> dict[str, dict[str, Tally]]:
+    """Score → series → tally."""
+    tokens, still = context.tokens, nothing_moves(truth)
+    found: dict[str, dict[str, Tally]] = {}
+
+    def add(series: str, tallies: Tallies) -> None:
+        for name, tally in tallies.items():
+            found.setdefault(name, {})[series] = tally
+
+    def of_draw(draw: Draw) -> Tallies:
+        made = joint_tallies(draw.frames, truth, extent) | _seen(draw.frames, truth, context)
+        return made if tokens is None else made | token_tallies(draw.tokens, tokens.truth)
+
+    add("model", joint_tallies(predicted, truth, extent))
+    add("nothing_moves", joint_tallies(still, truth, extent))
     if context.constant_velocity is not None:
-        lines = {**lines, "constant_velocity": context.constant_velocity}
-    found: _Tallies = {name: {} for name in ("pck@0.05", "pck@0.1", "joint_error", "visibility_f1")}
-    for series, frames in lines.items():
-        is_present = (truth.is_present & frames.is_present)[:, 1:]
-        xy, true_xy = frames.xy[:, 1:], truth.xy[:, 1:]
-        is_scored = truth.is_visible[:, 1:] & is_present[..., None]
-        found["pck@0.05"][series] = pck(xy, true_xy, is_scored, extent, 0.05)
-        found["pck@0.1"][series] = pck(xy, true_xy, is_scored, extent, 0.1)
-        found["joint_error"][series] = joint_error_px(xy, true_xy, is_scored)
-        found["visibility_f1"][series] = visibility_f1(frames.is_visible[:, 1:], truth.is_visible[:, 1:], is_present)
+        add("constant_velocity", joint_tallies(context.constant_velocity, truth, extent))
+    if tokens is not None:
+        add("model", token_tallies(tokens.predicted, tokens.truth))
+        add("nothing_moves", token_tallies(tokens.truth.still(), tokens.truth))
+        if context.constant_velocity is not None:
+            moving = tokens.of_joints(context.constant_velocity)
+            add("constant_velocity", token_tallies(moving, tokens.truth, ("coords_accuracy",)))
+    add("model", _seen(predicted, truth, context))
+    add("nothing_moves", _seen(still, truth, context))
+    if context.real_pictures is not None:
+        add("tokenizer", _seen(truth, truth, context, ("psnr_real", "ssim_real")))
+        add("real_reference", _of_real_reference(truth, context))
+    for series, tallies in _agreements(predicted, truth, clip, context.has_pictures, on_horizon).items():
+        add(series, tallies)
+    if context.argmax is not None:
+        add("argmax", of_draw(context.argmax))
+    if context.draws:
+        drawn = [of_draw(draw) for draw in context.draws]
+        add("sample", {name: mean_of([each[name] for each in drawn]) for name in drawn[0]})
+        add("best_of_n", {name: best_of([each[name] for each in drawn], KINDS[name].is_error) for name in drawn[0]})
+        add("sample", diversity([draw.frames for draw in context.draws]))
     return found
 
 
-def _token_tallies(tokens: RolloutTokens, moving: PoseFrames | None) -> _Tallies:
-    """x and y tokens count where the joint is visible in the truth: those of invisible joints are never targets."""
-    predicted, truth = tokens.predicted, tokens.truth
-    is_present = truth.is_present[:, 1:, None]
-    true_coords = truth.coords[:, 1:]  # (N, T, 39)
-    is_visible = true_coords[..., 2 * NUM_JOINTS :].astype(bool)
-    is_scored = np.concatenate([is_visible, is_visible, np.ones_like(is_visible)], -1) & is_present
-    found: _Tallies = {"tok_rgb_accuracy": {}, "coords_accuracy": {}}
-    for series, first, frames in (("model", 1, predicted), ("nothing_moves", 0, truth)):
-        ids = frames.tok_rgb[:, 1:] if first else frames.tok_rgb[:, :1]
-        is_counted = np.broadcast_to(is_present, truth.tok_rgb[:, 1:].shape)
-        found["tok_rgb_accuracy"][series] = token_accuracy(ids, truth.tok_rgb[:, 1:], is_counted)
-        ids = frames.coords[:, 1:] if first else frames.coords[:, :1]
-        found["coords_accuracy"][series] = token_accuracy(ids, true_coords, is_scored)
-    if moving is not None:
-        on_canvas = moving.xy[:, 1:].clip(0, tokens.codec.canvas_size)  # what tokens can say
-        ids = tokens.codec.encode(on_canvas, moving.is_visible[:, 1:]).reshape(true_coords.shape)
-        is_scored = is_scored & moving.is_present[:, 1:, None]
-        found["coords_accuracy"]["constant_velocity"] = token_accuracy(ids, true_coords, is_scored)
-    return found
+def _seen(
+    frames: Frames, truth: Frames, context: Context, names: Sequence[str] = ("psnr", "ssim", "psnr_real", "ssim_real")
+) -> Tallies:
+    """Scores of pictures against the truth and, where they are at hand, the real ones."""
+    is_present = truth.is_present & frames.is_present & context.has_pictures
+    found = picture_tallies(frames.pictures, truth.pictures, is_present)
+    if context.real_pictures is not None:
+        real = picture_tallies(frames.pictures, context.real_pictures, is_present & context.is_real)
+        found |= {f"{name}_real": tally for name, tally in real.items()}
+    return {name: tally for name, tally in found.items() if name in names}
 
 
-def _picture_tallies(
-    predicted: Frames, truth: Frames, context: Context, clip: np.ndarray, on_horizon: Callable[[], None]
-) -> _Tallies:
-    """Scores of pictures, horizon by horizon."""
+def _of_real_reference(truth: Frames, context: Context) -> Tallies:
+    copied = np.broadcast_to(context.real_pictures[:, :1], context.real_pictures.shape)
+    is_scored = truth.is_present & context.is_real & context.is_real[:, :1]
+    return {f"{name}_real": t for name, t in picture_tallies(copied, context.real_pictures, is_scored).items()}
+
+
+def _agreements(
+    predicted: Frames, truth: Frames, clip: np.ndarray, has_pictures: bool, on_horizon: Callable[[], None]
+) -> dict[str, Tallies]:
+    """Of the model, of its pictures with the reference's joints, and of the truth."""
+    rows = zip(truth.pictures[:, 0], truth.xy[:, :1], truth.is_visible[:, :1])
+    colours = np.concatenate([limb_colours(*row) for row in rows])  # (N, 10, 3, 3) of the references
     columns: dict[tuple[str, str], list[Tally]] = {}
-
-    def add(name: str, series: str, tally: Tally) -> None:
-        columns.setdefault((name, series), []).append(tally)
-
-    reference_colours = _reference_colours(truth)
     for horizon in range(1, truth.is_present.shape[1]):
-        is_present = truth.is_present[:, horizon]
-        still, made, true = truth.pictures[:, 0], predicted.pictures[:, horizon], truth.pictures[:, horizon]
-        for name, measure in (("psnr", squared_error), ("ssim", ssim)):
-            for series, pictures in (("model", made), ("nothing_moves", still)):
-                add(name, series, _mean_over_pictures(measure, pictures, true, is_present))
-            if context.real_pictures is not None:
-                real, is_real = context.real_pictures[:, horizon], is_present & context.is_real[:, horizon]
-                for series, pictures in (("model", made), ("nothing_moves", still), ("tokenizer", true)):
-                    add(f"{name}_real", series, _mean_over_pictures(measure, pictures, real, is_real))
-                copied, is_copied = context.real_pictures[:, 0], is_real & context.is_real[:, 0]
-                add(f"{name}_real", "real_reference", _mean_over_pictures(measure, copied, real, is_copied))
         for series, pictures, frames, column in (
-            ("model", made, predicted, horizon),
-            ("reference_joints", made, truth, 0),
-            ("truth", true, truth, horizon),
+            ("model", predicted.pictures, predicted, horizon),
+            ("reference_joints", predicted.pictures, truth, 0),
+            ("truth", truth.pictures, truth, horizon),
         ):
             joints = frames.xy[:, column], frames.is_visible[:, column]
-            for name, tally in agreement(pictures, *joints, is_present, reference_colours, clip).items():
-                add(name, series, tally)
+            is_scored = truth.is_present[:, horizon] & has_pictures
+            made = agreement(pictures[:, horizon], *joints, is_scored, colours, clip)
+            for name, tally in made.items():
+                columns.setdefault((series, name), []).append(tally)
         on_horizon()
-    found: _Tallies = {}
-    for (name, series), tallies in columns.items():
-        parts = [[getattr(t, part) for t in tallies] for part in ("numerator", "denominator")]
-        found.setdefault(name, {})[series] = Tally(*(np.concatenate(part, 1) for part in parts))
+    found: dict[str, Tallies] = {}
+    for (series, name), parts in columns.items():
+        found.setdefault(series, {})[name] = Tally(
+            np.concatenate([tally.numerator for tally in parts], 1),
+            np.concatenate([tally.denominator for tally in parts], 1),
+        )
     return found
-
-
-def _reference_colours(truth: Frames) -> np.ndarray:
-    """(N, 10, 3, 3)."""
-    rows = zip(truth.pictures[:, 0], truth.xy[:, :1], truth.is_visible[:, :1])
-    return np.concatenate([limb_colours(*row) for row in rows])
-
-
-def _mean_over_pictures(
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    pictures: np.ndarray,
-    true_pictures: np.ndarray,
-    is_present: np.ndarray,
-) -> Tally:
-    """(N, H, W, 3) both, (N,) → (N, 1)."""
-    tally = Tally(np.zeros((len(is_present), 1)), is_present[:, None].astype(float))
-    for n in is_present.nonzero()[0]:
-        tally.numerator[n] = measure(pictures[n], true_pictures[n])
-    return tally
 
 
 def _rows_of_actions(actions: Sequence[str | None] | None) -> list[tuple[str, np.ndarray]]:
@@ -269,7 +291,7 @@ def _rows_of_actions(actions: Sequence[str | None] | None) -> list[tuple[str, np
     return [(action, np.array([n for n, other in enumerate(actions or ()) if other == action])) for action in known]
 
 
-def _summarised(tallies: _Tallies, clip: np.ndarray) -> list[Score]:
+def _summarised(tallies: dict[str, dict[str, Tally]], clip: np.ndarray) -> list[Score]:
     bootstrap = ClipBootstrap(clip)
     scores = []
     for name, kind in KINDS.items():

@@ -147,14 +147,14 @@ class Sampling:
     @cached_property
     def chosen(self) -> tuple[SchemeSettings, ...]:
         """The schemes of what is generated, in that order."""
-        return tuple(
-            _built(
-                f"sampling.schemes.{name}",
-                SchemeSettings,
-                {"precision": self.precision, **self.schemes[name], "modality": name},
-            )
-            for name in self.generate
-        )
+        return tuple(self.scheme(name) for name in self.generate)
+
+    def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> SchemeSettings:
+        """How a modality is generated, with some fields of its scheme changed. Raises ValueError naming the key."""
+        if name not in self.schemes:
+            raise ValueError(f"sampling.schemes: none for {name}; add sampling.schemes.{name}")
+        values = {"precision": self.precision, **self.schemes[name], **(changes or {}), "modality": name}
+        return _built(f"sampling.schemes.{name}", SchemeSettings, values)
 
     def for_table(self, table: ModalityTable) -> list[SchemeSettings]:
         """`chosen`, with their numbers of steps. Raises ValueError naming the key that does not fit the modalities."""

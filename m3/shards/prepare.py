@@ -114,7 +114,7 @@ class ClipPreparer:
             notes=clip.notes,
             has_joints=joints is not None,
             canvas={"mode": self.canvas.mode, "size": self.canvas.size, "window": _rectangle(window)},
-            pose_extent_px=None if joints is None else _pose_extent(joints),
+            pose_extent_px=None if joints is None else pose_extent(joints),
             pairs=tuple(pairs),
             captions=(),
             frames=tuple(frames),
@@ -191,7 +191,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _pose_extent(joints: Joints) -> float:
+def pose_extent(joints: Joints) -> float:
     """Larger side of the box around all joints, visible or not, of all frames, in canvas pixels."""
     corners = joints.xy.max(axis=(0, 1)) - joints.xy.min(axis=(0, 1))  # (2,)
     return round(float(corners.max()), 6)

@@ -1,0 +1,62 @@
+"""Do a model, a data set and a picture tokenizer belong together?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m3.checkpoint import BINDING, LoadedModel
+from m3.shards.manifest import MANIFEST_NAME, Manifest
+from m3.tokens.base import NoTokenizer, PictureTokenizer
+
+
+def check_belonging(loaded: LoadedModel, checkpoint: str, manifest: Manifest, root: str, tokenizer: PictureTokenizer):
+    """Raises ValueError unless model, data and tokenizer speak of the same picture tokens and canvas.
+
+    checkpoint, root: where model and data come from, for the message.
+    """
+    stored = manifest.tokenizer
+    is_another = (tokenizer.name, tokenizer.fingerprint) != (stored["name"], stored["fingerprint"])
+    if is_another and not isinstance(tokenizer, NoTokenizer):
+        raise ValueError(
+            f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one that made {root}, "
+            f"{stored['name']} {(stored['fingerprint'] or '')[:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
+            "or make data and model again"
+        )
+    if differing := differences_to(loaded, manifest):
+        raise ValueError(
+            f"{checkpoint} was trained on data other than {root}: {'; '.join(differing)}; "
+            "give the data.root it was trained on, or data made with the same canvas and tokenizer"
+        )
+
+
+def check_tokenizer(loaded: LoadedModel, checkpoint: str, tokenizer: PictureTokenizer) -> None:
+    """Raises ValueError unless the tokenizer is the one on whose tokens the model was trained."""
+    theirs = loaded.data["tokenizer"], loaded.data["tokenizer_fingerprint"]
+    if not isinstance(tokenizer, NoTokenizer) and (tokenizer.name, tokenizer.fingerprint) != theirs:
+        raise ValueError(
+            f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one of {checkpoint}, "
+            f"{theirs[0]} {(theirs[1] or '')[:12]}…: choose it with tokenizer=… and tokenizer.path=…"
+        )
+
+
+def differences_to(loaded: LoadedModel, manifest: Manifest) -> list[str]:
+    """What of the data ties the model to others than these, a line each."""
+    of_data = dict(zip(BINDING, (manifest.canvas_size, manifest.tokenizer["name"], manifest.tokenizer["fingerprint"])))
+    return [
+        f"{key} is {loaded.data[key]} there and {value} here"
+        for key, value in of_data.items()
+        if loaded.data[key] != value
+    ]
+
+
+def data_like(loaded: LoadedModel, root: str | None) -> tuple[Manifest | None, str]:
+    """The manifest of the data set `root`, or else of the one that the model was trained on, if it is at hand.
+
+    Returns also where it lies. None where neither is there, or belongs to the model.
+    """
+    for place in (root, (loaded.config.get("data") or {}).get("root")):
+        if place is not None and (Path(place) / MANIFEST_NAME).is_file():
+            manifest = Manifest.load(place)
+            if not differences_to(loaded, manifest):
+                return manifest, str(place)
+    return None, ""
