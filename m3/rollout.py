@@ -258,8 +258,8 @@ def decode(frames: TokenFrames, tokenizer: PictureTokenizer, codec: JointCodec, 
     has_pictures = frames.tok_rgb.shape[-1] > 0
     pictures = np.full((*frames.is_present.shape, canvas_size, canvas_size, 3), 0 if has_pictures else _BLANK, np.uint8)
     where = np.argwhere(frames.is_present) if has_pictures else np.zeros((0, 2), int)
-    for chunk in np.array_split(where, max(1, -(-len(where) // _FRAMES_AT_ONCE))):
-        sample, horizon = chunk.T
+    for start in range(0, len(where), _FRAMES_AT_ONCE):
+        sample, horizon = where[start : start + _FRAMES_AT_ONCE].T
         ids = torch.as_tensor(frames.tok_rgb[sample, horizon]).view(-1, grid, grid)
         with torch.inference_mode():
             pictures[sample, horizon] = to_frames(tokenizer.decode(ids))

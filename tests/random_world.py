@@ -78,11 +78,11 @@ def write_data(root: Path) -> Manifest:
     return manifest
 
 
-def write_checkpoint(run: Path, data: dict, model: dict | None = None) -> None:
+def write_checkpoint(run: Path, data: dict, model: dict | None = None, scale: float = 0.1) -> None:
     model = model or MODEL
     generator = torch.Generator().manual_seed(0)
     weights = {
-        f"model.{name}": torch.randn(tensor.shape, generator=generator) * 0.1
+        f"model.{name}": torch.randn(tensor.shape, generator=generator) * scale
         for name, tensor in instantiate(model).state_dict().items()
     }
     (run / "checkpoints").mkdir(parents=True)
@@ -99,11 +99,14 @@ def model_of(names: Sequence[str]) -> dict:
     return {**MODEL, "table": table}
 
 
-def write_run(run: Path, model: dict | None = None, **changes) -> None:
-    """A checkpoint for the data of `write_data`, or for others where `changes` say so."""
+def write_run(run: Path, model: dict | None = None, scale: float = 0.1, **changes) -> None:
+    """A checkpoint for the data of `write_data`, or for others where `changes` say so.
+
+    scale: of the random weights; from about 1 on what is generated depends on what is given.
+    """
     tokenizer = MiniTokenizer()
     data = {"canvas_size": CANVAS_SIZE, "tokenizer": tokenizer.name, "tokenizer_fingerprint": tokenizer.fingerprint}
-    write_checkpoint(run, {**data, **changes}, model)
+    write_checkpoint(run, {**data, **changes}, model, scale)
 
 
 def config(world: Path, *overrides: str) -> DictConfig:
