@@ -23,34 +23,21 @@ from m3.belonging import check_belonging, check_tokenizer, data_like
 from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
-from m3.completion import Completion, completion_arrays, completion_sheet
+from m3.completion import Completion
 from m3.forecast.benchmark import Benchmark, ForecastResult
 from m3.generator import Generator, RollOuts
 from m3.inpainting import Inpainting, Result, print_inpainting
 from m3.input_files import preparation, starts_of_files
-from m3.metrics import (
-    NO_TRUTH,
-    Score,
-    check_source,
-    metrics_record,
-    plot_title,
-    real_frames,
-    scores_plot,
-    write_metrics,
-)
-from m3.pictures import choose_samples, rollout_sheet, write_png
-from m3.report import Report, write_report
+from m3.metrics import Score, check_source, real_frames
+from m3.results import About, Amounts, write_completion, write_roll_outs
 from m3.rollout import Chain, Frames, find_chains, frame_modalities
-from m3.rollout_files import write_folders, write_npz, write_pictures, write_tokens
 from m3.sampling.settings import Sampling
-from m3.score_tables import print_scores
 from m3.settings import require
 from m3.starts import Starts, starts_of_nothing, starts_of_split
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.tokens.base import NoTokenizer
 
 SCRIPT = Path(__file__).resolve()
-_REPORTED_DRAWS, _REPORTED_CELL_PX = 3, 128
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,11 @@ class Generation:
     made: RollOuts
     scores: list[Score]
     out: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The file with the scores."""
+        return self.out / "metrics.json"
 
     @property
     def chains(self) -> list[Chain]:
@@ -84,7 +76,11 @@ class Generation:
 
 @dataclass(frozen=True)
 class Completed:
-    """What `run_completion` made: completed pairs, and the scores of each frame of which something was generated."""
+    """What `run` made where no whole successor was asked for.
+
+    completion: completed pairs. scores: of each frame of which something was generated, with a truth.
+    out: the folder with what conf/generate.yaml lists.
+    """
 
     completion: Completion
     scores: dict[str, list[Score]]
@@ -115,23 +111,24 @@ def run(cfg: DictConfig) -> Generation | Completed:
         be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
     """
     cfg = _checked(cfg)
+    amounts, out = Amounts(**OmegaConf.to_container(cfg.pictures)), Path(cfg.out)
     generator = _generator(cfg)
-    num_frames = cfg.rollout.frames if generator.rolls_out else 1
-    if generator.rolls_out:
-        generator.check_roll_out()
-    starts = _starts(cfg, generator, num_frames)
+    about = _about(cfg, generator.loaded)
     if not generator.rolls_out:
-        return _write_completion(cfg, generator, *generator.complete(starts))
-    made = generator.roll_out(starts, num_frames)
-    return _write(cfg, generator, made, generator.scores(made))
+        completion, scores_of = generator.complete(_starts(cfg, generator, 1))
+        write_completion(out, generator, completion, scores_of, amounts, about)
+        return Completed(completion, scores_of, out)
+    generator.check_roll_out()
+    made = generator.roll_out(_starts(cfg, generator, cfg.rollout.frames), cfg.rollout.frames)
+    scores = generator.scores(made)
+    write_roll_outs(out, made, scores, amounts, about)
+    return Generation(made, scores, out)
 
 
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
     require("rollout.frames", cfg.rollout.frames, int, low=1)
-    for name, value in cfg.pictures.items():
-        require(f"pictures.{name}", value, int, low=0 if name in ("num_folders", "num_reported") else 1)
     if cfg.device == "auto":
         cfg.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -171,11 +168,10 @@ def _starts(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
         return starts_of_nothing(loaded.table, num_frames)
     if not is_given:
         raise ValueError(f"input={cfg.input}: sampling.given=[] gives nothing of it")
-    paths = [Path(path) for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input)]
     how = preparation(loaded.data["canvas_size"], num_frames, *data_like(loaded, cfg.data.root))
     print(how.words)
     joints = None if cfg.joints is None else Path(cfg.joints)
-    return starts_of_files(paths, joints, num_frames, loaded.table, tokenizer, how)
+    return starts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how)
 
 
 def _starts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
@@ -206,95 +202,34 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
     return source
 
 
-def _write(cfg: DictConfig, generator: Generator, made: RollOuts, scores: list[Score]) -> Generation:
-    out, chains, cell_px = Path(cfg.out), made.starts.chains, cfg.pictures.cell_px
-    out.mkdir(parents=True, exist_ok=True)
-    write_pictures(out, made, cfg.pictures.num_samples, cell_px)
-    write_tokens(out / "tokens.npz", made, range(len(chains)))
-    write_folders(out, made, choose_samples(chains, cfg.pictures.num_folders), cell_px)
-    record = metrics_record(scores, _facts(cfg, generator, len(chains)), made.starts.has_truth)
-    write_metrics(out / "metrics.json", record)
-    if scores:
-        write_png(out / "scores.png", scores_plot(scores, plot_title(len(chains), len(set(made.starts.clip)))))
-    small = min(cell_px, _REPORTED_CELL_PX)
-    strips = [
-        (chains[n].title, rollout_sheet(made.panels_of([n], _REPORTED_DRAWS), [""], small))
-        for n in choose_samples(chains, cfg.pictures.num_reported)
-    ]
-    lead = f"{len(chains)} roll-outs of {cfg.rollout.frames} frames, from {_origin(cfg)}."
-    report = Report("Roll-outs", lead, out / "rollout.mp4", out / "scores.png" if scores else None, {"": scores},
-                    record["absent"], strips)  # fmt: skip
-    console = Console()
-    print_scores(console, scores, f"{len(chains)} roll-outs")
-    if not made.starts.has_truth:
-        console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
-    _finish(cfg, generator, report, console)
-    return Generation(made, scores, out)
-
-
-def _write_completion(
-    cfg: DictConfig, generator: Generator, made: Completion, scores: dict[str, list[Score]]
-) -> Completed:
-    out, chains, cell_px = Path(cfg.out), made.starts.chains, cfg.pictures.cell_px
-    out.mkdir(parents=True, exist_ok=True)
-    truth = generator.decoded(made.starts.tokens)
-
-    def sheet(rows: Sequence[int], cell_px: int):
-        return completion_sheet(made, generator.tokenizer, generator.codec, truth, rows, cell_px, _REPORTED_DRAWS)
-
-    write_png(out / "generated.png", sheet(choose_samples(chains, cfg.pictures.num_samples), cell_px))
-    write_npz(out / "tokens.npz", completion_arrays(made))
-    facts, records = _facts(cfg, generator, len(chains)), {f: metrics_record(s, {}) for f, s in scores.items()}
-    write_metrics(out / "metrics.json", {**facts, "frames": records})
-    rows = choose_samples(chains, cfg.pictures.num_reported)
-    strips = [(f"{len(rows)} of them", sheet(rows, min(cell_px, _REPORTED_CELL_PX)))] if rows else []
-    words = f"{', '.join(made.generated)} from {', '.join(map(str, cfg.sampling.given)) or 'nothing'}"
-    lead = f"{words}: {len(chains)} pairs of {_origin(cfg)}."
-    report = Report("Generated", lead, out / "generated.png", None, scores, {}, strips)
-    console = Console()
-    for frame, of_frame in scores.items():
-        print_scores(console, of_frame, f"{frame} of {len(chains)} pairs")
-    _finish(cfg, generator, report, console)
-    return Completed(made, scores, out)
-
-
-def _finish(cfg: DictConfig, generator: Generator, report: Report, console: Console) -> None:
-    """Writes OUT/report.html, if it is wanted, and lists the files."""
-    out = Path(cfg.out)
-    if cfg.pictures.num_reported:
-        command = None
-        if HydraConfig.initialized():
-            command = shlex.join(["python", SCRIPT.name, *HydraConfig.get().overrides.task])
-        model = {"step": generator.loaded.step, **{key: generator.loaded.data[key] for key in BINDING}}
-        settings = {"Settings": OmegaConf.to_yaml(cfg), "Model": OmegaConf.to_yaml(OmegaConf.create(model))}
-        write_report(out / "report.html", replace(report, settings=settings, command=command))
-    for path in sorted(path for path in out.iterdir() if path.name in _WRITTEN):
-        console.print(str(path), highlight=False, soft_wrap=True)
-
-
-_WRITTEN = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
-            "tokens.npz", "samples")  # fmt: skip
-
-
-def _origin(cfg: DictConfig) -> str:
-    if cfg.input is not None:
-        return ", ".join(Path(path).name for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input))
-    return f"{cfg.data.root} ({cfg.data.split})" if cfg.sampling.given else "nothing"
-
-
-def _facts(cfg: DictConfig, generator: Generator, num_samples: int) -> dict[str, Any]:
+def _about(cfg: DictConfig, loaded: LoadedModel) -> About:
+    binding = {key: loaded.data[key] for key in BINDING}
     is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
-    data = OmegaConf.to_container(cfg.data) if is_of_split else {"root": None, "split": None}
-    return {
+    data: Any = OmegaConf.to_container(cfg.data) if is_of_split else {"root": None, "split": None}
+    paths = [str(path) for path in _paths(cfg)]
+    facts = {
         "checkpoint": str(cfg.checkpoint),
-        "step": generator.loaded.step,
-        "data": {**data, **{key: generator.loaded.data[key] for key in BINDING}},
-        "input": OmegaConf.to_container(cfg.input) if OmegaConf.is_config(cfg.input) else cfg.input,
-        "num_samples": num_samples,
+        "step": loaded.step,
+        "data": {**data, **binding},
+        "input": paths or None,
         "seed": cfg.seed,
         "rollout": OmegaConf.to_container(cfg.rollout),
         "sampling": OmegaConf.to_container(cfg.sampling),
     }
+    origin = f"{cfg.data.root} ({cfg.data.split})" if is_of_split else ", ".join(paths) or "nothing"
+    settings = {
+        "Settings": OmegaConf.to_yaml(cfg),
+        "Model": OmegaConf.to_yaml(OmegaConf.create({"step": loaded.step, **binding})),
+    }
+    command = None
+    if HydraConfig.initialized():
+        command = shlex.join(["python", SCRIPT.name, *HydraConfig.get().overrides.task])
+    return About(facts, origin, settings, command)
+
+
+def _paths(cfg: DictConfig) -> list[Path]:
+    """The files of `input`."""
+    return [Path(path) for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input or [])]
 
 
 def mean_pck(scores: Sequence[Score]) -> float:

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from m3.metrics.scores import OF_JOINTS, Context, Draw, Score, score
+from m3.metrics.context import Context, Draw
+from m3.metrics.kinds import OF_JOINTS
+from m3.metrics.scores import Score, score
 from m3.metrics.tallies import RolloutTokens
 from m3.modalities import COORDS_LENGTH, PICTURE_STRIDE, ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder

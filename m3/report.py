@@ -69,9 +69,9 @@ class Report:
     film: Path
     plot: Path | None = None
     scores: Mapping[str, Sequence[Score]] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     exhibits: Sequence[tuple[str, Image.Image]] = ()
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
 
 

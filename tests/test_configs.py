@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -98,8 +99,9 @@ def readme_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", readme_commands())
 def test_commands_in_readme_and_configs_compose(command: str) -> None:
-    app, *overrides = command.split()
-    overrides = [override.split(",")[0].replace("DIR", "/data") for override in overrides if override != "-m"]
+    app, *overrides = shlex.split(command)
+    overrides = [override if "[" in override else override.split(",")[0] for override in overrides if override != "-m"]
+    overrides = [override.replace("DIR", "/data") for override in overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose(app.removesuffix(".py"), overrides)
 

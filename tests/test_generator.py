@@ -54,7 +54,7 @@ def test_a_picture_without_joints_gets_them_first(world, tmp_path):
     made = generated(world, f"input={tmp_path / 'me.jpg'}", f"out={tmp_path / 'out'}")
     assert made.scores == [] and not (tmp_path / "out" / "scores.png").exists()
     record = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert record["scores"] == {} and record["input"].endswith("me.jpg") and record["data"]["split"] is None
+    assert record["scores"] == {} and record["input"][0].endswith("me.jpg") and record["data"]["split"] is None
     assert "nobody knows" in record["absent"]["psnr"] and "rollout.num_samples" in record["absent"]["diversity_joints"]
     assert not made.truth.is_visible.any() and made.predicted.is_present.all()
     tokens = made.made.predicted.tokens

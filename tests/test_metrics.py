@@ -15,6 +15,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from m3 import metrics
 from m3.metrics import Context, Draw, PoseFrames, RolloutTokens, measures
 from m3.metrics.bootstrap import ClipBootstrap, interval
+from m3.metrics.kinds import KINDS
 from m3.metrics.measures import Tally
 from m3.records import PairInfo
 from m3.rollout import Chain, Frames, TokenFrames
@@ -400,7 +401,7 @@ def test_metrics_json_of_all_that_can_be_known(tmp_path):
     predicted, truth, extent, context = random_roll_outs()
     record = metrics.metrics_record(metrics.score(predicted, truth, extent, context=context), {})
     metrics.write_metrics(tmp_path / "metrics.json", record)
-    assert record["absent"] == {} and set(record["scores"]) == set(metrics.scores.KINDS)
+    assert record["absent"] == {} and set(record["scores"]) == set(KINDS)
     assert set(record["by_action"]) == {"run", "jump"}
     for entry in record["scores"].values():
         for horizon in entry["horizons"]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from m3.metrics.bootstrap import LEVEL_PERCENT, NUM_RESAMPLES
-from m3.metrics.scores import KINDS, OF_JOINTS, OF_PICTURES, Score, Series
+from m3.metrics.kinds import KINDS, OF_JOINTS, OF_PICTURES
+from m3.metrics.scores import Score, Series
 
 SCHEMA_VERSION = 2
 _NUM_DIGITS = 6
