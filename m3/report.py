@@ -197,10 +197,10 @@ def _exhibits(exhibits: Sequence[tuple[str, Image.Image]]) -> str:
     figures = []
     for title, strip in exhibits:
         buffer = io.BytesIO()
-        strip.save(buffer, format="PNG", optimize=True)
+        strip.save(buffer, format="WEBP", quality=88)
         figures.append(
             f"<figure class=card><figcaption>{escape(title)}</figcaption>"
-            f"{_img(buffer.getvalue(), 'image/png', title)}</figure>"
+            f"{_img(buffer.getvalue(), 'image/webp', title)}</figure>"
         )
     return f"<h2>Samples</h2>{''.join(figures)}"
 

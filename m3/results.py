@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,13 +16,13 @@ from m3.generator import Generator, RollOuts
 from m3.metrics import NO_TRUTH, Score, metrics_record, plot_title, scores_plot, write_metrics
 from m3.pictures import choose_samples, rollout_sheet, write_png
 from m3.report import Report, write_report
-from m3.rollout_files import write_folders, write_npz, write_pictures, write_tokens
+from m3.rollout_files import FOLDER, write_folders, write_npz, write_pictures, write_tokens
 from m3.score_tables import print_scores
 from m3.settings import require
 
 _REPORTED_DRAWS, _REPORTED_CELL_PX = 3, 128
 _FILES = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
-          "tokens.npz", "samples")  # fmt: skip
+          "tokens.npz", FOLDER)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class About:
 
 def write_roll_outs(out: Path, made: RollOuts, scores: list[Score], amounts: Amounts, about: About) -> None:
     """Writes all files of roll-outs and prints the scores."""
-    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     chains, has_truth = made.starts.chains, made.starts.has_truth
     write_pictures(out, made, amounts.num_samples, amounts.cell_px)
     write_tokens(out / "tokens.npz", made, range(len(chains)))
@@ -97,7 +98,7 @@ def write_completion(
     about: About,
 ) -> None:
     """Writes all files of completed pairs and prints the scores."""
-    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     chains, truth = made.starts.chains, generator.decoded(made.starts.tokens)
 
     def sheet(rows: Sequence[int], cell_px: int) -> Image.Image:
@@ -116,6 +117,16 @@ def write_completion(
     for frame, of_frame in scores.items():
         print_scores(console, of_frame, f"{frame} of {len(chains)} pairs")
     _finish(out, report, amounts, about, console)
+
+
+def _clear(out: Path) -> None:
+    """An empty folder, but for what is not generate.py's: nothing of an earlier run stays beside this one's."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        if (out / name).is_file():
+            (out / name).unlink()
+    for tokens in (out / FOLDER).glob("*/tokens.npz"):
+        shutil.rmtree(tokens.parent)
 
 
 def _finish(out: Path, report: Report, amounts: Amounts, about: About, console: Console) -> None:

@@ -15,7 +15,7 @@ SHOWN = {"pck@0.1": "PCK@0.1 %", "pck@0.05": "PCK@0.05 %", "joint_error": "error
 """The first scores to look at, as columns are headed."""
 
 _IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
-_DRAWN = {"argmax": "argmax", "sample": "samples, mean", "best_of_n": "best of them"}
+_DRAWN = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n"}
 
 
 def number(score: Score, value: float | None) -> str:
@@ -56,10 +56,10 @@ def _print_draws(console: Console, scores: Sequence[Score]) -> None:
     if not shown:
         return
     horizons = [k for k in range(len(shown[0].num_samples)) if any(score.num_samples[k] for score in shown)]
-    console.print("several draws from each reference:", highlight=False)
+    console.print("several draws from each reference; sample: their mean; best of n: by the truth:", highlight=False)
     table = _table(["", "", *(f"+{k + 1}" for k in horizons)])
     for score in shown:
-        name = SHOWN.get(score.name, f"{score.name.replace('_', ' of ')} {score.unit}")
+        name = SHOWN.get(score.name, f"{score.name.removeprefix('diversity_')} apart {score.unit}")
         for series, words in _DRAWN.items():
             if series in score.series:
                 values = score.series[series].value

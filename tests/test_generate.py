@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
@@ -23,6 +24,7 @@ from m3.clips.canvas import CropCanvas, PersonCanvas
 from m3.clips.penn_action import PennAction
 from m3.metrics import real_frames
 from m3.rollout import find_chains, true_frames
+from m3.tokens.base import to_frames
 from m3.tokens.mini import MiniTokenizer
 
 
@@ -180,6 +182,23 @@ def test_against_real_frames(filmed):
     assert line["tokenizer"].value[0] == pytest.approx(10 * math.log10(255**2 / np.mean(errors)))
     record = json.loads((made.out / "metrics.json").read_text())
     assert set(record["absent"]) == {"diversity_joints", "diversity_pictures"} and len(record["by_action"]) == 3
+
+
+def test_completed_pictures_against_real_frames(filmed):
+    options = ["source=penn_action", f"source.root={filmed / 'penn'}", "sampling.given=[tok_rgb_next]"]
+    made = generate.run(config(filmed, *options, "sampling.generate=[tok_rgb]", "sampling.schemes.tok_rgb.num_steps=2"))
+    scores = {score.name: score for score in made.scores["reference"]}
+    starts = made.completion.starts
+    real = starts.real_pictures[:, 0].astype(float)
+    decoded = decoded_pictures(starts.tokens.tok_rgb[:, 0])
+    wanted = 10 * math.log10(255**2 / np.square(real - decoded).mean())
+    assert scores["psnr_real"].series["tokenizer"].value == pytest.approx([wanted])
+
+
+def decoded_pictures(ids: np.ndarray) -> np.ndarray:
+    """(N, 4) → (N, 32, 32, 3) uint8."""
+    with torch.inference_mode():
+        return to_frames(MiniTokenizer().decode(torch.as_tensor(ids).view(-1, 2, 2)))
 
 
 def test_a_source_that_did_not_make_the_shards_is_refused(filmed, tmp_path):

@@ -98,6 +98,13 @@ def test_a_real_video(world, tmp_path):
     assert scores["psnr"].num_samples == [1] * 4 and scores["psnr_real"].series["tokenizer"].value[0] > 15
 
 
+def test_several_files_at_once(world, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(frame(0)).save(tmp_path / f"{name}.png")
+    made = generated(world, f"input=[{tmp_path / 'a.png'},{tmp_path / 'b.png'}]", f"out={tmp_path / 'out'}")
+    assert [chain.title for chain in made.chains] == ["clip a, frame 0", "clip b, frame 0"]
+
+
 def test_from_nothing(world, tmp_path):
     everything = "sampling.generate=[tok_rgb,coords,tok_rgb_next,coords_next]"
     options = ["sampling.given=[]", everything, "data.root=nowhere", "rollout.num_samples=3", f"out={tmp_path / 'out'}"]
@@ -254,6 +261,7 @@ def test_how_much_is_written_is_chosen(world, tmp_path):
     generated(world, f"out={tmp_path / 'all'}")
     small, large = ((tmp_path / name / "report.html").read_text() for name in ("few", "all"))
     assert (small.count("<figcaption>"), large.count("<figcaption>")) == (1, 5) and len(small) < len(large)
-    none = tmp_path / "none"
-    generated(world, "pictures.num_folders=0", "pictures.num_reported=0", f"out={none}")
-    assert not (none / "samples").exists() and not (none / "report.html").exists()
+    (tmp_path / "all" / "samples" / "notes").mkdir()
+    generated(world, "pictures.num_folders=0", "pictures.num_reported=0", f"out={tmp_path / 'all'}")
+    assert not (tmp_path / "all" / "report.html").exists()  # nothing of an earlier run stays
+    assert [path.name for path in (tmp_path / "all" / "samples").iterdir()] == ["notes"]
