@@ -194,5 +194,5 @@ def _column_name(horizon: int) -> str:
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a PNG under its final name only when complete."""
     unfinished = path.with_name(path.name + ".tmp")
-    picture.save(unfinished, format="PNG", optimize=True)
+    picture.save(unfinished, format="PNG")
     os.replace(unfinished, path)
