@@ -196,13 +196,14 @@ class _Scored:
         return Draw(other, self.ordered_tokens(tokens))
 
     def ordered(self, frames: Frames) -> Frames:
-        """Given joints of the generated frame are invisible, so that they do not count."""
+        """Joints that were given of the generated frame are invisible in both, so that they do not count."""
         ordered = Frames(
             *(getattr(frames, name)[:, self.order] for name in ("pictures", "xy", "is_visible", "is_present"))
         )
         is_given = self._given(self.modalities[1])
         if is_given.size:
-            ordered.is_visible[:, 1] &= ~is_given.reshape(-1, 3, NUM_JOINTS)[:, :2].all(1)
+            is_visible = ordered.is_visible & ~is_given.reshape(-1, 1, 3, NUM_JOINTS)[:, :, :2].all(2)
+            ordered = replace(ordered, is_visible=is_visible)
         return ordered
 
     def ordered_tokens(self, tokens: TokenFrames) -> TokenFrames:

@@ -26,6 +26,7 @@ from m3.rollout import (
     num_steps,
     roll_out,
 )
+from m3.sampling.given import named_modality
 from m3.sampling.settings import Sampling, SchemeSettings
 from m3.settings import require
 from m3.starts import Starts, completed_truth
@@ -94,8 +95,9 @@ class Generator:
 
     @property
     def rolls_out(self) -> bool:
-        """Whether a whole successor is generated, which can be the next reference."""
-        return is_roll_out(self.sampling.generate, self.table)
+        """Whether a whole successor is generated, which can be the next reference, and nothing of it is given."""
+        given = {named_modality(entry) for entry in self.sampling.given}
+        return is_roll_out(self.sampling.generate, self.table) and not given & {*SUCCESSOR_OF.values()}
 
     def decoded(self, tokens: TokenFrames) -> Frames:
         return decode(tokens, self.tokenizer, self.codec, self.codec.canvas_size)

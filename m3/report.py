@@ -82,7 +82,7 @@ def write_report(path: Path, report: Report) -> None:
     body.append(f"<figure class=card>{_media(report.film, report.title)}</figure>")
     for frame, scores in report.scores.items():
         if scores:
-            body += [f"<h2>Scores{' of the ' + frame if frame else ''}</h2>", _how_to_read(scores)]
+            body += [f"<h2>Scores{' of the ' + frame if frame else ''}</h2>", _how_to_read(scores, frame)]
             body += [f"<figure>{_media(report.plot, 'scores over the horizons')}</figure>"] if report.plot else []
             body += [_tables(scores), _by_action(scores)]
     if report.unknown:
@@ -123,12 +123,13 @@ def _headline(scores: Sequence[Score]) -> str:
     return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
 
 
-def _how_to_read(scores: Sequence[Score]) -> str:
+def _how_to_read(scores: Sequence[Score], frame: str) -> str:
     present = {name for score in scores for name in score.series}
     drawn = f" Best of n: {SERIES['best_of_n']}." if "best_of_n" in present else ""
+    still = "the pair's other frame, copied" if frame else SERIES["nothing_moves"]
     says = (
         f"Small numbers: {LEVEL_PERCENT}% intervals, bootstrap over clips. Green: better than “nothing moves” beyond "
-        f"the interval; orange: worse. Nothing moves: {SERIES['nothing_moves']}.{drawn}"
+        f"the interval; orange: worse. Nothing moves: {still}.{drawn}"
     )
     return f"<p class=faint>{escape(says)}</p>"
 

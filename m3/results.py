@@ -110,7 +110,11 @@ def write_completion(
     write_metrics(out / "metrics.json", {**about.facts, "num_samples": len(chains), "frames": frames})
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
-    given = ", ".join(map(str, generator.sampling.given)) or "nothing"
+    given = ", ".join(
+        entry if isinstance(entry, str) else f"{len(parts)} parts of {name}"
+        for entry in generator.sampling.given
+        for name, parts in ({entry: ()} if isinstance(entry, str) else entry).items()
+    ) or "nothing"  # fmt: skip
     lead = f"{', '.join(made.generated)} from {given}: {len(chains)} pairs of {about.origin}."
     report = Report("Generated", lead, out / "generated.png", None, scores, {}, strips)
     console = Console()

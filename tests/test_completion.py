@@ -81,6 +81,19 @@ def test_given_joints_stay_and_do_not_count(world):
     wanted = np.linalg.norm(xy - true_xy, axis=-1)[:, 6:].mean()
     assert scores["joint_error"].model == pytest.approx([wanted])
     assert "coords_accuracy" not in scores and "psnr" not in scores
+    f1 = scores["visibility_f1"].series
+    assert f1["nothing_moves"].value == [1.0] and scores["visibility_f1"].num_samples == [9]  # all are visible
+
+
+def test_a_successor_of_which_parts_are_given_is_completed(world):
+    """Otherwise the same modalities are a roll-out, which can give nothing of what is to come."""
+    small = ["sampling.schemes.tok_rgb_next.num_steps=2", f"out={world / 'rest'}"]
+    given = "tok_rgb,coords,{coords_next:[head]}"
+    made = completed(world, given, "coords_next,tok_rgb_next", *small).completion
+    arrays = completion_arrays(made)
+    assert arrays["is_given_coords_next"].sum() == 9 * 3 and set(made.generated) == {"coords_next", "tok_rgb_next"}
+    head = arrays["is_given_coords_next"]
+    assert (arrays["coords_next"][head] == arrays["truth_coords_next"][head]).all()
 
 
 def test_both_frames_are_scored_apart(world):
