@@ -196,33 +196,49 @@ def roll_out(
         successor once.
     """
     check_schemes(schemes, model.table)
-    names, successor_schemes = frame_modalities(model.table), _of_successor(schemes)
-    columns = {name: model.table.columns(name) for name in (*names, *names.values())}
+    names = frame_modalities(model.table)
     ids: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for rows in torch.arange(len(sample), device=sample.device).split(batch_size):
-        newest = torch.zeros(len(rows), model.table.num_tokens, dtype=torch.int64, device=sample.device)
-        is_given = torch.zeros_like(newest, dtype=torch.bool)
+        tokens = torch.zeros(len(rows), model.table.num_tokens, dtype=torch.int64, device=sample.device)
+        is_given = torch.zeros_like(tokens, dtype=torch.bool)
         for name in names:
-            newest[:, columns[name]] = reference[name][rows]
-            is_given[:, columns[name]] = True if is_known is None else is_known[name][rows]
-        frames: dict[str, list[Tensor]] = {name: [] for name in names}
-        for horizon in range(1, num_frames + 1):
-            chosen = schemes if horizon == 1 else successor_schemes
-            made = generate(model, newest, is_given, chosen, seed, sample[rows], horizon, on_step)
-            if horizon == 1:
-                for scheme in schemes:
-                    is_given[:, columns[scheme.modality]] = True
-                for name in names:
-                    frames[name].append(made[:, columns[name]] * is_given[:, columns[name]])
-            newest, is_given = torch.zeros_like(made), torch.zeros_like(is_given)
-            for name, successor in names.items():
-                frames[name].append(made[:, columns[successor]])
-                newest[:, columns[name]], is_given[:, columns[name]] = frames[name][-1], True
+            tokens[:, model.table.columns(name)] = reference[name][rows]
+            is_given[:, model.table.columns(name)] = True if is_known is None else is_known[name][rows]
+        frames = _frames(model, tokens, is_given, schemes, num_frames, seed, sample[rows], on_step)
         for name, steps in frames.items():
             ids[name].append(torch.stack(steps, 1).cpu().numpy())  # (B, T + 1, L)
     shape = len(sample), num_frames + 1
     whole = _no_ids(shape, model.table) | {name: np.concatenate(parts) for name, parts in ids.items()}
     return TokenFrames(whole["tok_rgb"], whole["coords"], np.ones(shape, dtype=bool))
+
+
+def _frames(
+    model: EncoderDecoder,
+    tokens: Tensor,
+    is_given: Tensor,
+    schemes: Sequence[SchemeSettings],
+    num_frames: int,
+    seed: int,
+    sample: Tensor,
+    on_step: Callable[[], None],
+) -> dict[str, list[Tensor]]:
+    """From references, (B, S) tokens of which some are given, to [T + 1] tensors (B, L) of each modality of a frame."""
+    names = frame_modalities(model.table)
+    columns = {name: model.table.columns(name) for name in (*names, *names.values())}
+    frames: dict[str, list[Tensor]] = {name: [] for name in names}
+    for horizon in range(1, num_frames + 1):
+        chosen = schemes if horizon == 1 else _of_successor(schemes)
+        made = generate(model, tokens, is_given, chosen, seed, sample, horizon, on_step)
+        if horizon == 1:
+            for scheme in schemes:
+                is_given[:, columns[scheme.modality]] = True
+            for name in names:
+                frames[name].append(made[:, columns[name]] * is_given[:, columns[name]])
+        tokens, is_given = torch.zeros_like(made), torch.zeros_like(is_given)
+        for name, successor in names.items():
+            frames[name].append(made[:, columns[successor]])
+            tokens[:, columns[name]], is_given[:, columns[name]] = frames[name][-1], True
+    return frames
 
 
 def num_steps(schemes: Sequence[SchemeSettings], num_frames: int, num_samples: int, batch_size: int) -> int:
