@@ -68,20 +68,18 @@ class Benchmark:
     """`forecast` of conf/generate.
 
     labels: folder of Penn Action label files; those with train = −1 are scored.
-    mirror, margin, dtype: see `Forecaster`.
+    mirror, dtype: see `Forecaster`.
     batch_size: sequences at a time; changes no result.
     max_sequences: score so many, evenly spread; None for all.
     """
 
     labels: str
     mirror: bool = True
-    margin: float = 0.0
     dtype: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 16
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
-        require("forecast.margin", self.margin, float, low=0, high=1)
         require("forecast.batch_size", self.batch_size, int, low=1)
         require("forecast.max_sequences", self.max_sequences, int | None, low=1)
         if not isinstance(self.mirror, bool):
@@ -98,7 +96,7 @@ class Benchmark:
                 "checkpoint: not trained on whole frames; make data with `python preprocess.py "
                 "experiment=penn_forecast source.labels=DIR` and train with `python train.py experiment=penn_forecast`"
             )
-        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.margin, self.dtype)
+        forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.dtype)
         clips, skipped = read_clips(self.labels)
         tallies: dict[str, list[tuple[Tally, Tally]]] = {}
         batches = list(self._batches(clips))
@@ -137,7 +135,6 @@ class Benchmark:
             "model": {"name": loaded.config["name"], "seed": loaded.config["seed"], "step": loaded.step},
             "settings": {
                 "mirror": self.mirror,
-                "margin": self.margin,
                 "dtype": self.dtype,
                 "max_sequences": self.max_sequences,
             },

@@ -28,7 +28,6 @@ class Forecaster:
         model: trained on `modalities=forecast`, in eval mode.
         canvas_size: side of the canvas it was trained on, px.
         mirror: average what it says of the pose and of its mirror image; twice the work.
-        margin: see `m3.forecast.places.best_places`.
         dtype: bf16 computes all but the probabilities in it, faster where the processor knows bfloat16.
     Raises:
         ValueError for a model of other modalities, or another dtype.
@@ -39,14 +38,13 @@ class Forecaster:
         model: EncoderDecoder,
         canvas_size: int,
         mirror: bool = True,
-        margin: float = 0.0,
         dtype: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         check_forecast_table(model.table)
         if dtype not in ("fp32", "bf16"):
             raise ValueError(f"forecast.dtype={dtype!r}: choose fp32 or bf16")
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        self.model, self.table, self.mirror, self.margin = model, model.table, mirror, margin
+        self.model, self.table, self.mirror = model, model.table, mirror
         self.canvas = PadCanvas(canvas_size)
         self.codec = JointCodec(canvas_size)
 
@@ -57,7 +55,7 @@ class Forecaster:
         joints = window.joints(here)
         poses = self.codec.encode(joints.xy, joints.is_visible)  # (N, 3, 13)
         probabilities = self.probabilities(poses, clip.step).flatten(0, 2)
-        moved = best_places(probabilities.to(self.dtype), THRESHOLD, self.margin).double().cpu().numpy()
+        moved = best_places(probabilities.to(self.dtype), THRESHOLD).double().cpu().numpy()
         side = Frame.of(poses).side * (self.canvas.size / (NUM_JOINT_BINS - 1))  # (N,) px of the canvas
         moved = moved.reshape(len(starts), NUM_HORIZONS, NUM_JOINTS, 2) * side[:, None, None, None]
         return here.xy[:, None] + moved / window.scale

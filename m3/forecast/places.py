@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,54 +14,41 @@ from m3.tokens.motion import cell_centres, lines
 EXTENT_RATIOS = (1.01, 1.07, 1.2, 1.49)
 """L over the larger side of the box of one pose of the clip: means of four equal parts of the training poses."""
 
-FARTHEST = 0.5
-"""Displacements along an axis that are looked at, in sides of the pose's box; who moves farther is hard to hit."""
-
 _SUBCELLS = 5  # along a side of a cell, to find how much of it a disc covers
 
 
-class Places(NamedTuple):
-    """What a joint can be said to do.
+@lru_cache(maxsize=8)
+def disc_shares(radius: float) -> Tensor:
+    """(V, V) float32: how much of cell c lies in the disc around the middle of cell k, at [c, k].
 
-    moved: (P, 2) float32 displacements, middles of cells; the middle one is 0.
-    shares: (V, P) float32, how much of cell c lies in the disc around displacement k; the mean over the discs of
-        radius ratio · `radius`, in sides of the pose's box: L itself is not known.
+    The mean over the discs of radius ratio · `radius`, in sides of the pose's box: L itself is not known.
     """
-
-    moved: Tensor
-    shares: Tensor
-
-    @staticmethod
-    @lru_cache(maxsize=8)
-    def of(radius: float) -> Places:
-        centres = cell_centres()
-        moved = centres[(np.abs(centres) <= FARTHEST).all(1)]
-        inside = (np.arange(MOTION_SIDE)[:, None] + (np.arange(_SUBCELLS) + 0.5) / _SUBCELLS).ravel()
-        points = lines(inside)  # along an axis
-        shares = np.empty((len(centres), len(moved)), dtype=np.float32)
-        for place, (x, y) in enumerate(moved):
-            distance = np.hypot(points[:, None] - y, points - x)  # rows along y
-            is_in = np.mean([distance < radius * ratio for ratio in EXTENT_RATIOS], axis=0)
-            shares[:, place] = is_in.reshape(MOTION_SIDE, _SUBCELLS, MOTION_SIDE, _SUBCELLS).mean((1, 3)).ravel()
-        with torch.inference_mode(False):  # kept for all callers
-            return Places(torch.from_numpy(moved).float(), torch.from_numpy(shares))
+    centres = cell_centres()  # (V, 2)
+    inside = (np.arange(MOTION_SIDE)[:, None] + (np.arange(_SUBCELLS) + 0.5) / _SUBCELLS).ravel()
+    points = lines(inside)  # along an axis
+    shares = np.empty((len(centres), len(centres)), dtype=np.float32)
+    for place, (x, y) in enumerate(centres):
+        distance = np.hypot(points[:, None] - y, points - x)  # rows along y
+        is_in = np.mean([distance < radius * ratio for ratio in EXTENT_RATIOS], axis=0)
+        shares[:, place] = is_in.reshape(MOTION_SIDE, _SUBCELLS, MOTION_SIDE, _SUBCELLS).mean((1, 3)).ravel()
+    with torch.inference_mode(False):  # kept for all callers
+        return torch.from_numpy(shares)
 
 
-def best_places(probabilities: Tensor, radius: float, margin: float) -> Tensor:
+def best_places(probabilities: Tensor, radius: float) -> Tensor:
     """The displacements that are most probably hit: 0, or the middle of a cell.
 
-    A displacement's worth is the probability of the disc around it, of `radius` or somewhat more (`Places`).
+    A displacement's worth is the probability of the disc around it, of `radius` or somewhat more (`disc_shares`); 0 is
+    taken where no other is worth more.
 
     Args:
         probabilities: (R, V) of the cells.
         radius: of a hit, in sides of the pose's box.
-        margin: by how much another displacement must be worth more than 0 to be taken.
     Returns:
         (R, 2) float32 displacements, x then y, in sides of the pose's box.
     """
-    places = Places.of(radius)
-    worth = probabilities @ places.shares.to(probabilities)  # (R, P)
+    worth = probabilities @ disc_shares(radius).to(probabilities)  # (R, V)
     still = worth[:, worth.shape[1] // 2, None]  # (R, 1)
     best, place = worth.max(1, keepdim=True)
-    moved = places.moved.to(worth.device)[place[:, 0]]
-    return torch.where(best > still + margin, moved, 0.0)
+    moved = torch.from_numpy(cell_centres()).float().to(worth.device)[place[:, 0]]
+    return torch.where(best > still, moved, 0.0)
