@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -24,10 +23,12 @@ from m3.pictures import write_png
 from m3.settings import require
 from m3.shards.build import BuildOptions, Built, Recipe, build_dataset
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
-from m3.shards.pack import PackOptions, pack_dataset
+from m3.shards.pack import PackOptions, pack_dataset, pack_identity
 from m3.shards.prepare import ClipPreparer
+from m3.shards.publish import publish, published, workplace
 from m3.shards.summary import print_summary
 from m3.shards.tokenized_folders import TokenizedFolders
+from m3.shards.transport import is_local
 from m3.shards.verify import verify_dataset
 from m3.tokens.base import NoTokenizer, PictureTokenizer
 
@@ -44,7 +45,6 @@ def run(cfg: DictConfig) -> Manifest:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
         be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
     """
-    out = Path(cfg.out)
     for key in ("num_pairs", "cell_px"):
         require(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
     options = BuildOptions(
@@ -52,7 +52,6 @@ def run(cfg: DictConfig) -> Manifest:
         text_vocab_size=cfg.text_vocab_size,
         encode_batch_size=cfg.encode_batch_size,
         encode_threads=cfg.encode_threads,
-        num_workers=(os.cpu_count() or 1) if cfg.workers is None else cfg.workers,
         strict=cfg.strict,
     )
     if not isinstance(cfg.augment.flip, bool):
@@ -64,12 +63,15 @@ def run(cfg: DictConfig) -> Manifest:
     if not any(name in names for name in PICTURE_MODALITIES):
         cfg = OmegaConf.merge(cfg)  # a copy
         cfg.tokenizer = {"_target_": f"{NoTokenizer.__module__}.{NoTokenizer.__qualname__}"}
+    executor = instantiate(cfg.executor)
     tokenizer, captioner = instantiate(cfg.tokenizer), instantiate(cfg.captioner)
     splitter = instantiate(cfg.split)
     source = instantiate(cfg.source)  # last: the demo's writes its clips
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
     recipe = Recipe(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
-    built = build_dataset(out, recipe, cfg.overwrite)
+    if (existing := _published(cfg, recipe.identity())) is not None:
+        return existing
+    built = build_dataset(workplace(cfg.out, cfg.scratch), recipe, executor, cfg.overwrite)
     _finish(cfg, built, tokenizer, source, canvas)
     return built.manifest
 
@@ -83,7 +85,10 @@ def _pack(cfg: DictConfig) -> Manifest:
     container: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = {stage: _without_places(container[stage]) for stage in ("source", "tokenizer")}
     settings = {**stages, "pairs_per_shard": cfg.pairs_per_shard, "text_vocab_size": cfg.text_vocab_size}
-    built = pack_dataset(Path(cfg.out), source, tokenizer, settings, options, cfg.overwrite)
+    if (existing := _published(cfg, pack_identity(source, tokenizer, settings))) is not None:
+        return existing
+    folder = workplace(cfg.out, cfg.scratch)
+    built = pack_dataset(folder, source, tokenizer, settings, options, cfg.overwrite)
     _finish(cfg, built, tokenizer)
     return built.manifest
 
@@ -128,16 +133,33 @@ def _finish(
     source: ClipSource | None = None,
     canvas: Canvas | None = None,
 ) -> None:
-    """Draws OUT/contact_sheet.png, unless it is there already, and prints the summary."""
-    out, path = Path(cfg.out), Path(cfg.out) / CONTACT_SHEET_NAME
+    """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads what has an address."""
+    folder = workplace(cfg.out, cfg.scratch)
+    path = folder / CONTACT_SHEET_NAME
     if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
         shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
         num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
-        pairs = sheet_pairs(out, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
+        pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
         write_png(path, contact_sheet(pairs))
-    if not built.is_new:
-        print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
-    print_summary(out, built.manifest, Console())
+    if not is_local(cfg.out):
+        publish(folder, cfg.out)
+    elif not built.is_new:
+        _say_complete(cfg.out)
+    print_summary(folder, built.manifest, Console(), cfg.out)
+    if not is_local(cfg.out):
+        shutil.rmtree(folder)
+
+
+def _published(cfg: DictConfig, identity: dict[str, Any]) -> Manifest | None:
+    """What is complete already at an address, `out=s3://…`."""
+    existing = None if is_local(cfg.out) else published(cfg.out, identity, cfg.overwrite)
+    if existing is not None:
+        _say_complete(cfg.out)
+    return existing
+
+
+def _say_complete(out: str) -> None:
+    print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
 
 
 def verify(root: str) -> int:
@@ -160,6 +182,8 @@ def _interrupt(*_: Any) -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="preprocess")
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job a data set of its own
+        if not is_local(cfg.out):
+            raise SystemExit(f"error: out={cfg.out}: a sweep (-m) writes into a folder; choose one, and upload it then")
         cfg.out = f"{HydraConfig.get().runtime.output_dir}/data"
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -21,7 +21,7 @@ from tiny_world import frame, label_fields, write_world
 import preprocess
 from m3.batches.table import TokenTable
 from m3.clips.base import ClipError
-from m3.shards import build, encode
+from m3.shards import encode, executor
 from m3.shards.manifest import Manifest
 from m3.tokens.joints import JointCodec
 from m3.tokens.mini import MiniTokenizer
@@ -153,7 +153,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(
     first = preprocess.run(config(world, out))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with monkeypatch.context() as patch:
-        patch.setattr(build, "prepare_clips", lambda *_: pytest.fail("worked again"))
+        patch.setattr(executor, "prepare_clips", lambda *_: pytest.fail("worked again"))
         assert preprocess.run(config(world, out)) == first
         assert "nothing to do" in capsys.readouterr().out
         with pytest.raises(ValueError, match="pairs.threshold is 0.89, asked for 0.95.*overwrite=true"):

@@ -1,6 +1,6 @@
 """A source of clips → a folder of shards and their manifest.
 
-    clip ─▶ pairs, canvas, joint tokens (worker processes) ─▶ picture tokens, captions (this process) ─▶ staged clip
+    clip ─▶ pairs, canvas, joint tokens ─▶ picture tokens, captions ─▶ staged clip   (here or on a cluster: executor.py)
     staged clips ─▶ split ─▶ shards, text tokenizer ─▶ manifest, written last
 
 Staged clips lie in `OUT.tmp`, so that an interrupted build goes on where it stopped. Each is a function of its clip
@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,8 @@ from m3.modalities import MAX_VOCAB_SIZE
 from m3.progress import track
 from m3.records import Rejection, TokenizedPair
 from m3.settings import require
-from m3.shards.encode import ClipEncoder, torch_threads
+from m3.shards.encode import ClipEncoder
+from m3.shards.executor import Executor
 from m3.shards.folder import check_replaceable, existing_manifest, move_into_place, write_text_tokenizer
 from m3.shards.manifest import (
     SCHEMA_VERSION,
@@ -33,11 +35,10 @@ from m3.shards.manifest import (
     pair_modalities,
     token_members,
 )
-from m3.shards.prepare import ClipPreparer, PreparedClip
+from m3.shards.prepare import ClipPreparer
 from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
-from m3.shards.staging import StagedClip, Staging, Unreadable, locked
+from m3.shards.staging import Staging, locked
 from m3.shards.statistics import DatasetStatistics
-from m3.shards.workers import prepare_clips
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.text import MIN_VOCAB_SIZE
@@ -57,7 +58,6 @@ class BuildOptions:
     text_vocab_size: ids of the text tokenizer, at most.
     encode_batch_size: frames per call of the tokenizer; the frames of a clip are padded to a multiple of it.
     encode_threads: CPU threads of the tokenizer; like the batch size, it may decide the last bit of a result.
-    num_workers: processes that decode, render and compare; 0 works in this one. Changes no result.
     strict: stop at the first clip that cannot be used.
     """
 
@@ -65,15 +65,12 @@ class BuildOptions:
     text_vocab_size: int
     encode_batch_size: int
     encode_threads: int
-    num_workers: int
     strict: bool
 
     def __post_init__(self) -> None:
         for key in ("pairs_per_shard", "encode_batch_size", "encode_threads"):
             require(key, getattr(self, key), int, low=1)
         require("text_vocab_size", self.text_vocab_size, int, low=MIN_VOCAB_SIZE, high=MAX_VOCAB_SIZE)
-        if self.num_workers < 0:
-            raise ValueError(f"workers={self.num_workers}: need 0 or more, or null for one per CPU core")
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class Built(NamedTuple):
     is_new: bool
 
 
-def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
+def build_dataset(out: Path, recipe: Recipe, executor: Executor, overwrite: bool = False) -> Built:
     """Make the data set `out`, unless it is there.
 
     Raises ValueError where `out` holds something else and `overwrite` is False, and for what the splitter finds
@@ -144,7 +141,7 @@ def build_dataset(out: Path, recipe: Recipe, overwrite: bool = False) -> Built:
     recipe.splitter.check(len(clip_ids))
     with locked(staging_root):
         staging = Staging(staging_root, _without_layout(identity))
-        _stage_clips(staging, clip_ids, recipe)
+        _stage_clips(staging, clip_ids, recipe, executor)
         manifest = _write(out, staging, clip_ids, recipe, identity)
         staging.remove()
     return Built(manifest, True)
@@ -170,34 +167,23 @@ class _Tally:
         return f"{self.num_pairs:,} pairs, {frames_per_second:,.0f} frames/s, {self.num_rejected} rejected"
 
 
-def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe) -> None:
+def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe, executor: Executor) -> None:
     """Prepare and encode what is not yet staged."""
     to_do = [clip_id for clip_id in clip_ids if clip_id not in staging]
     if len(to_do) < len(clip_ids):
         done = len(clip_ids) - len(to_do)
         Console(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
-    encoder, tally = recipe.encoder, _Tally()
-    prepared = prepare_clips(recipe.preparer, to_do, min(recipe.options.num_workers, len(to_do)))
-    with torch_threads(recipe.options.encode_threads):
-        for item in track(prepared, len(to_do), "clips → tokens", facts=tally.__str__):
-            clip = _encode(encoder, item)
+    tally = _Tally()
+    with closing(executor.encoded(recipe.encoder, recipe.options.encode_threads, to_do)) as encoded:
+        for clip, num_frames in track(encoded, len(to_do), "clips → tokens", facts=tally.__str__):
             if isinstance(clip, Rejection):
                 if recipe.options.strict:
                     raise _strict_error(clip)
                 tally.num_rejected += 1
             else:
                 tally.num_pairs += len(clip.pairs)
-            tally.num_frames += item.num_frames if isinstance(item, PreparedClip) else 0
+            tally.num_frames += num_frames
             staging.add(clip)
-
-
-def _encode(encoder: ClipEncoder, item: PreparedClip | Rejection) -> StagedClip | Rejection:
-    if isinstance(item, Rejection):
-        return item
-    try:
-        return encoder(item)
-    except ClipError as error:
-        return Unreadable(item.staged.clip, str(error))
 
 
 def _strict_error(rejection: Rejection) -> ClipError:

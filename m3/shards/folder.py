@@ -14,16 +14,18 @@ from typing import Any
 from m3.shards.files import write_whole
 from m3.shards.manifest import CONTACT_SHEET_NAME, MANIFEST_NAME, TABLES_FOLDER, TEXT_TOKENIZER_NAME, Manifest
 from m3.shards.split import SPLITS
+from m3.shards.transport import is_stored
 from m3.tokens.text import TextTokenizer, train_text_tokenizer
 
 REJECTED_NAME = "rejected.jsonl"
 
 
-def existing_manifest(out: Path, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of a complete data set of this identity, or None where there is no manifest."""
-    if not (out / MANIFEST_NAME).exists():
+def existing_manifest(out: str | Path, identity: dict[str, Any]) -> Manifest | None:
+    """The manifest of a complete data set of this identity, in a folder or elsewhere; None where there is none."""
+    try:
+        manifest = Manifest.load(out)
+    except FileNotFoundError:
         return None
-    manifest = Manifest.load(out)
     found, wanted = _flat({key: getattr(manifest, key) for key in identity}), _flat(identity)
     differing = [
         f"{key} is {found.get(key, 'unset')}, asked for {wanted.get(key, 'unset')}"
@@ -37,7 +39,7 @@ def existing_manifest(out: Path, identity: dict[str, Any]) -> Manifest | None:
         )
     names = [shard.name for shards in manifest.shards.values() for shard in shards]
     names += [] if manifest.text_tokenizer is None else [manifest.text_tokenizer["file"]]
-    if missing := [name for name in names if not (out / name).is_file()]:
+    if missing := [name for name in names if not is_stored(out, name)]:
         raise ValueError(f"out={out} lacks {missing[0]}, which its manifest lists; make it again with overwrite=true")
     return manifest
 

@@ -30,6 +30,24 @@ class PackOptions:
     strict: bool
 
 
+def pack_identity(source: TokenizedFolders, tokenizer: PictureTokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's fields that are known before any work; see `pack_dataset`."""
+    if tokenizer.name != source.tokenizer:
+        raise ValueError(
+            f"source.tokenizer={source.tokenizer} made the tokens, but tokenizer={tokenizer.name}: choose the group "
+            f"option tokenizer={source.tokenizer}, whose weights give the data set its identity"
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "settings": settings,
+        "source": {"name": source.name, "fingerprint": source.fingerprint()},
+        "canvas": {"mode": "unknown", "size": source.canvas_size},
+        "variants": (),
+        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": settings["tokenizer"]},
+        "captioner": {"name": "as found", "fingerprint": None, "settings": {}},
+    }
+
+
 def pack_dataset(
     out: Path,
     source: TokenizedFolders,
@@ -45,20 +63,7 @@ def pack_dataset(
     Raises ValueError for another tokenizer than the source names, or where `out` holds something else and `overwrite`
     is False; ClipError with strict at the first sample that cannot be used.
     """
-    if tokenizer.name != source.tokenizer:
-        raise ValueError(
-            f"source.tokenizer={source.tokenizer} made the tokens, but tokenizer={tokenizer.name}: choose the group "
-            f"option tokenizer={source.tokenizer}, whose weights give the data set its identity"
-        )
-    identity = {
-        "schema_version": SCHEMA_VERSION,
-        "settings": settings,
-        "source": {"name": source.name, "fingerprint": source.fingerprint()},
-        "canvas": {"mode": "unknown", "size": source.canvas_size},
-        "variants": (),
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": settings["tokenizer"]},
-        "captioner": {"name": "as found", "fingerprint": None, "settings": {}},
-    }
+    identity = pack_identity(source, tokenizer, settings)
     if not overwrite and (existing := existing_manifest(out, identity)) is not None:
         return Built(existing, False)
     check_replaceable(out)

@@ -12,19 +12,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest
+from m3.shards.transport import address
 
 _BAR_LENGTH = 24
 _NUM_SHOWN = 5
 
 
-def print_summary(out: Path, manifest: Manifest, console: Console) -> None:
-    """What is in the data set `out`, how its pairs are distributed, and what was not used."""
+def print_summary(folder: Path, manifest: Manifest, console: Console, out: str | Path) -> None:
+    """What is in the data set in `folder`, how its pairs are distributed, and what was not used.
+
+    out: where the data set is, or will be, for its user.
+    """
     size = manifest.canvas_size
     names = ", ".join(modality.name for modality in manifest.modalities)
     variants = "".join(f", and their {variant}" for variant in manifest.variants)
     console.print(f"{out}: canvas {size} x {size} px, {manifest.num_tokens} tokens a pair ({names}{variants})",
                   highlight=False)  # fmt: skip
-    console.print(_splits(out, manifest))
+    console.print(_splits(folder, manifest))
     histograms = [
         _histogram(title, manifest.statistics.get(key))
         for title, key in (("pairs of a clip", "pairs_per_clip_histogram"), ("SSIM of a pair", "ssim_histogram"))
@@ -35,17 +39,17 @@ def print_summary(out: Path, manifest: Manifest, console: Console) -> None:
     for line in _facts(manifest):
         console.print(line, highlight=False)
     _print_rejected(out, manifest, console)
-    if (out / CONTACT_SHEET_NAME).exists():
-        console.print(f"random pairs, to look at: {out / CONTACT_SHEET_NAME}", highlight=False, soft_wrap=True)
+    if (folder / CONTACT_SHEET_NAME).exists():
+        console.print(f"random pairs, to look at: {address(out, CONTACT_SHEET_NAME)}", highlight=False, soft_wrap=True)
 
 
-def _splits(out: Path, manifest: Manifest) -> Table:
+def _splits(folder: Path, manifest: Manifest) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("split")
     for column in ("clips", "pairs", "shards", "MB"):
         table.add_column(column, justify="right")
     for split, shards in manifest.shards.items():
-        megabytes = sum((out / shard.name).stat().st_size for shard in shards) / 1e6
+        megabytes = sum((folder / shard.name).stat().st_size for shard in shards) / 1e6
         counts = f"{manifest.num_clips[split]:,}", f"{manifest.num_pairs(split):,}", str(len(shards))
         table.add_row(split, *counts, f"{megabytes:,.1f}")
     return table
@@ -85,10 +89,10 @@ def _spread(quantiles: dict[str, Any]) -> str:
     )
 
 
-def _print_rejected(out: Path, manifest: Manifest, console: Console) -> None:
+def _print_rejected(out: str | Path, manifest: Manifest, console: Console) -> None:
     if manifest.rejected:
-        console.print(f"{len(manifest.rejected):,} clips were not used; {out / 'rejected.jsonl'} says why")
+        console.print(f"{len(manifest.rejected):,} clips were not used; {address(out, 'rejected.jsonl')} says why")
         for rejection in manifest.rejected[:_NUM_SHOWN]:
             console.print(f"  {escape(rejection.clip)}: {escape(rejection.reason)}", highlight=False)
     if manifest.notes:
-        console.print(f"{len(manifest.notes):,} notes on odd clips are in {out / 'dataset.json'}")
+        console.print(f"{len(manifest.notes):,} notes on odd clips are in {address(out, 'dataset.json')}")

@@ -66,6 +66,18 @@ def read_stored(root: str | Path, name: str, read: Callable[[BinaryIO], _Read]) 
     raise AssertionError("the last attempt returns or raises")
 
 
+def is_stored(root: str | Path, name: str) -> bool:
+    """Whether the file is there, without reading it. Raises OSError naming it where nobody can tell."""
+    where = address(root, name)
+    if is_local(root):
+        return Path(where).is_file()
+    filesystem, path = fsspec.core.url_to_fs(where)
+    try:
+        return filesystem.isfile(path)
+    except Exception as error:
+        raise OSError(f"{where}: cannot be looked for ({type(error).__name__}: {error})") from error
+
+
 @contextmanager
 def _opened(root: str | Path, where: str) -> Iterator[BinaryIO]:
     if is_local(root):

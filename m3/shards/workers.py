@@ -18,7 +18,13 @@ from m3.records import Rejection
 from m3.shards.prepare import ClipPreparer, PreparedClip
 from m3.shards.staging import Unreadable
 
-_MAX_DEATHS_IN_A_ROW = 4
+MAX_DEATHS_IN_A_ROW = 4
+"""Of clips that their processes die of: more are no fault of the clips."""
+
+_DIED = (
+    "its worker process died, and two more that worked on nothing else: a damaged file that crashes its decoder, or "
+    "too little memory"
+)
 
 
 def prepare_clips(
@@ -42,17 +48,23 @@ def prepare_clips(
             for _ in range(2):  # another clip may have been what the first worker died of
                 dies = dies and bool((yield from _in_pool(preparer, iter([clip_id]), 1)))
             deaths_in_a_row = deaths_in_a_row + 1 if dies else 0
-            if deaths_in_a_row == _MAX_DEATHS_IN_A_ROW:
-                raise ChildProcessError(
-                    f"worker processes die, the last one on clip {clip_id}: is there enough memory? Run the same "
-                    "command again, with fewer workers=… or in one process with workers=0; finished clips are kept"
-                )
+            if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
+                raise workers_die(clip_id)
             if dies:
-                yield Unreadable(
-                    clip_id,
-                    "its worker process died, and two more that worked on nothing else: a damaged file that "
-                    "crashes its decoder, or too little memory",
-                )
+                yield Unreadable(clip_id, _DIED)
+
+
+def workers_die(clip_id: str) -> ChildProcessError:
+    """The error that names the clip which the last one died of."""
+    return ChildProcessError(
+        f"worker processes die, the last one on clip {clip_id}: is there enough memory? Run the same command again, "
+        "with fewer workers=… or in one process with workers=0 executor=local; finished clips are kept"
+    )
+
+
+def is_death(item: PreparedClip | Rejection) -> bool:
+    """Whether the clip was rejected because processes died of it."""
+    return isinstance(item, Rejection) and item.reason == _DIED
 
 
 def _in_pool(
@@ -88,6 +100,31 @@ def _in_pool(
         stop_writer.close()
         stop_reader.close()
     return lost
+
+
+class ClipWorker:
+    """One process that prepares one clip at a time; another one takes its place when it dies.
+
+    It ends with the process that called, however that ends.
+    """
+
+    def __init__(self, preparer: ClipPreparer) -> None:
+        self._context = _worker_context(preparer)
+        self._preparer = preparer
+        self._stop_reader, self._stop_writer = self._context.Pipe(duplex=False)
+        self._pool = self._start()
+
+    def __call__(self, clip_id: str) -> PreparedClip | Rejection:
+        for _ in range(3):
+            try:
+                return self._pool.submit(_prepare, clip_id).result()
+            except BrokenProcessPool:
+                self._pool.shutdown()
+                self._pool = self._start()
+        return Unreadable(clip_id, _DIED)
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, _start_worker, (self._preparer, self._stop_reader))
 
 
 _preparer: ClipPreparer
