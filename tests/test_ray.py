@@ -200,6 +200,7 @@ def deadly(root: Path) -> ClipPreparer:
     return ClipPreparer(Deadly(root, always=("02",)), CropCanvas(32), EveryFrame(), ("coords", "coords_next"))
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_its_process_is_rejected_as_it_is_here(tmp_path: Path) -> None:
     preparer, ids = deadly(tmp_path), ["02", "03"]
     here = {item.clip: item for item in prepare_clips(preparer, ids, 1)}

@@ -114,11 +114,12 @@ class RayExecutor:
             return
         fingerprints = (encoder.tokenizer.fingerprint, encoder.captioner.fingerprint)
         make_encoder = EncoderMaker(encoder.preparer, *self._makers, fingerprints, encoder.batch_size, encode_threads)
-        remaining, num_fruitless = dict.fromkeys(clip_ids), 0
-        with self._connected():
-            gpus = self._gpus_per_tokenizer(_alive())
-            while remaining:
-                nodes, num_before = _alive(), len(remaining)
+        remaining, num_fruitless, gpus = dict.fromkeys(clip_ids), 0, None
+        while remaining:
+            num_before = len(remaining)
+            with self._connected():  # each pass anew: actors of the last one end for certain, and leave their room
+                nodes = _alive()
+                gpus = self._gpus_per_tokenizer(nodes) if gpus is None else gpus
                 fleet = self._fleet(nodes, gpus)
                 _say(f"Ray: {_described(nodes)}: {fleet.num_workers} workers, {fleet.num_tokenizers} tokenizers")
                 try:
