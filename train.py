@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from m3.checkpoint import (
     BEST,
@@ -121,23 +123,28 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
         ShardError where a stream meets a shard that is not the one its manifest lists.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
-    parts.run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
+    if trainer.is_global_zero:
+        parts.run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
     return_freed_memory()
     with open_loggers(trainer.loggers, module.identity["config"]):
         first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
         cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
         start = f"from {parts.resume_from or 'new weights'}"
         rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
-        print(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}", flush=True)
+        _say(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}")
         trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
         last = checkpoints.last_eval_loss
         last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
     checkpoint = newest_checkpoint(parts.run_dir)
-    print(
-        f"eval loss {'' if first is None else f'{first:.3f} → '}{last:.3f}; checkpoint {checkpoint}{_best(checkpoints)}"
-    )
+    losses = f"{'' if first is None else f'{first:.3f} → '}{last:.3f}"
+    _say(f"eval loss {losses}; checkpoint {checkpoint}{_best(checkpoints)}")
     return TrainingRun(trainer, module, datamodule, first, last, checkpoint, checkpoints)
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _best(checkpoints: Checkpoints) -> str:
@@ -253,6 +260,7 @@ def main(cfg: DictConfig) -> float:
     """Returns the last eval loss, the number that a sweep minimises."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(SCRIPT, "run_dir", HydraConfig.get().callbacks.sweep.direction)
+    os.environ["M3_RUN_DIR"] = cfg.run_dir  # for the processes of other ranks, whose clock may show another name
     try:
         with interruptible():
             return _assemble_and_fit(cfg)

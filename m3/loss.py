@@ -12,6 +12,7 @@ from m3.modalities import MOTION
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
 from m3.records import PackedTokens
+from m3.tokens.fsq import basis
 from m3.tokens.motion import blurred_cells
 
 CHUNK = 256
@@ -211,14 +212,16 @@ def _scores(hidden: Tensor, ids: Tensor, position: Tensor, model: EncoderDecoder
     name, length = model.table.modalities[k], model.table.max_seq_lens[k]
     sizes = [model.table.num_legal_ids(name, p) for p in range(length)]
     num_legal = torch.tensor(sizes, device=ids.device)[position]  # (M,)
+    worths = (1,) if weight is not None else basis(head.levels)
     nll, num_right = hidden.new_zeros((), dtype=torch.float32), ids.new_zeros(())
     for rows, row_ids, legal in zip(hidden.split(CHUNK), ids.split(CHUNK), num_legal.split(CHUNK)):
         is_right = torch.ones_like(row_ids, dtype=torch.bool)
         digit_logits = head.digit_logits(rows) if weight is None else (F.linear(rows, weight),)
-        for logits, digit in zip(digit_logits, head.digits_of(row_ids)):
+        for logits, digit, worth in zip(digit_logits, head.digits_of(row_ids), worths):
             nll += F.cross_entropy(logits.float(), digit, reduction="sum")
-            likeliest = logits.argmax(1) if weight is None else _likeliest_legal(logits, legal, set(sizes))
-            is_right &= likeliest == digit
+            # Of n legal ids a digit takes its first ⌈n / worth⌉ values (see `FactorizedHead.digit_logits`).
+            num_values = {-(-size // worth) for size in sizes}
+            is_right &= _likeliest_legal(logits, -(-legal // worth), num_values) == digit
         num_right += is_right.sum()
     return nll, num_right
 

@@ -77,6 +77,37 @@ def test_everything_that_does_not_fit_is_listed(weights, tmp_path) -> None:
         assert part in message, message
 
 
+def test_other_names_and_numbers_that_are_none_are_listed(weights, tmp_path) -> None:
+    wrong = {name: tensor.clone() for name, tensor in weights.items()}
+    wrong["encoder.0.mlp.fc1.weight"] = wrong["encoder.blocks.0.mlp.fc1.weight"] + 1  # m3's own name, beside the other
+    wrong["enc_norm.weight"][3] = torch.nan
+    wrong["pos_emb"][2, 2] = torch.nan
+    with pytest.raises(ValueError) as caught:
+        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+    for part in ("encoder.0.mlp.fc1.weight is unexpected", "enc_norm.weight is not finite", "pos_emb differs"):
+        assert part in str(caught.value)
+    wrong = weights | {"pos_emb": weights["pos_emb"][0]}
+    with pytest.raises(ValueError, match=r"pos_emb is \(64,\)"):
+        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+    torch.save({"model": weights, "epoch": 3, "model_state_dict": {"loss": 1.0}}, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"run\.pt: .*loss"):
+        initialise(own_model(), tmp_path / "run.pt", DATA)
+
+
+@pytest.mark.parametrize("how", ["legacy", "ddp", "bfloat16"])
+def test_weights_saved_in_other_ways(weights, tmp_path, how: str) -> None:
+    file = tmp_path / "run.pt"
+    given = {f"module.{name}": w for name, w in weights.items()} if how == "ddp" else weights
+    given = {name: w.bfloat16() for name, w in given.items()} if how == "bfloat16" else given
+    torch.save(given, file, _use_new_zipfile_serialization=how != "legacy")
+    model = own_model()
+    initialise(model, file, DATA)
+    tolerance = 1e-2 if how == "bfloat16" else 0
+    torch.testing.assert_close(
+        model.decoder[0].mlp.fc1.weight, weights["decoder.blocks.0.mlp.fc1.weight"], rtol=tolerance, atol=0
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"logits": "legal"}, r"model\.logits=table"), ({"positions": "2d"}, r"model\.positions=1d"),

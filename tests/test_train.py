@@ -209,15 +209,35 @@ def test_every_sample_comes_once_an_epoch_in_new_order(data, whole_run) -> None:
     assert all(np.array_equal(b.tokens.numpy(), tokens[b.sample.numpy()]) for b in loader)
 
 
-def test_overfit_goes_to_nearly_zero(data, tmp_path) -> None:
-    train.run(config(
-        data, tmp_path, "debug=overfit", "model.joints=table", "model.width=64", "optim.batch_size=2",
-        "optim.total_tokens=1",
-        "optim.lr=0.003", 
-    ))  # fmt: skip
+def test_overfit_as_shipped_goes_to_nearly_zero(data, tmp_path) -> None:
+    own = [each for each in TINY if not each.startswith(("optim.", "trainer."))]
+    own += ["model.width=128", "model.encoder_depth=2", "model.decoder_depth=2", "model.joints=table"]
+    own += [f"data.root={data}", f"run_dir={tmp_path}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["debug=overfit", *own])
+    made = train.run(cfg)
     rows = [row for path in tmp_path.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
     losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
-    assert losses[0] > 9 and losses[-1] < 0.1
+    assert losses[0] > 5 and losses[-1] < 0.05
+    assert made.trainer.global_step == 300 and made.trainer.optimizers[0].param_groups[0]["lr"] < 1.1e-5
+
+
+def test_debugging_an_experiment_leaves_its_run_alone() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for option in ("overfit", "one_step", "profile"):
+            cfg = compose("train", ["experiment=demo", f"debug={option}"])
+            assert cfg.resume is None and cfg.run_dir.startswith("outputs/debug/")
+            assert cfg.optim.batch_size == (4 if option == "overfit" else 32)
+
+
+def test_the_last_step_is_logged_as_it_was(data, tmp_path) -> None:
+    train.run(config(data, tmp_path, "trainer.max_steps=5", "trainer.log_every_n_steps=3"))
+    rows = [row for path in tmp_path.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
+    losses = {int(row["step"]): float(row["train/loss"]) for row in rows if row.get("train/loss")}
+    train.run(config(data, tmp_path / "every", "trainer.max_steps=5", "trainer.log_every_n_steps=1"))
+    rows = [row for path in (tmp_path / "every").glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
+    every = {int(row["step"]): float(row["train/loss"]) for row in rows if row.get("train/loss")}
+    assert losses.keys() == {2, 4} and losses == {step: every[step] for step in losses}
 
 
 def test_half_precision(data, tmp_path) -> None:
@@ -259,8 +279,11 @@ def test_an_occupied_run_folder_and_changed_settings_are_refused(data, tmp_path,
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.0006 and is 0\.001"):
         train.run(config(data, whole_run[0], "resume=auto", "optim.lr=0.001"))
     write_data(tmp_path / "other", {"train": 30, "eval": 13, "test": 2}, seed=1)
-    with pytest.raises(ValueError, match=r"data\.train_shards"):
+    with pytest.raises(ValueError, match=r"data\.train_shards were 1 and are 1 shards, .* is 000000\.tar"):
         train.run(config(tmp_path / "other", whole_run[0], "resume=auto"))
+    write_data(tmp_path / "evaluated", {"train": 30, "eval": 60, "test": 2})
+    with pytest.raises(ValueError, match=r"data\.eval_shards were 1 and are 2 shards"):
+        train.run(config(tmp_path / "evaluated", whole_run[0], "resume=auto"))
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ class TokenDataModule(pl.LightningDataModule):
             "canvas_size": manifest.canvas_size,
             "tokenizer": manifest.tokenizer["name"],
             "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
-            "train_shards": [shard.sha256 for shard in manifest.shards["train"]],
+            **{f"{split}_shards": [shard.sha256 for shard in manifest.shards[split]] for split in ("train", "eval")},
             "flip": self.flip,
             **order,
         }

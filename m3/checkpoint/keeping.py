@@ -32,7 +32,7 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In the block a cluster's signal is `Interrupted`, at once: until training begins there is nothing to save."""
+    """In the block a signal that asks to stop is `Interrupted`, at once: before training there is nothing to save."""
     process = os.getpid()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -43,7 +43,7 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.signal(number, interrupt) for number in PREEMPTION}
+    handlers = {number: signal.signal(number, interrupt) for number in _STOPPING}
     try:
         yield
     finally:

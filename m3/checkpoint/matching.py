@@ -45,4 +45,9 @@ def differences(name: str, saved: Any, current: Any) -> list[str]:
     if isinstance(saved, dict) and isinstance(current, dict):
         keys = sorted(saved.keys() | current.keys())
         return [line for key in keys for line in differences(f"{name}.{key}", saved.get(key), current.get(key))]
-    return [] if saved == current else [f"{name} was {saved!r} and is {current!r}"]
+    if saved == current:
+        return []
+    if isinstance(saved, list) and isinstance(current, list) and name.endswith("_shards"):
+        first = next((n for n, pair in enumerate(zip(saved, current)) if pair[0] != pair[1]), len(saved))
+        return [f"{name} were {len(saved)} and are {len(current)} shards, the first that differs is {first:06d}.tar"]
+    return [f"{name} was {saved!r} and is {current!r}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import safetensors
@@ -18,7 +19,8 @@ from torch import Tensor
 from m3.model.encoder_decoder import EncoderDecoder
 
 _TABLE = "table"  # of the one vocabulary that all modalities share
-_POSITION_TOLERANCE = 1e-4  # float32 angles of up to 255 radians are exact to 2e-5
+_POSITION_TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+_FLOAT32_TOLERANCE = 1e-4  # float32 angles of up to 255 radians are exact to 2e-5
 
 
 def read_published(file: str | Path) -> dict[str, Tensor]:
@@ -33,11 +35,13 @@ def read_published(file: str | Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{file}: holds no weights, or is damaged ({type(error).__name__}: {error})") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{file}: not a state dict, which maps names to tensors")
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{file}: not a state dict, which maps names to tensors, but a {type(content).__name__}")
+    if odd := [str(name) for name, value in content.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{file}: not a state dict, which maps names to tensors: {', '.join(odd[:5])} are none")
     return dict(content)
 
 
@@ -46,7 +50,8 @@ def is_m3_checkpoint(file: Path) -> bool:
     if file.suffix == ".safetensors":
         return False
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        # Only a zip archive, which torch has written since 1.6, can be looked into without reading it whole.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
     return isinstance(content, dict) and "m3" in content
@@ -60,16 +65,21 @@ def load_published(model: EncoderDecoder, weights: dict[str, Tensor], source: st
         weights: by their published names.
         source: what messages call them.
     Raises:
-        ValueError naming every tensor that is missing, unexpected or of another shape, a norm with a bias, and
-        positions that are not m3's.
+        ValueError naming every tensor that is missing, unexpected, of another shape or not finite, a norm with a
+        bias, and positions that are not m3's.
     """
     own = model.state_dict()
     if f"enc_tok_emb.{_TABLE}.weight" not in own or f"to_logits.{_TABLE}.weight" not in own:
         raise ValueError(f"{source} has one table for all modalities: choose model.logits=table (experiment=m3)")
+    if weights and all(name.startswith("module.") for name in weights):  # saved from inside DDP
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     given = {name: tensor for name, tensor in weights.items() if name != "pos_emb" and not _is_norm_bias(name)}
+    foreign = [name for name in given if _published_name(_own_name(name)) != name]  # m3's own names are not published
+    given = {name: tensor for name, tensor in given.items() if name not in foreign}
     renamed = {_own_name(name): tensor for name, tensor in given.items()}
     names = {_own_name(name): name for name in given}
-    faults = [f"{names[name]} is unexpected" for name in renamed.keys() - own.keys()]
+    faults = [f"{name} is unexpected" for name in [*foreign, *(names[name] for name in renamed.keys() - own.keys())]]
+    faults += [f"{name} is not finite everywhere" for name, tensor in given.items() if not tensor.isfinite().all()]
     faults += [f"{_published_name(name)} is missing" for name in own.keys() - renamed.keys()]
     faults += [
         f"{names[name]} is {tuple(renamed[name].shape)}, the model has {tuple(own[name].shape)}"
@@ -117,15 +127,17 @@ def _position_faults(model: EncoderDecoder, weights: dict[str, Tensor]) -> list[
     if "pos_emb" not in weights:
         return ["pos_emb is missing"]
     width = model.pos_emb.embedding.shape[-1]
+    tolerance = _POSITION_TOLERANCE.get(weights["pos_emb"].dtype, _FLOAT32_TOLERANCE)
     given = weights["pos_emb"].float()
     lengths = model.table.max_seq_lens
-    if given.shape[-1:] != (width,) or given.numel() // width != given.shape[-2] or given.shape[-2] < max(lengths):
+    num_positions = given.shape[-2] if given.ndim > 1 else 0
+    if given.shape[-1:] != (width,) or given.numel() // width != num_positions or num_positions < max(lengths):
         return [f"pos_emb is {tuple(given.shape)}, the model has {(max(lengths), width)}"]
     given = given.reshape(-1, width)  # (longest or more, D)
     difference = max(
         float((model.pos_emb.embedding[k, :length].cpu() - given[:length]).abs().max())
         for k, length in enumerate(lengths)
     )
-    if difference > _POSITION_TOLERANCE:
+    if not difference <= tolerance:  # NaN is no position
         return [f"pos_emb differs from m3's sin-cos positions by up to {difference:.3g} (model.positions=1d?)"]
     return []

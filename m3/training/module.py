@@ -126,7 +126,12 @@ class MaskedTraining(pl.LightningModule):
         samples = f"{self.optim.batch_size} × {num_devices} samples"
         if self.optim.accumulation > 1:
             samples = f"{self.optim.accumulation} × {samples}"
-        return f"{self.optim.total_tokens:g} M nominal tokens = {self.num_steps(num_devices):,} steps of {samples}"
+        plan = f"{self.optim.total_tokens:g} M nominal tokens = {self.num_steps(num_devices):,} steps of {samples}"
+        nominal = self.optim.num_tokens_per_sample
+        most = self.table.input_tokens_range[1] + self.table.target_tokens_range[1]
+        if most != nominal:
+            plan += f" (optim.num_tokens_per_sample={nominal}, the budgets give up to {most})"
+        return plan
 
     @property
     def evaluated_model(self) -> EncoderDecoder:
@@ -165,7 +170,8 @@ class MaskedTraining(pl.LightningModule):
         global_counts = sum_over_ranks(counts)
         # DDP takes the mean over ranks of what they back-propagate.
         weights = average_weights(global_counts, self.loss_average).float() * self.trainer.world_size
-        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        step = self.trainer.global_step + 1
+        is_logged = step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
         for index, (inputs, targets) in enumerate(packed):
             hidden = self.model(inputs, targets)  # (M, D)

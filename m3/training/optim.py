@@ -77,6 +77,8 @@ class Recipe:
             if not getattr(self, key) > 0:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
         require("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
+        if self.ema_decay == 1:
+            raise ValueError("optim.ema_decay=1: the average would never follow; less than 1, or null for none")
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)}: need two numbers of [0, 1)")
         if not 0 <= self.warmup_tokens < self.total_tokens:

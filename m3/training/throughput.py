@@ -50,7 +50,7 @@ class Throughput(pl.Callback):
     `memory/peak_mib`: of the first rank's process so far; on a GPU what is allocated there, else the resident set.
     `train/grad_norm`: of the latest step, before clipping. `train/lr`: of the next step.
 
-    Times come from the host's clock; only a log point waits for the device.
+    Times come from the host's clock; for these values the host waits for the device at log points alone.
 
     Args:
         optim: the recipe.
