@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ class Scores:
 
     @property
     def mean_pck(self) -> float:
-        """Of the model, over the horizons with truth, in percent."""
-        return float(np.mean([value for value in self.model.pck if value is not None]))
+        """Of the model, over the horizons with truth, in percent; NaN where there is none."""
+        values = [value for value in self.model.pck if value is not None]
+        return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True)

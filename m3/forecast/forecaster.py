@@ -13,7 +13,7 @@ from m3.batches.futures import check_forecast_table, given_tokens
 from m3.clips.canvas import PadCanvas
 from m3.clips.mirror import MIRRORED
 from m3.forecast.places import best_places
-from m3.forecast.protocol import THRESHOLD, ForecastClip
+from m3.forecast.protocol import THRESHOLD, ForecastClip, nothing_moves
 from m3.masking.select import pack
 from m3.modalities import MOTION_SIDE, NUM_HORIZONS, NUM_JOINT_BINS, UNSEEN_MOTION
 from m3.model.encoder_decoder import EncoderDecoder
@@ -49,7 +49,12 @@ class Forecaster:
         self.codec = JointCodec(canvas_size)
 
     def forecast(self, clip: ForecastClip, starts: np.ndarray) -> np.ndarray:
-        """(N,) frames of a clip → (N, 16, 13, 2) places in continuous pixels of the label's frame."""
+        """(N,) frames of a clip → (N, 16, 13, 2) places in continuous pixels of the label's frame.
+
+        In a clip so short that its step is 0 every horizon is the frame itself.
+        """
+        if clip.step == 0:
+            return nothing_moves(clip, starts)
         window, label = self.canvas.window(clip.label.size), clip.label
         here = Joints(label.joints.xy[starts], label.joints.is_visible[starts])
         joints = window.joints(here)
