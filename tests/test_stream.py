@@ -87,6 +87,7 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()  # clients of another module's server
         s3fs.S3FileSystem().mkdir(BUCKET)
         yield f"s3://{BUCKET}"
     server.stop()
