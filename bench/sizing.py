@@ -72,8 +72,8 @@ def measure_data(folder: Path) -> dict[str, float]:
 
 def measure_model(model: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     spec = argparse.Namespace(
-        data=folder / "random", model=model, modalities="m3", batch_size=arguments.batch_size, steps=arguments.steps,
-        warmup_steps=2, threads=os.cpu_count(), device="cpu", dtype="fp32",
+        data=folder / "random", model=model, modalities="m3", clamped="redistribute", batch_size=arguments.batch_size,
+        steps=arguments.steps, warmup_steps=2, threads=os.cpu_count(), device="cpu", dtype="fp32",
     )  # fmt: skip
     if not spec.data.exists():
         write_random_data(spec.data, max(256, 4 * arguments.batch_size))

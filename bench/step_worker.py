@@ -51,6 +51,7 @@ class Spec:
     folder: str
     model: str
     modalities: str
+    clamped: str
     batch_size: int
     num_steps: int
     num_warmup_steps: int
@@ -99,7 +100,8 @@ def composed(spec: Spec, *overrides: str) -> DictConfig:
     """conf/train.yaml as `python train.py` would compose it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", [
-            f"model={spec.model}", f"modalities={spec.modalities}", f"data.root={spec.data}",
+            f"model={spec.model}", f"modalities={spec.modalities}", f"modalities.clamped={spec.clamped}",
+            f"data.root={spec.data}",
             f"run_dir={spec.folder}/{spec.kind}", f"optim.batch_size={spec.batch_size}", f"optim.dtype={spec.dtype}",
             f"hardware.accelerator={'gpu' if spec.device == 'cuda' else 'cpu'}",
             f"trainer.max_steps={spec.num_warmup_steps + spec.num_steps}", "trainer.eval_every_tokens=1000000",
