@@ -128,6 +128,7 @@ def run(cfg: DictConfig) -> Generation | Completed:
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    require("seed", cfg.seed, int, low=0)
     require("rollout.frames", cfg.rollout.frames, int, low=1)
     if cfg.device == "auto":
         cfg.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -27,7 +27,6 @@ from m3.checkpoint import (
     FOLDER,
     AtomicCheckpointIO,
     Checkpoints,
-    CheckpointWriteError,
     Interrupted,
     check_resumable,
     initialise,
@@ -282,8 +281,10 @@ def _assemble_and_fit(cfg: DictConfig) -> float:
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
     try:
         done = fit(cfg, parts)
-    except (CheckpointWriteError, NonFiniteError, ShardError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (OSError, NonFiniteError, ShardError) as error:  # CheckpointWriteError is an OSError
+        # What a loader process raised comes with that process's traceback, its last line being the error.
+        message = str(error).strip()
+        raise SystemExit(f"error: {message.splitlines()[-1] if 'Original Traceback' in message else message}") from None
     if done.trainer.is_global_zero:
         write_result(parts.run_dir, done.last_eval_loss)
     return done.last_eval_loss

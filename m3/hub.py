@@ -125,7 +125,9 @@ def _scores(loaded: LoadedModel, record: dict[str, Any]) -> str:
         pairs = zip(("step", *BINDING), theirs, ours)
         differing = "; ".join(f"{key} is {there} there and {here} here" for key, there, here in pairs if there != here)
         raise ValueError(f"the scores are not those of this model: {differing}")
-    shown = {name: record["scores"][name] for name in _SHOWN if name in record["scores"]}
+    shown = {name: record["scores"][name] for name in _SHOWN if name in record.get("scores", {})}
+    if not shown:
+        raise ValueError(f"the scores hold none of {', '.join(_SHOWN)}: give a metrics.json of roll-outs over a split")
     num_horizons = len(next(iter(shown.values()))["horizons"])
     header = "".join(f" +{k} |" for k in range(1, num_horizons + 1))
     rows = [f"| frames ahead |{header}", "|---|" + "---|" * num_horizons]

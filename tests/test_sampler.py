@@ -388,3 +388,30 @@ def test_a_gpu_computes_in_bf16_and_gives_nearly_the_same():
 
 def test_lengths_of_the_oracle_are_those_of_its_table():
     assert small_table().max_seq_lens == LENGTHS
+
+
+# Logits of other models
+
+
+def test_every_token_is_decided_where_proposals_are_impossible() -> None:
+    """The mean of two likely ids is an id that has no probability at all."""
+    oracle = Oracle()
+    for logits in oracle.logits[oracle.table.index("coords_next")]:
+        logits[:26] = -torch.inf
+        logits[:26, [0, 1000]] = 0.0
+    tokens, is_known = reference_only(2)
+    made = generate(oracle, tokens, is_known, schemes(pick="mean", kind="maskgit")[:1], 0, torch.arange(2))
+    assert (made[:, oracle.table.columns("coords_next")][:, :26] == 500).all()
+
+
+def test_outputs_that_are_not_finite_stop_with_the_modality() -> None:
+    model = real_model()
+    torch.nn.init.constant_(model.dec_norm.weight, torch.nan)
+    with pytest.raises(ValueError, match="coords_next are not finite"):
+        generate(model, *reference_only(2), schemes(), 0, torch.arange(2))
+
+
+@pytest.mark.parametrize("pick", ["mean", "median"])
+def test_a_best_guess_needs_whole_places(pick: str) -> None:
+    with pytest.raises(ValueError, match=rf"coords_next\.pick={pick}"):
+        generate(real_model(joints="digits"), *reference_only(2), schemes(pick=pick)[:1], 0, torch.arange(2))

@@ -78,7 +78,7 @@ def passes(guidance: Guidance, table: ModalityTable) -> list[Pass]:
     made = [Pass(everything, 1 - sum(shares))]
     for i, share in enumerate(shares):
         made.append(Pass(tuple(part for j, group in enumerate(columns) if j != i for part in group), share))
-    return [each for each in made if each.coefficient]
+    return [each for each in made if abs(each.coefficient) > 1e-9]  # 1 − Σ shares is 0 up to rounding
 
 
 def visible_to(is_known: Tensor, one: Pass) -> Tensor:

@@ -22,7 +22,7 @@ from m3.records import PackedTokens
 from m3.sampling.guidance import Pass, passes, visible_to
 from m3.sampling.picking import log_probability, pick_digits
 from m3.sampling.schedules import temperature_factor, token_schedule
-from m3.sampling.settings import Precision, SchemeSettings
+from m3.sampling.settings import ORDINAL_PICKS, Precision, SchemeSettings
 from m3.seeds import SampleGenerator
 
 _LOGITS_AT_ONCE = 2**23
@@ -167,6 +167,9 @@ def _propose(
     table, k = model.table, model.table.index(scheme.modality)
     proposal = torch.zeros(uniform.shape[:2], dtype=torch.int64, device=hidden.device)
     confidence = torch.zeros(proposal.shape, dtype=torch.float64, device=hidden.device)
+    if not hidden.isfinite().all():
+        raise ValueError(f"the model's outputs for {scheme.modality} are not finite: its weights are damaged, or too "
+                         "large for sampling.precision; try fp32")  # fmt: skip
     legal = [table.num_legal_ids(scheme.modality, position) for position in range(table.max_seq_lens[k])]
     num_legal = torch.tensor(legal, device=hidden.device)[targets.position]  # (M,)
     for num_ids in sorted(set(legal)):
@@ -176,6 +179,11 @@ def _propose(
         width = sum(logits.shape[1] for logits in model.digit_logits(hidden[:1], k, num_ids))
         for rows in of_these.split(max(1, _LOGITS_AT_ONCE // width)):
             logits = model.digit_logits(hidden[rows], k, num_ids)  # one (R, V_d) for each digit
+            if scheme.pick in ORDINAL_PICKS and len(logits) > 1:
+                raise ValueError(
+                    f"sampling.schemes.{scheme.modality}.pick={scheme.pick}: this model tells {scheme.modality} digit "
+                    "by digit (model.joints=digits), none of which is a place by itself: choose sample or argmax"
+                )
             where = targets.sample[rows], targets.position[rows]
             digits = pick_digits(logits, uniform[where], temperature[where[0]], scheme)
             proposal[where] = model.ids_of(digits, k)
@@ -186,6 +194,7 @@ def _propose(
 
 def _first(order: Tensor, is_candidate: Tensor, counts: Tensor) -> Tensor:
     """(B, L) bool, True at the counts[b] candidates of row b of the smallest `order`; of equals at the first."""
+    order = order.clamp(max=torch.finfo(order.dtype).max)  # a proposal of probability 0 is a candidate all the same
     places = order.masked_fill(~is_candidate, math.inf).argsort(dim=1, stable=True)
     rank = torch.empty_like(places)
     rank.scatter_(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))

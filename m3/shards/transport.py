@@ -47,19 +47,20 @@ def read_stored(root: str | Path, name: str, read: Callable[[BinaryIO], _Read]) 
     """
     where = address(root, name)
     waits = () if is_local(root) or root.startswith(_PIPE) else _WAITS_S
-    for wait_s in (*waits, None):
+    for attempt, wait_s in enumerate((*waits, None), start=1):
         try:
             with _opened(root, where) as file:
                 return read(file)
         except FileNotFoundError:
             raise FileNotFoundError(f"{where}: no such file") from None
         except (ImportError, ValueError) as error:
-            raise ValueError(f"{where}: {error} (pip install 'm3-motion[stream]' has what HTTP and S3 need)") from error
+            needs = "HTTP and S3 need the extra m3-motion[stream], GCS needs gcsfs"
+            raise ValueError(f"{where}: {error} ({needs})") from error
         except Exception as error:  # each protocol has its own: aiohttp's and botocore's are no OSError
             if wait_s is None or isinstance(error, PermissionError):
-                again = f" {len(waits) + 1} times" if waits else ""
+                tried = f", tried {attempt} times" if attempt > 1 else ""
                 raise OSError(
-                    f"{where}: cannot be read, tried{again} ({type(error).__name__}: {error}); see that it can be "
+                    f"{where}: cannot be read{tried} ({type(error).__name__}: {error}); see that it can be "
                     "reached from here, then continue the run with resume=auto"
                 ) from error
             time.sleep(wait_s)

@@ -64,7 +64,7 @@ def run_trial(script: Path, folder_key: str, direction: str) -> float:
     job = HydraConfig.get()
     folder, number = Path(job.runtime.output_dir), int(job.job.num)
     given = [override for override in job.overrides.task if not override.startswith(("sweep=", "+sweep="))]
-    trial = Trial(number, tuple(override for override in given if "resume=" not in override), job=job_id())
+    trial = Trial(number, tuple(override for override in given if not override.startswith("resume=")), job=job_id())
     past = Trial.read(folder)
     if past is not None and past.overrides != trial.overrides:
         held = " ".join(past.overrides)
