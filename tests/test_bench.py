@@ -79,7 +79,7 @@ def test_a_worker_finds_both_equal(tmp_path: Path) -> None:
     """Through train.py's own trainer, with data as the benchmark makes them."""
     step.write_random_data(tmp_path / "data", 8)
     arguments = argparse.Namespace(
-        data=tmp_path / "data", model="demo", modalities="m3", clamped="drop", batch_size=2, steps=1,
+        data=tmp_path / "data", model="demo", modalities="m3", clamped="redistribute", batch_size=2, steps=1,
         warmup_steps=1, threads=1, device="cpu", dtype="fp32",
     )  # fmt: skip
     found = step.measure(arguments, "check", tmp_path)
