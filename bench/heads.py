@@ -49,7 +49,7 @@ def train_both(data: Path, folder: Path, tokens: dict[str, float]) -> dict[str, 
             f"optim.warmup_tokens={tokens[head] / 20}", f"trainer.eval_every_tokens={tokens[head] / NUM_EVALUATIONS}",
             "trainer.checkpoint_every_tokens=1000", "callbacks=none", "logger=csv", "hardware=cpu",
         ]  # fmt: skip
-        log = open(folder / f"{head}.log", "wb")  # noqa: SIM115
+        log = open(folder / f"{head}.log", "wb")
         running[head] = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     for head, process in running.items():
         if process.wait():
