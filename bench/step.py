@@ -8,7 +8,7 @@ Runs one after the other, each in a process of its own, round after round, on th
   m3, flat and factorized head: what train.py runs (its trainer, module, data module): token table, masks, packing,
       forward, backward, clipping, fused AdamW; `logits=legal` and all else as `model=…` and `modalities=…` say, but
       `clamped=drop` (`--clamped`): the published law of budgets, which is the baseline's, so that both have the same
-      real tokens. m3's default, `redistribute`, gives a sample 15% more of them.
+      real tokens. m3's default, `redistribute`, gives a sample 16% more of them.
   baseline: bench/nano4m.py: padded to the largest budgets, masked sample by sample by loader workers, attention
       written out, logits of the whole table for padding too, AdamW as PyTorch has it by default.
 
