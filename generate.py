@@ -211,6 +211,7 @@ def _about(cfg: DictConfig, loaded: LoadedModel) -> About:
     facts = {
         "checkpoint": str(cfg.checkpoint),
         "step": loaded.step,
+        "weights": loaded.fingerprint,
         "data": {**data, **binding},
         "input": paths or None,
         "seed": cfg.seed,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3.batches.table import TokenTable
-from m3.checkpoint import LoadedModel
+from m3.checkpoint import BINDING, LoadedModel
 from m3.metrics.bootstrap import ClipBootstrap, interval
 from m3.metrics.measures import Tally, joint_error_px
 from m3.metrics.record import write_metrics
@@ -182,7 +182,8 @@ class Inpainting:
         return {
             "schema_version": 1,
             "step": loaded.step,
-            "split": self.split,
+            "weights": loaded.fingerprint,
+            "data": {"root": self.root, "split": self.split, **{key: loaded.data[key] for key in BINDING}},
             "num_poses": len(truth),
             "num_clips": bootstrap.num_clips,
             "num_hidden": self.num_hidden,

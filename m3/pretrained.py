@@ -13,7 +13,19 @@ from huggingface_hub.errors import HFValidationError
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def find_weights(key: str, path: str, required: Sequence[str], optional: Sequence[str], advice: str) -> Path:
+def is_repository(path: str) -> bool:
+    """Whether a path could be the id of a repository, "OWNER/NAME"; one that is there on the disk goes before it."""
+    return _REPOSITORY.fullmatch(path) is not None
+
+
+def find_weights(
+    key: str,
+    path: str,
+    required: Sequence[str],
+    optional: Sequence[str],
+    advice: str,
+    revision: str | None = None,
+) -> Path:
     """The folder that holds the required files.
 
     Of a repository only the named files are downloaded, once; later they come from the Hugging Face cache, for which
@@ -24,6 +36,7 @@ def find_weights(key: str, path: str, required: Sequence[str], optional: Sequenc
         path: a folder, or the id of a repository ("OWNER/NAME").
         required, optional: file names.
         advice: where the files come from and where to put them.
+        revision: of a repository: a branch, a tag or a commit; None for its main branch.
 
     Raises FileNotFoundError naming the setting and the file, with the advice.
     """
@@ -31,14 +44,15 @@ def find_weights(key: str, path: str, required: Sequence[str], optional: Sequenc
     if folder.is_file():
         raise FileNotFoundError(f"{key}={path} is a file; give the folder that holds {' and '.join(required)}")
     if not folder.is_dir():
-        if not _REPOSITORY.fullmatch(path):
+        if not is_repository(path):
             raise FileNotFoundError(f"{key}={path}: no such folder. {advice}")
         try:
-            folder = Path(snapshot_download(path, allow_patterns=[*required, *optional]))
+            folder = Path(snapshot_download(path, revision=revision, allow_patterns=[*required, *optional]))
         except (OSError, HFValidationError) as error:  # no network, no such repository, no permission
             reason = str(error).strip().splitlines()[0]
+            wanted = "none of this name" if revision is None else f"no revision {revision} of this name"
             raise FileNotFoundError(
-                f"{key}={path}: no such folder here, and none of this name could be had from the Hugging Face hub "
+                f"{key}={path}: no such folder here, and {wanted} could be had from the Hugging Face hub "
                 f"({type(error).__name__}: {reason}). {advice}"
             ) from error
     for name in required:

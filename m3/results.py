@@ -13,7 +13,7 @@ from rich.console import Console
 
 from m3.completion import Completion, completion_arrays, completion_sheet
 from m3.generator import Generator, RollOuts
-from m3.metrics import NO_TRUTH, Score, metrics_record, plot_title, scores_plot, write_metrics
+from m3.metrics import NO_TRUTH, SCHEMA_VERSION, Score, metrics_record, plot_title, scores_plot, write_metrics
 from m3.pictures import choose_samples, rollout_sheet, write_png
 from m3.report import Report, write_report
 from m3.rollout_files import FOLDER, write_folders, write_npz, write_pictures, write_tokens
@@ -107,7 +107,8 @@ def write_completion(
     write_png(out / "generated.png", sheet(choose_samples(chains, amounts.num_samples), amounts.cell_px))
     write_npz(out / "tokens.npz", completion_arrays(made))
     frames = {frame: metrics_record(of_frame, {}) for frame, of_frame in scores.items()}
-    write_metrics(out / "metrics.json", {**about.facts, "num_samples": len(chains), "frames": frames})
+    record = {"schema_version": SCHEMA_VERSION, **about.facts, "num_samples": len(chains), "frames": frames}
+    write_metrics(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
     given = ", ".join(

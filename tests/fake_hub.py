@@ -18,7 +18,10 @@ TOKEN = "hf_fake"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """repositories: id → file name → content. commits, requests: what came in. private: ids."""
+    """repositories: id → file name → content of main. revisions: id → name → the same, of each commit's sha, too.
+
+    commits, requests: what came in. private: ids.
+    """
 
     daemon_threads = True
 
@@ -26,13 +29,13 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.revisions: dict[str, dict[str, dict[str, bytes]]] = {}
         self.private: set[str] = set()
         self.stored: dict[str, bytes] = {}
         self.commits: list[list[dict[str, Any]]] = []
         self.requests: list[str] = []
 
-    def sha(self, repository: str) -> str:
-        files = self.repositories[repository]
+    def sha(self, files: dict[str, bytes]) -> str:
         return hashlib.sha1(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
 
 
@@ -82,12 +85,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, wanted: dict[str, Any]) -> None:
         repository = f"{wanted['organization']}/{wanted['name']}"
+        url = f"{self.server.url}/{repository}"
         if repository in self.server.repositories:
-            return self._answer(409, {"error": "You already created this model repo"})
+            return self._answer(409, {"error": "You already created this model repo", "url": url})
         self.server.repositories[repository] = {}
         if wanted.get("visibility") == "private" or wanted.get("private"):
             self.server.private.add(repository)
-        return self._answer(200, {"url": f"{self.server.url}/{repository}"})
+        return self._answer(200, {"url": url})
 
     def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
         self.server.commits.append(lines)
@@ -99,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.stored[value["oid"]]
-        sha = self.server.sha(repository)
+        sha = self.server.sha(files)
+        self.server.revisions.setdefault(repository, {})[sha] = dict(files)
         self._answer(200, {"commitUrl": f"{self.server.url}/{repository}/commit/{sha}", "commitOid": sha})
 
     def do_PUT(self) -> None:
@@ -115,9 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.server.repositories.get(repository)
         if files is None or (refused and repository in self.server.private):
             return self._answer(401, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-        sha = self.server.sha(repository)
+        # OWNER/NAME/resolve/REVISION/FILE, api/models/OWNER/NAME, api/models/OWNER/NAME/revision|tree/REVISION
+        revision = (path[3:4] if path[0] != "api" else path[5:6] or ["main"])[0]
+        files = files if revision == "main" else self.server.revisions[repository].get(revision)
+        if files is None:
+            return self._answer(404, {"error": f"Invalid rev id: {revision}"}, X_Error_Code="RevisionNotFound")
+        sha = self.server.sha(files)
         if path[0] != "api":
-            content = files.get("/".join(path[4:]))  # OWNER/NAME/resolve/REVISION/FILE
+            content = files.get("/".join(path[4:]))
             if content is None:
                 return self._answer(404, X_Error_Code="EntryNotFound")
             etag = f'"{hashlib.sha1(content).hexdigest()}"'

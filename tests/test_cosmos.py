@@ -256,7 +256,7 @@ def test_nothing_but_the_two_files_is_asked_of_the_hub(published, monkeypatch):
         "m3.pretrained.snapshot_download", lambda *names, **options: asked.append((names, options)) or str(published)
     )
     CosmosTokenizer(device="cpu")
-    assert asked == [((REPOSITORY,), {"allow_patterns": ["encoder.jit", "decoder.jit"]})]
+    assert asked == [((REPOSITORY,), {"revision": None, "allow_patterns": ["encoder.jit", "decoder.jit"]})]
 
 
 def test_from_frames_to_shards_to_pictures(published, tmp_path, monkeypatch):

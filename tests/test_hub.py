@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -12,14 +13,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import yaml
 from fake_hub import TOKEN, fake_hub
-from test_generate import MODALITIES, config, world  # noqa: F401  (a fixture)
+from huggingface_hub import ModelCard, constants
+from test_generate import config, world  # noqa: F401  (a fixture)
 from test_masking import generator
 
 import generate
 from m3 import hub
-from m3.checkpoint import LoadedModel, initialise, load_model
+from m3.checkpoint import LoadedModel, initialise, load_model, upload
 from m3.masking.select import choose, pack
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -50,12 +51,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_gives_the_same_model_back(loaded: LoadedModel, tmp_path) -> None:
-    folder = hub.save_pretrained(loaded, tmp_path / "one", license="apache-2.0")
+    folder = loaded.save_pretrained(tmp_path / "one", license="apache-2.0")
     assert sorted(files(folder)) == ["README.md", "config.json", "model.safetensors"]
-    again = hub.from_pretrained(folder)
+    again = LoadedModel.from_pretrained(folder)
+    assert again.fingerprint == loaded.fingerprint
     assert not again.model.training and (again.step, again.data) == (loaded.step, loaded.data)
     assert all(torch.equal(one, other) for one, other in zip(logits(again), logits(loaded), strict=True))
-    assert files(hub.save_pretrained(again, tmp_path / "two", license="apache-2.0")) == files(folder)
+    assert files(again.save_pretrained(tmp_path / "two", license="apache-2.0")) == files(folder)
     # Readable without m3, and free of what only the run's machine has.
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     assert weights.keys() == loaded.model.state_dict().keys()
@@ -66,22 +68,29 @@ def test_a_folder_gives_the_same_model_back(loaded: LoadedModel, tmp_path) -> No
     assert not any(b"somebody" in text or b"_target_" in text for text in files(folder).values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_weights_keep_their_dtype(loaded: LoadedModel, tmp_path, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(loaded.model).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter) * 1e-9)
+    precise = LoadedModel(model, loaded.table, loaded.config, loaded.data, loaded.step)
+    again = LoadedModel.from_pretrained(precise.save_pretrained(tmp_path))
+    assert {parameter.dtype for parameter in again.model.parameters()} == {dtype}
+    assert again.fingerprint == precise.fingerprint != loaded.fingerprint
+    assert all(torch.equal(one, other) for one, other in zip(logits(again), logits(precise), strict=True))
+
+
+def test_what_a_forecaster_needs_goes_along(loaded: LoadedModel, tmp_path) -> None:
+    whole_frames = LoadedModel(loaded.model, loaded.table, loaded.config, {**loaded.data, "canvas": "pad"}, 3)
+    assert LoadedModel.from_pretrained(whole_frames.save_pretrained(tmp_path)).data == whole_frames.data
+
+
 def test_generation_and_training_take_the_folder(loaded: LoadedModel, world: Path, tmp_path) -> None:  # noqa: F811
-    folder = hub.save_pretrained(loaded, tmp_path / "model")
+    folder = loaded.save_pretrained(tmp_path / "model")
     one, other = (generate.run(config(world, f"checkpoint={path}", f"out={tmp_path}", "rollout.frames=1"))
                   for path in (folder, world / "run"))  # fmt: skip
     assert (one.predicted.pictures == other.predicted.pictures).all() and (one.predicted.xy == other.predicted.xy).all()
-    scores = json.loads(one.metrics.read_text())
-    card = hub.model_card(loaded, scores, "cc-by-4.0")
-    front = yaml.safe_load(card.split("---")[1])
-    assert (front["license"], front["library_name"]) == ("cc-by-4.0", "m3")
-    value = scores["scores"]["psnr"]["horizons"][0]
-    assert f"| PSNR, dB | {value['model']:.1f} / {value['nothing_moves']:.1f} |" in card and "9 roll-outs" in card
-    assert "tokenizer=mini" in card and loaded.data["tokenizer_fingerprint"] in card
-    with pytest.raises(ValueError, match="not those of this model: step is 9 there and 3 here"):
-        hub.save_pretrained(loaded, tmp_path / "nothing", {**scores, "step": 9})
-    assert not (tmp_path / "nothing").exists()
-
     model = EncoderDecoder(loaded.table, **{k: v for k, v in loaded.config["model"].items() if k not in
                                             ("_target_", "table")})  # fmt: skip
     initialise(model, folder, loaded.data)
@@ -96,24 +105,66 @@ def test_generation_and_training_take_the_folder(loaded: LoadedModel, world: Pat
         ("config.json", lambda text: text.replace(b'"format": 1', b'"format": 2'), "this m3 reads 'm3', 1"),
         ("config.json", lambda text: b"{}", "not a model of m3"),
         ("config.json", lambda text: b"[1]", "not a model of m3"),
-        ("config.json", lambda text: text[:50], "config.json"),
+        ("config.json", lambda text: text[:50], "config.json: no JSON"),
+        ("config.json", lambda text: text.replace(b'"tokenizer"', b'"tokeniser"'), "config.json: .*data.tokenizer$"),
+        ("config.json", lambda text: text.replace(b'"canvas_size"', b'"canvas"'), "config.json: .*data.canvas_size$"),
+        ("config.json", lambda text: text.replace(b'"step"', b'"steps"'), "config.json: .*training.step$"),
         ("config.json", lambda text: text.replace(b'"width": 32', b'"width": 48'), "cannot be built"),
         ("config.json", lambda text: text.replace(b'"head_width"', b'"hat_width"'), "hat_width"),
         ("model.safetensors", lambda text: text[:-8], "model.safetensors: holds no weights, or is damaged"),
     ],
 )
 def test_a_damaged_folder_is_named(loaded: LoadedModel, tmp_path, name: str, change, message: str) -> None:
-    folder = hub.save_pretrained(loaded, tmp_path)
+    folder = loaded.save_pretrained(tmp_path)
     (folder / name).write_bytes(change((folder / name).read_bytes()))
     with pytest.raises(ValueError, match=message):
-        hub.from_pretrained(folder)
+        LoadedModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["canvas_size", "tokenizer", "tokenizer_fingerprint"])
+def test_a_checkpoint_without_a_key_that_binds_it_is_named(world: Path, loaded, tmp_path, key: str) -> None:  # noqa: F811
+    content = torch.load(world / "run/checkpoints/step=00000003.ckpt", weights_only=True)
+    del content["m3"]["data"][key]
+    torch.save(content, tmp_path / "cut.ckpt")
+    with pytest.raises(ValueError, match=rf"cut\.ckpt: .*lacks data\.{key}$"):
+        load_model(tmp_path / "cut.ckpt")
+    with pytest.raises(ValueError, match=rf"init_from=.*cut\.ckpt: .*lacks data\.{key}$"):
+        initialise(loaded.model, tmp_path / "cut.ckpt", loaded.data)
+    content["m3"]["data"] |= {key: loaded.data[key]}
+    torch.save({**content, "state_dict": {}}, tmp_path / "empty.ckpt")
+    with pytest.raises(ValueError, match=r"empty\.ckpt: holds no weights"):
+        load_model(tmp_path / "empty.ckpt")
 
 
 COMMANDS = """
-import os, sys
+import os, sys, torch
+from m3.checkpoint import LoadedModel
 from m3.hub import main
-main([sys.argv[1], "model", "--push", "acme/walker", "--private"])
-main(["hub:acme/walker", "back"])
+
+main([sys.argv[1], "model", "--push", "acme/walker", "--private", "--license", "mit"])
+main(["acme/walker", "back"])
+loaded = LoadedModel.from_pretrained("acme/walker")
+first = loaded.fingerprint
+with torch.no_grad():
+    loaded.model.enc_norm.weight += 1
+second = loaded.fingerprint
+print(loaded.push_to_hub("acme/walker", license="mit"))
+assert LoadedModel.from_pretrained("acme/walker").fingerprint == second
+assert LoadedModel.from_pretrained("acme/walker", revision=sys.argv[2]).fingerprint == first
+main(["acme/walker", "older", "--revision", sys.argv[2]])
+loaded.save_pretrained("acme/walker")  # now there is a folder of this name
+with torch.no_grad():
+    loaded.model.enc_norm.weight += 1
+loaded.save_pretrained("acme/walker")
+assert LoadedModel.from_pretrained("acme/walker").fingerprint == loaded.fingerprint
+try:
+    LoadedModel.from_pretrained("acme/dancer")
+except FileNotFoundError as error:
+    print(error)
+try:
+    LoadedModel.from_pretrained("acme/walker", revision="main")
+except ValueError as error:
+    print(error)
 os.environ["HF_TOKEN"] = "hf_wrong"
 main(["model", "again", "--push", "acme/runner"])
 """
@@ -128,24 +179,46 @@ def test_a_model_goes_to_the_hub_and_comes_back(world: Path, tmp_path) -> None: 
     with fake_hub() as server:
         env = {**known, "HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HOME": "home", "HF_HUB_DISABLE_XET": "1",
                "PYTHONPATH": str(ROOT)}  # fmt: skip
-        command = [sys.executable, "-c", COMMANDS, str(world / "run")]
+        first = server.sha(shared(world / "run", tmp_path, "acme/walker"))
+        command = [sys.executable, "-c", COMMANDS, str(world / "run"), first]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-    assert f"\n{server.url}/acme/walker\n" in done.stdout, done.stderr
-    assert server.repositories == {"acme/walker": files(tmp_path / "model")} and server.private == {"acme/walker"}
+    assert done.stdout.count(f"{server.url}/acme/walker\n") == 2, done.stderr
+    assert server.repositories.keys() == {"acme/walker"} == server.private
     assert [line["key"] for line in server.commits[0]].count("lfsFile") == 1
-    assert len(server.commits) == 1 and len(server.commits[0]) == 4  # a header and three files
-    assert files(tmp_path / "back") == files(tmp_path / "model") == files(tmp_path / "again")
+    assert len(server.commits) == 2 and all(len(commit) == 4 for commit in server.commits)  # a header and three files
+    pushed = server.revisions["acme/walker"][first]
+    assert pushed == files(tmp_path / "model")
+    for folder in ("back", "older", "again"):  # the card alone says where it lies
+        assert {**files(tmp_path / folder), "README.md": b""} == {**pushed, "README.md": b""}
+    card = ModelCard(pushed["README.md"].decode())
+    assert (card.data.library_name, card.data.license) == ("m3", "mit") and "human-motion" in card.data.tags
+    assert "checkpoint=acme/walker " in card.text and 'from_pretrained("acme/walker")' in card.text
+    assert "OWNER/NAME" not in card.content and "FOLDER" not in card.content
+    assert "checkpoint=acme/dancer: no such folder here" in done.stdout and "python train.py" in done.stdout
+    assert "revision=main: acme/walker is not a repository" in done.stdout
     assert done.returncode == 1 and "error: acme/runner cannot be written" in done.stderr
     assert "hf auth login" in done.stderr and "Traceback" not in done.stderr
 
 
+def shared(run: Path, folder: Path, repository: str) -> dict[str, bytes]:
+    """What a push of a run uploads."""
+    return files(load_model(run).save_pretrained(folder / "expected", license="mit", repository=repository))
+
+
 def test_what_cannot_be_is_named(loaded: LoadedModel, tmp_path, monkeypatch) -> None:
-    with pytest.raises(FileNotFoundError, match="model.safetensors, .*missing: make the folder"):
-        hub.push_to_hub(tmp_path, "acme/walker")
-    folder = hub.save_pretrained(loaded, tmp_path / "model")
-    with pytest.raises(ValueError, match="--push acme/a/b: need OWNER/NAME"):
-        hub.push_to_hub(folder, "acme/a/b")
+    for name in ("acme/a/b", "walker", "acme/wal ker"):
+        with pytest.raises(ValueError, match=f"{name}: need OWNER/NAME"):
+            loaded.push_to_hub(name)
+    with pytest.raises(ValueError, match="acme/-walker.git: need OWNER/NAME"):
+        upload(loaded.save_pretrained(tmp_path / "model"), "acme/-walker.git")
     with pytest.raises(SystemExit, match="error: nowhere: no checkpoint there"):
         hub.main(["nowhere", str(tmp_path)])
-    with pytest.raises(FileNotFoundError, match="checkpoint=walker: no such folder"):
-        load_model("hub:walker")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="checkpoint=acme/walker: no such folder here, and none .*train.py"):
+        load_model("acme/walker")
+    with pytest.raises(FileNotFoundError, match="init_from=acme/walker: no such folder"):
+        initialise(loaded.model, "acme/walker", loaded.data)
+    (tmp_path / "acme/walker").mkdir(parents=True)  # what is on the disk goes before the hub
+    with pytest.raises(FileNotFoundError, match="acme/walker: no checkpoint there"):
+        load_model("acme/walker")

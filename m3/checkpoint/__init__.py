@@ -11,12 +11,13 @@ from m3.checkpoint.files import (
 from m3.checkpoint.keeping import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.loading import LoadedModel, initialise, load_model
 from m3.checkpoint.matching import BINDING, check_resumable
-from m3.checkpoint.pretrained import CONFIG, WEIGHTS, write_file, write_pretrained
+from m3.checkpoint.pretrained import CARD, CONFIG, WEIGHTS, upload
 from m3.checkpoint.published import load_published, read_published
 
 __all__ = [
     "BEST",
     "BINDING",
+    "CARD",
     "CONFIG",
     "FOLDER",
     "WEIGHTS",
@@ -33,6 +34,5 @@ __all__ = [
     "newest_checkpoint",
     "read_checkpoint",
     "read_published",
-    "write_file",
-    "write_pretrained",
+    "upload",
 ]

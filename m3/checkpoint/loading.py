@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from m3.checkpoint.card import model_card
 from m3.checkpoint.files import newest_checkpoint, read_checkpoint
-from m3.checkpoint.matching import BINDING, differences
-from m3.checkpoint.pretrained import pretrained_folder, read_pretrained
+from m3.checkpoint.matching import BINDING, differences, missing
+from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_file, write_pretrained
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
+from m3.checkpoint.reported import Subject, read_evaluations
 from m3.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -36,30 +42,91 @@ class LoadedModel:
     data: dict[str, Any]
     step: int
 
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: torch.device | str = "cpu", revision: str | None = None
+    ) -> LoadedModel:
+        """A shared model, from a folder or, where there is none of this name, from the hub: "OWNER/NAME".
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+        Takes, and raises, all that `load_model` does.
+        """
+        return load_model(path, device, revision)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        scores: Sequence[str | Path] = (),
+        license: str | None = None,
+        repository: str | None = None,
+    ) -> Path:
+        """Writes `model.safetensors`, `config.json` and the model card; the same model gives the same bytes.
+
+        Args:
+            folder: is made where it is missing.
+            scores: files that generate.py wrote for this model: metrics.json, forecast.json, inpainting.json.
+            license: of the weights, as the hub names licences: "apache-2.0", "cc-by-nc-4.0" ….
+            repository: OWNER/NAME where it is going to be, for the card.
+        Raises:
+            FileNotFoundError, or ValueError for scores of another model or of unknown kind, before anything is written.
+        """
+        folder, subject = Path(folder), self._subject
+        evaluations = [each for file in scores for each in read_evaluations(file, subject)]
+        card = model_card(subject, evaluations, license, repository)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pretrained(folder, self.model, self.config, self.data, self.step)
+        write_file(folder / CARD, card.encode())
+        return folder
+
+    def push_to_hub(
+        self,
+        repository: str,
+        scores: Sequence[str | Path] = (),
+        license: str | None = None,
+        private: bool = False,
+    ) -> str:
+        """Uploads what `save_pretrained` writes and returns the repository's url; raises what it and `upload` raise."""
+        with tempfile.TemporaryDirectory() as folder:
+            return upload(self.save_pretrained(folder, scores, license, repository), repository, private)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256, hexadecimal, over the names, dtypes, shapes and bytes of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def _subject(self) -> Subject:
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return Subject(self.table, self.data, self.step, self.fingerprint, num_parameters)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> LoadedModel:
     """Loads a `.ckpt` file, the newest complete checkpoint of a run folder, or a model made for sharing.
 
     Args:
-        path: the file, the run folder, a folder of `m3.hub`, or hub:OWNER/NAME.
+        path: the file, the run folder, a folder of `LoadedModel.save_pretrained`, or, where nothing of this name is on
+            the disk, a repository of the hub, "OWNER/NAME".
+        revision: of the repository: a branch, a tag or a commit; None for its main branch.
     Raises:
         FileNotFoundError saying which command trains a model.
         ValueError for a file that holds no m3 checkpoint.
     """
-    if (file := pretrained_folder("checkpoint", path)) is not None:
+    if (file := pretrained_folder("checkpoint", path, revision)) is not None:
         checkpoint = read_pretrained(file, device)
     else:
         file = _file(path)
         checkpoint = read_checkpoint(file, device)
-    identity = checkpoint["m3"]
-    if "canvas_size" not in identity["data"]:
-        raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {identity['config'].get('name')}")
+    identity = _identity(checkpoint, file)
     # Called by name, never through the file's own `_target_`: a checkpoint must not choose what code runs.
     options = {key: value for key, value in identity["config"]["model"].items() if key != "_target_"}
     table = {key: value for key, value in options.pop("table").items() if key != "_target_"}
+    weights = _weights(checkpoint, file)
     try:
-        model = EncoderDecoder(ModalityTable(**table), **options)
-        model.load_state_dict(_weights(checkpoint))
+        model = EncoderDecoder(ModalityTable(**table), **options).to(_dtype(weights))
+        model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:  # options or weights of another version, or damaged ones
         raise ValueError(f"{file}: its model cannot be built: {error}") from error
     model = model.to(device).eval()
@@ -85,15 +152,12 @@ def initialise(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) ->
             load_published(model, read_published(file), str(file))
             return
         checkpoint = read_checkpoint(file)
-    saved = checkpoint["m3"]
-    if "canvas_size" not in saved["data"]:
-        raise ValueError(f"init_from={path}: not a checkpoint of an encoder-decoder")
-    lines = []
+    saved, lines = _identity(checkpoint, f"init_from={path}"), []
     for key in ("modalities", "max_seq_lens"):
         then, now = saved["config"]["model"]["table"][key], getattr(model.table, key)
         lines += differences(f"modalities.{key}", list(then), list(now))
     lines += [line for key in BINDING for line in differences(f"data.{key}", saved["data"][key], data[key])]
-    weights, wanted = _weights(checkpoint), model.state_dict()
+    weights, wanted = _weights(checkpoint, f"init_from={path}"), model.state_dict()
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, wanted)]
     lines += differences("model", *shapes)
     if lines:
@@ -108,7 +172,28 @@ def _file(path: str | Path) -> Path:
     return file
 
 
-def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    state = checkpoint["state_dict"]
-    prefix = next(prefix for prefix in _MODEL_PREFIXES if any(name.startswith(prefix) for name in state))
+def _identity(checkpoint: dict[str, Any], file: str | Path) -> dict[str, Any]:
+    """`config` and `data` of an encoder-decoder. Raises ValueError naming what a checkpoint lacks for being one."""
+    identity = checkpoint["m3"]
+    config, data = identity["config"], identity["data"]
+    if not any(key in data for key in BINDING):
+        raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {config.get('name')}")
+    needed = (*(f"data.{key}" for key in BINDING), "config.model.table.modalities", "config.model.table.max_seq_lens")
+    if lacking := missing(identity, needed):
+        raise ValueError(f"{file}: damaged, or of another version of m3: it lacks {', '.join(lacking)}")
+    return identity
+
+
+def _dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
+    """That in which every floating-point weight keeps its value."""
+    dtypes = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
+    return functools.reduce(torch.promote_types, dtypes)
+
+
+def _weights(checkpoint: dict[str, Any], file: str | Path) -> dict[str, torch.Tensor]:
+    """Of the model, under its own names. Raises ValueError where there are none."""
+    state = checkpoint.get("state_dict", {})
+    prefix = next((prefix for prefix in _MODEL_PREFIXES if any(name.startswith(prefix) for name in state)), None)
+    if prefix is None:
+        raise ValueError(f"{file}: holds no weights of a model")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

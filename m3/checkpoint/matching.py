@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,19 @@ _DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table"
 
 BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
 """What ties a model to data: pictures of one size, and one meaning of their tokens."""
+
+
+def missing(content: Any, keys: Iterable[str]) -> list[str]:
+    """Those of some dotted keys ("data.tokenizer") at which nothing stands in nested mappings."""
+    found = []
+    for key in keys:
+        place = content
+        for part in key.split("."):
+            if not isinstance(place, Mapping) or part not in place:
+                found.append(key)
+                break
+            place = place[part]
+    return found
 
 
 def check_resumable(path: Path, identity: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A model as a folder for sharing: `model.safetensors` and `config.json`, which holds no paths of the run's machine."""
+"""A model as a folder for sharing, and its upload: `model.safetensors`, and `config.json` without paths of the run."""
 
 from __future__ import annotations
 
@@ -12,31 +12,44 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from m3.checkpoint.matching import BINDING
+from m3.checkpoint.matching import BINDING, missing
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.pretrained import find_weights
+from m3.pretrained import find_weights, is_repository
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
-HUB_PREFIX = "hub:"
-"""Before the id of a repository of the Hugging Face hub: hub:OWNER/NAME."""
 
 _SECTIONS = ("optim", "loss", "seed")
 """Of a run's configuration, beside the model: how it was trained."""
 
+_OPTIONAL_DATA = ("canvas",)
+"""Of the data's identity beside `BINDING`: what only some trainings know, forecasts that they saw whole frames."""
 
-def pretrained_folder(key: str, path: str | Path) -> Path | None:
-    """The folder that `path` names, downloaded first where it is hub:OWNER/NAME; None where it is none of a model.
+_ADVICE = (
+    "Train a model with `python train.py name=NAME`, share one with `python -m m3.hub`; "
+    "private ones need `hf auth login` or HF_TOKEN"
+)
 
-    key: the setting that gives `path`, for messages. Raises FileNotFoundError where the hub has no such model.
+
+def pretrained_folder(key: str, path: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of the shared model that `path` names; None where something else is there.
+
+    Args:
+        key: the setting that gives `path`, for messages.
+        path: what is there on the disk, or else the id of a hub's repository, "OWNER/NAME", which is downloaded.
+        revision: of the repository, as for `find_weights`.
+    Raises:
+        FileNotFoundError where the hub has no such model. ValueError for a revision of what is on the disk.
     """
-    if str(path).startswith(HUB_PREFIX):
-        repository = str(path).removeprefix(HUB_PREFIX)
-        advice = "Such repositories are made by `python -m m3.hub`; private ones need `hf auth login` or HF_TOKEN"
-        return find_weights(key, repository, (WEIGHTS, CONFIG), (), advice)
     folder = Path(path)
-    return folder if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() else None
+    if folder.exists() or not is_repository(str(path)):
+        if revision is not None:
+            raise ValueError(f"revision={revision}: {path} is not a repository of the hub, which alone has some")
+        return folder if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() else None
+    return find_weights(key, str(path), (WEIGHTS, CONFIG), (), _ADVICE, revision)
 
 
 def write_pretrained(
@@ -55,7 +68,7 @@ def write_pretrained(
         "format": FORMAT,
         "modalities": _plain(asdict(model.table)),
         "model": options,
-        "data": {key: data[key] for key in BINDING},
+        "data": {key: data[key] for key in (*BINDING, *_OPTIONAL_DATA) if key in data},
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},
     }
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -71,23 +84,50 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if (content["model_type"], content["format"]) != ("m3", FORMAT):
-            raise ValueError(f"model_type {content['model_type']!r}, format {content['format']!r}; this m3 reads "
-                             f"'m3', {FORMAT}")  # fmt: skip
-        training = dict(content["training"])
-        step = training.pop("step")
-        config = {"model": {**content["model"], "table": content["modalities"]}, **training}
-        data = {key: content["data"][key] for key in BINDING}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a model of m3 ({type(error).__name__}: {error})") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: no JSON ({error})") from error
+    needed = ("model_type", "format", "modalities", "model.width", "training.step", *(f"data.{key}" for key in BINDING))
+    if lacking := missing(content, needed):
+        raise ValueError(f"{path}: not a model of m3, or a damaged one: it lacks {', '.join(lacking)}")
+    if (content["model_type"], content["format"]) != ("m3", FORMAT):
+        raise ValueError(
+            f"{path}: model_type {content['model_type']!r}, format {content['format']!r}; this m3 reads 'm3', {FORMAT}"
+        )
+    training = {key: value for key, value in content["training"].items() if key != "step"}
+    config = {"model": {**content["model"], "table": content["modalities"]}, **training}
+    data = {key: content["data"][key] for key in (*BINDING, *_OPTIONAL_DATA) if key in content["data"]}
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS}: holds no weights, or is damaged ({error})") from error
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return {"m3": {"config": config, "data": data}, "state_dict": state, "global_step": step}
+    return {"m3": {"config": config, "data": data}, "state_dict": state, "global_step": content["training"]["step"]}
+
+
+def upload(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads a folder with all three files as one commit and returns the repository's url.
+
+    The repository OWNER/NAME is made where it is missing. The token is that of `hf auth login`, or HF_TOKEN; the
+    hub is huggingface.co, or HF_ENDPOINT.
+
+    Raises ValueError for another kind of name, ConnectionError where the hub cannot be reached or refuses.
+    """
+    if not is_repository(repository):
+        raise ValueError(f"{repository}: need OWNER/NAME, a repository of the hub")
+    hub = HfApi()
+    additions = [CommitOperationAdd(name, folder / name) for name in (WEIGHTS, CONFIG, CARD)]
+    try:
+        made = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.create_commit(repository, additions, commit_message="Upload of an m3 model")
+    except HFValidationError as error:
+        raise ValueError(f"{repository}: need OWNER/NAME, a repository of the hub ({error})") from error
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(
+            f"{repository} cannot be written at {hub.endpoint} ({type(error).__name__}: {reason}); log in with "
+            "`hf auth login` or set HF_TOKEN to a token that may write there, then push again"
+        ) from error
+    return str(made)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -134,7 +134,11 @@ class Benchmark:
             "num_clips": result.num_clips,
             "actions": {action: scores.record() for action, scores in result.by_action.items()},
             "skipped": [{"clip": each.clip, "reason": each.reason} for each in result.skipped],
-            "model": {"name": loaded.config["name"], "seed": loaded.config["seed"], "step": loaded.step},
+            "model": {
+                **{key: loaded.config.get(key) for key in ("name", "seed")},
+                "step": loaded.step,
+                "weights": loaded.fingerprint,
+            },
             "settings": {
                 "mirror": self.mirror,
                 "dtype": self.dtype,
