@@ -64,6 +64,7 @@ def both(setting: str) -> list[str]:
 
 GREEDY = [f"{COORDS}.pick=median", f"{PICTURE}.temperature=0"]
 SAMPLED = [*both("temperature=1"), *both("pick=sample")]
+GUIDED = [*both("guidance.scale=1.5"), *both("guidance.conditions=[[tok_rgb,coords]]")]
 
 VARIANTS: dict[str, list[str]] = {
     "default": [],
@@ -76,21 +77,28 @@ VARIANTS: dict[str, list[str]] = {
     "maskgit 8 + 8, linear": [*GREEDY, *steps(8, 8), *both("schedule=linear")],
     "maskgit 8 + 8, refresh 2": [*GREEDY, *steps(8, 8), *both("refresh_every=2")],
     "maskgit 8 + 8, refresh 4": [*GREEDY, *steps(8, 8), *both("refresh_every=4")],
+    "maskgit 4 + 4, guided 1.5": [*GREEDY, *steps(4, 4), *GUIDED],
+    "roar 2 + 2": ["sampling=roar", *GREEDY, *steps(2, 2)],
     "roar 4 + 4": ["sampling=roar", *GREEDY, *steps(4, 4)],
     "roar 8 + 8": ["sampling=roar", *GREEDY, *steps(8, 8)],
     "roar 8 + 8, cosine": ["sampling=roar", *GREEDY, *steps(8, 8), *both("schedule=cosine")],
     "roar 8 + 8, refresh 2": ["sampling=roar", *GREEDY, *steps(8, 8), *both("refresh_every=2")],
     "roar 8 + 8, refresh 4": ["sampling=roar", *GREEDY, *steps(8, 8), *both("refresh_every=4")],
     "ar": ["sampling=ar", *GREEDY],
-    "maskgit 8 + 8, sampled": [*SAMPLED, *steps(8, 8)],
-    "maskgit 8 + 8, sampled, linear temperature": [*SAMPLED, *steps(8, 8), *both("temperature_schedule=linear")],
-    "maskgit 8 + 8, sampled, top-p 0.8": [*SAMPLED, *steps(8, 8), *both("top_p=0.8")],
-    "maskgit 8 + 8, sampled, noise 4": [*SAMPLED, *steps(8, 8), *both("noise=4")],
-    "roar 8 + 8, sampled": ["sampling=roar", *SAMPLED, *steps(8, 8)],
-    "maskgit 4 + 4, guided 1.5": [
-        *GREEDY, *steps(4, 4), *both("guidance.scale=1.5"), *both("guidance.conditions=[[tok_rgb,coords]]"),
-    ],
-}  # fmt: skip
+    "sampled, maskgit 1 + 1": [*SAMPLED, *steps(1, 1)],
+    "sampled, maskgit 2 + 2": [*SAMPLED, *steps(2, 2)],
+    "sampled, maskgit 4 + 4": [*SAMPLED, *steps(4, 4)],
+    "sampled, maskgit 4 + 8": [*SAMPLED, *steps(4, 8)],
+    "sampled, maskgit 8 + 8": [*SAMPLED, *steps(8, 8)],
+    "sampled, maskgit 8 + 16": [*SAMPLED, *steps(8, 16)],
+    "sampled, maskgit 8 + 8, linear temperature": [*SAMPLED, *steps(8, 8), *both("temperature_schedule=linear")],
+    "sampled, maskgit 8 + 8, onex temperature": [*SAMPLED, *steps(8, 8), *both("temperature_schedule=onex")],
+    "sampled, maskgit 8 + 8, top-p 0.8": [*SAMPLED, *steps(8, 8), *both("top_p=0.8")],
+    "sampled, maskgit 8 + 8, top-k 4": [*SAMPLED, *steps(8, 8), *both("top_k=4")],
+    "sampled, maskgit 8 + 8, noise 4": [*SAMPLED, *steps(8, 8), *both("noise=4")],
+    "sampled, maskgit 8 + 8, guided 1.5": [*SAMPLED, *steps(8, 8), *GUIDED],
+    "sampled, roar 8 + 8": ["sampling=roar", *SAMPLED, *steps(8, 8)],
+}
 """Settings of `generate.py`; "a + b": steps for the joints and for the picture of a frame."""
 
 SHOWN = {"pck@0.05": 100, "pck@0.1": 100, "psnr": 1, "ssim": 100}
@@ -250,7 +258,7 @@ def scores_of(arguments: argparse.Namespace, overrides: Sequence[str], out: Path
         cfg = compose("generate", [
             f"checkpoint={arguments.checkpoint}", f"data.root={arguments.data}", f"data.split={arguments.split}",
             f"device={arguments.device}", f"out={out}", "rollout.max_samples=null", f"seed={arguments.seed}",
-            *overrides,
+            "pictures.num_folders=0", "pictures.num_reported=0", *overrides,
         ])  # fmt: skip
     return {score.name: list(score.model) for score in generate.run(cfg).scores}
 

@@ -78,7 +78,9 @@ class Generator:
     def __post_init__(self) -> None:
         require("rollout.batch_size", self.batch_size, int, low=1)
         require("rollout.num_samples", self.num_draws, int, low=1)
-        for name in self.draw_changes:
+        for name, changes in self.draw_changes.items():
+            if not isinstance(changes, Mapping | None):
+                raise ValueError(f"rollout.draws.{name}={changes!r}: need keys of sampling.schemes.{name}")
             self.sampling.scheme(name, self.draw_changes[name])
 
     @property

@@ -23,7 +23,7 @@ from m3.modalities import COORDS_LENGTH
 from m3.pictures import draw_skeleton, write_png
 from m3.records import JOINT_NAMES, NUM_JOINTS
 from m3.sampling.sampler import generate
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import Sampling, SchemeSettings
 from m3.seeds import numpy_generator
 from m3.settings import require
 from m3.tokens.joints import JointCodec
@@ -65,7 +65,7 @@ class Inpainting:
     num_poses: reference poses, of different clips as far as there are.
     num_hidden: joints hidden of each pose, their x, y and visibility.
     num_shown: poses in the picture.
-    scheme: how coords are generated.
+    sampling: its scheme for coords says how they are generated; what it gives and generates is not read.
 
     Raises ValueError naming the key for an impossible value.
     """
@@ -76,7 +76,7 @@ class Inpainting:
     num_hidden: int
     num_shown: int
     seed: int
-    scheme: SchemeSettings
+    sampling: Sampling
 
     def __post_init__(self) -> None:
         require("inpaint.num_poses", self.num_poses, int, low=1)
@@ -84,15 +84,20 @@ class Inpainting:
         require("inpaint.num_hidden", self.num_hidden, int, low=1)
         if self.num_hidden >= NUM_JOINTS:
             raise ValueError(f"inpaint.num_hidden={self.num_hidden}: a pose has {NUM_JOINTS} joints, one must be given")
-        if self.scheme.modality != "coords":
-            raise ValueError(f"inpaint.scheme.modality={self.scheme.modality!r}: joints are coords")
+        require("inpaint.seed", self.seed, int, low=0)
+        _ = self.scheme
+
+    @property
+    def scheme(self) -> SchemeSettings:
+        """How the hidden joints are generated."""
+        return self.sampling.scheme("coords")
 
     def run(self, loaded: LoadedModel, out: Path) -> Result:
         """Hides, generates, scores, and writes `inpainting.json` and `inpainting.png` to the folder `out`.
 
         Raises ValueError where model and data do not belong together or the split has too few poses.
         """
-        self.scheme.for_table(loaded.table)
+        scheme = self.scheme.for_table(loaded.table)
         split, train = TokenTable.open(self.root, self.split), TokenTable.open(self.root, "train")
         codec = JointCodec(split.manifest.canvas_size)
         if loaded.data["canvas_size"] != codec.canvas_size:
@@ -102,7 +107,7 @@ class Inpainting:
             )
         rows, is_hidden, coords = self._hide(split, codec)
         truth, is_visible = codec.decode(coords)
-        made = self._generated(loaded, coords, is_hidden)
+        made = self._generated(loaded, scheme, coords, is_hidden)
         mean = mean_pose(*codec.decode(_coords_of(train)))
         guesses = {
             "model": codec.decode(made)[0],
@@ -140,7 +145,9 @@ class Inpainting:
             )
         return rows, is_hidden[rows], coords[rows]
 
-    def _generated(self, loaded: LoadedModel, coords: np.ndarray, is_hidden: np.ndarray) -> np.ndarray:
+    def _generated(
+        self, loaded: LoadedModel, scheme: SchemeSettings, coords: np.ndarray, is_hidden: np.ndarray
+    ) -> np.ndarray:
         """(N, 3, 13) tokens with the hidden ones generated; nothing else of the sample is given."""
         table, device = loaded.table, next(loaded.model.parameters()).device
         columns, num_poses = table.columns("coords"), len(coords)
@@ -149,7 +156,7 @@ class Inpainting:
         tokens[:, columns] = torch.from_numpy(coords.reshape(num_poses, -1).astype(np.int64))
         is_known[:, columns] = torch.from_numpy(np.tile(~is_hidden, 3))  # x, y, visibility
         made = [
-            generate(loaded.model, tokens[part].to(device), is_known[part].to(device), [self.scheme], self.seed,
+            generate(loaded.model, tokens[part].to(device), is_known[part].to(device), [scheme], self.seed,
                      part.to(device))
             for part in torch.arange(num_poses).split(_BATCH_SIZE)
         ]  # fmt: skip

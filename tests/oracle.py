@@ -47,6 +47,10 @@ class Oracle:
         logits = [logits[hidden[:, 1].long()] for logits in self.logits[modality]]
         return tuple(logits) if len(logits) > 1 else (logits[0][:, :num_ids],)
 
+    def num_logits(self, modality: int, num_ids: int | None = None) -> int:
+        digits = self.logits[modality]
+        return sum(each.shape[1] for each in digits) if num_ids is None or len(digits) > 1 else num_ids
+
     def ids_of(self, digits: tuple[torch.Tensor, ...], modality: int) -> torch.Tensor:
         if len(digits) == 1:
             return digits[0]

@@ -14,7 +14,7 @@ import torch
 from test_masking import M3, generator, random_tokens
 from test_model import SMALL, small_model, summed
 
-from bench import step
+from bench import generate, step
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import average
 from m3.masking.select import choose, pack
@@ -104,3 +104,40 @@ def test_the_benchmark_runs_and_says_when_it_is_void(tmp_path: Path) -> None:
         assert 0 < result[kind]["real_tokens_per_s"] < result[kind]["nominal_tokens_per_s"]
     assert result["flat"]["nominal_tokens_per_s"] == pytest.approx(2 * 256 / result["flat"]["step_s"])
     assert result["loss_difference"] < step.LARGEST_DIFFERENCE
+
+
+def roll_out_bench(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    common = ["--model", "demo", "--batch-size", "2", "--rounds", "1", "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr(sys, "argv", ["generate.py", *common, *options])
+    return generate.main()
+
+
+def test_roll_outs_are_compared_with_those_of_the_same_model(tmp_path: Path, monkeypatch) -> None:
+    assert roll_out_bench(monkeypatch, "--steps", "2", "--json", str(tmp_path / "result.json")) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["ratio"] == pytest.approx(result["seconds"]["nano4m"][0] / result["seconds"]["m3"][0])
+    assert result["frames_per_s"]["m3"] == pytest.approx(2 / result["seconds"]["m3"][0])
+    assert 0 < result["logits_difference"] < generate.LARGEST_DIFFERENCE
+
+
+def test_a_comparison_with_another_model_is_void(monkeypatch, capsys) -> None:
+    def changed(weights: dict) -> dict:
+        weights = published_weights(weights)
+        return weights | {"dec_norm.weight": weights["dec_norm.weight"] * 1.001}
+
+    monkeypatch.setattr(generate, "published_weights", changed)
+    assert roll_out_bench(monkeypatch, "--steps", "1") == 1
+    assert "not the same model" in capsys.readouterr().err
+
+
+def test_variants_are_settings_of_the_sampler(tmp_path: Path, monkeypatch) -> None:
+    made = {name: generate.schemes_of(overrides, M3) for name, overrides in generate.VARIANTS.items()}
+    assert [scheme.num_steps for scheme in made["maskgit 8 + 16"]] == [8, 16]
+    assert all(scheme.is_greedy or scheme.pick == "median" for scheme in made["roar 4 + 4"])
+    assert not any(scheme.is_greedy for scheme in made["sampled, roar 8 + 8"])
+    distinct = {str(schemes) for name, schemes in made.items() if name != "default"}
+    assert len(distinct) == len(made) - 1 and str(made["default"]) in distinct  # the default is in the table
+    options = ["--variants", "--only", "maskgit 1 + 1", "default", "--json", str(tmp_path / "variants.json")]
+    assert roll_out_bench(monkeypatch, *options) == 0
+    variants = json.loads((tmp_path / "variants.json").read_text())["variants"]
+    assert set(variants) == {"maskgit 1 + 1", "default"} and all(one["frames_per_s"] > 0 for one in variants.values())

@@ -94,12 +94,21 @@ def test_the_unconditional_pass_may_have_no_input_at_all():
         ({"conditions": [[]]}, "conditions="),
         ({"conditions": ["coords"], "weights": [1, 2]}, "weights="),
         ({"conditions": ["coords"], "weights": ["a"]}, "weights='a'"),
+        ({"conditions": ["coords"], "weights": 0.5}, "weights=0.5: need a list"),
+        ({"conditions": [3]}, "conditions=.*need a list of modalities"),
+        ({"conditions": [[3]]}, "conditions=.*need a list of modalities"),
+        ({"conditions": "coords"}, "conditions='coords': need a list"),
         ({"weight": [1]}, "weight: unknown"),
     ],
 )
 def test_impossible_values_name_the_key(values, key):
     with pytest.raises(ValueError, match=rf"sampling\.schemes\.coords_next\.guidance\.{key}"):
         SchemeSettings("coords_next", 4, guidance=values)
+
+
+def test_no_guidance_is_a_mapping_too():
+    with pytest.raises(ValueError, match=r"sampling\.schemes\.coords_next\.guidance=None: need its keys, scale"):
+        SchemeSettings("coords_next", 4, guidance=None)
 
 
 def test_a_condition_that_the_model_does_not_have_is_named():

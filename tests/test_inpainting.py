@@ -178,7 +178,9 @@ def test_the_fitted_mean_pose_by_least_squares():
         ("inpaint.num_poses=0", "inpaint.num_poses=0"),
         ("inpaint.num_poses=100", "inpaint.num_poses=100: .* has 1. poses"),
         ("inpaint.num_shown=0", "inpaint.num_shown=0"),
-        ("inpaint.scheme.modality=tok_rgb", "inpaint.scheme.modality='tok_rgb'"),
+        ("inpaint.seed=-1", "inpaint.seed=-1"),
+        ("sampling.schemes.coords=null", "sampling.schemes.coords=None: need the keys"),
+        ("sampling.schemes.coords.num_steps=40", "sampling.schemes.coords.num_steps=40: coords has 39 tokens"),
         ("checkpoint=null", "checkpoint=null"),
     ],
 )
@@ -196,6 +198,8 @@ def test_a_model_of_another_canvas_is_refused(world):
 
 
 def test_the_scheme_is_used(world):
-    samples = run(world, "inpaint.scheme.pick=sample", "inpaint.scheme.num_steps=3")
+    samples = run(world, "sampling.schemes.coords.pick=sample", "sampling.schemes.coords.num_steps=3")
     assert (samples.guesses["model"] != run(world).guesses["model"]).any()
     assert samples.record["scheme"]["num_steps"] == 3
+    other = run(world, "sampling=ar").record["scheme"]
+    assert (other["kind"], other["num_steps"]) == ("ar", 1)

@@ -101,6 +101,8 @@ def test_a_modality_given_as_a_whole_is_given_at_each_position():
         ([{"coords": ["neck"]}], "coords: joints .'neck'."),
         ([{"coords": [39]}], "coords has positions 0 … 38"),
         ([{"tok_rgb": ["head"]}], "tok_rgb has no joints"),
+        ([{"coords": None}], "coords: None is no list"),
+        ([{"coords": "head"}], "coords: 'head' is no list"),
     ],
 )
 def test_what_cannot_be_given_is_named(given, message):
@@ -148,6 +150,8 @@ def test_unknown_and_missing_keys_of_a_scheme_are_named():
         Sampling([], ["coords"], {"coords": {"num_steps": 4, "steps": 4}})
     with pytest.raises(ValueError, match="sampling.schemes.coords.num_steps: missing"):
         Sampling([], ["coords"], {"coords": {"kind": "roar"}})
+    with pytest.raises(ValueError, match="sampling.schemes.coords=None: need the keys"):
+        Sampling([], ["coords"], {"coords": None})
 
 
 def test_schemes_that_do_not_fit_the_model_name_the_key():

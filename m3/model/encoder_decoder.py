@@ -136,6 +136,10 @@ class EncoderDecoder(nn.Module):
         """
         return self.head_of(modality).digit_logits(hidden, num_ids)
 
+    def num_logits(self, modality: int, num_ids: int | None = None) -> int:
+        """Logits that a token of a modality has, over all digits, or that its first `num_ids` ids need."""
+        return self.head_of(modality).num_logits(num_ids)
+
     def digits_of(self, ids: Tensor, modality: int) -> tuple[Tensor, ...]:
         """(M',) ids → one (M',) tensor for each digit."""
         return self.head_of(modality).digits_of(ids)

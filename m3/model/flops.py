@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.model.heads import FactorizedHead
 
 _OPERATIONS = 2 * 3  # a multiplication and an addition; forward, gradient of the input, gradient of the weight
 
@@ -36,7 +35,7 @@ def train_step_flops(
     over_inputs, over_targets = _linear_weights(model)
     width = model.enc_norm.weight.numel()
     logits = torch.tensor(
-        [_num_logits(model, k) for k in range(len(counts))], dtype=torch.float64, device=counts.device
+        [model.num_logits(k) for k in range(len(counts))], dtype=torch.float64, device=counts.device
     )
 
     linear = over_inputs * inputs.sum() + over_targets * targets.sum()
@@ -53,9 +52,3 @@ def _linear_weights(model: EncoderDecoder) -> tuple[int, int]:
     sizes = [layer.weight.numel() for _, layer in linears]
     over_inputs = sum(size for size, is_over in zip(sizes, is_over_inputs) if is_over)
     return over_inputs, sum(sizes) - over_inputs
-
-
-def _num_logits(model: EncoderDecoder, modality: int) -> int:
-    if isinstance(model.head_of(modality), FactorizedHead):
-        return sum(model.vocabularies[modality].digits)
-    return model.vocabularies[modality].num_ids

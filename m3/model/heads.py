@@ -16,7 +16,12 @@ class FlatHead(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
+        self.num_ids = vocabulary.num_ids
         self.weight = nn.Parameter(torch.zeros(vocabulary.num_ids, width))
+
+    def num_logits(self, num_ids: int | None = None) -> int:
+        """Logits of a token, or of its first `num_ids` ids: what `digit_logits` gives for a hidden vector."""
+        return self.num_ids if num_ids is None else num_ids
 
     def rows(self, num_ids: int | None = None) -> Tensor:
         """(V, D), or the first `num_ids` of them."""
@@ -38,6 +43,7 @@ class OrdinalHead(FlatHead):
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         nn.Module.__init__(self)
+        self.num_ids = vocabulary.num_ids
         self.table = OrdinalTable(vocabulary.num_ids, width)
 
     def rows(self, num_ids: int | None = None) -> Tensor:
@@ -55,15 +61,23 @@ class FactorizedHead(nn.Module):
         self.levels = vocabulary.digits
         self.weight = nn.Parameter(torch.zeros(sum(self.levels), width))
 
+    def num_logits(self, num_ids: int | None = None) -> int:
+        """Logits of a token: of all its digits, or of those that its first `num_ids` ids need."""
+        return sum(self._sizes(num_ids))
+
     def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
         """(M, D) → (M, V_d) for each digit d, least significant first; of the first `num_ids` ids where it is given.
 
         Exact where these are all combinations of their digits, as 0 and 1 at the visibility of a joint are.
         """
         logits = F.linear(hidden, self.weight).split(self.levels, dim=1)
+        return tuple(each[:, :size] for each, size in zip(logits, self._sizes(num_ids)))
+
+    def _sizes(self, num_ids: int | None) -> tuple[int, ...]:
+        """Values that each digit takes in the first `num_ids` ids."""
         if num_ids is None:
-            return logits
-        return tuple(each[:, : -(-num_ids // weight)] for each, weight in zip(logits, basis(self.levels)))
+            return self.levels
+        return tuple(min(level, -(-num_ids // weight)) for level, weight in zip(self.levels, basis(self.levels)))
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:
         """(M,) ids → one (M,) tensor for each digit."""

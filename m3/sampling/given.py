@@ -46,6 +46,8 @@ def given_mask(table: ModalityTable, given: Sequence[GivenEntry]) -> Tensor:
             raise ValueError(f"sampling.given: no modality {name!r}; choose of {', '.join(table.modalities)}")
         columns = table.columns(name)
         parts = range(columns.stop - columns.start) if isinstance(entry, str) else entry[name]
+        if isinstance(parts, str) or not isinstance(parts, Sequence):
+            raise ValueError(f"sampling.given: {name}: {parts!r} is no list of joints or token positions")
         for position in _positions(table, name, parts):
             is_given[columns.start + position] = True
     return is_given

@@ -36,6 +36,12 @@ class Guidance:
     def check(self, key: str, modality: str) -> None:
         """Raises ValueError naming the key for values that are impossible for what generates `modality`."""
         require(f"{key}.scale", self.scale, float)
+        if not _is_list(self.conditions) or not all(
+            isinstance(name, str) for entry in self.conditions for name in (entry if _is_list(entry) else [entry])
+        ):
+            raise ValueError(f"{key}.conditions={self.conditions!r}: need a list of modalities, or of lists of them")
+        if self.weights is not None and not _is_list(self.weights):
+            raise ValueError(f"{key}.weights={self.weights!r}: need a list, one number for each condition")
         names = [name for group in self.groups for name in group]
         if self.scale != 1 and not names:
             raise ValueError(f"{key}.scale={self.scale}: name the modalities it is guided by in {key}.conditions")
@@ -52,6 +58,10 @@ class Guidance:
         for name in (name for group in self.groups for name in group):
             if name not in table.modalities:
                 raise ValueError(f"{key}.conditions: no modality {name!r}; choose of {', '.join(table.modalities)}")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 class Pass(NamedTuple):

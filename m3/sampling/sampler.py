@@ -176,8 +176,7 @@ def _propose(
         of_these = (num_legal == num_ids).nonzero()[:, 0]
         if not len(of_these):
             continue
-        width = sum(logits.shape[1] for logits in model.digit_logits(hidden[:1], k, num_ids))
-        for rows in of_these.split(max(1, _LOGITS_AT_ONCE // width)):
+        for rows in of_these.split(max(1, _LOGITS_AT_ONCE // model.num_logits(k, num_ids))):
             logits = model.digit_logits(hidden[rows], k, num_ids)  # one (R, V_d) for each digit
             if scheme.pick in ORDINAL_PICKS and len(logits) > 1:
                 raise ValueError(

@@ -153,6 +153,8 @@ class Sampling:
         """How a modality is generated, with some fields of its scheme changed. Raises ValueError naming the key."""
         if name not in self.schemes:
             raise ValueError(f"sampling.schemes: none for {name}; add sampling.schemes.{name}")
+        if not isinstance(self.schemes[name], Mapping):
+            raise ValueError(f"sampling.schemes.{name}={self.schemes[name]!r}: need the keys of a scheme")
         values = {"precision": self.precision, **self.schemes[name], **(changes or {}), "modality": name}
         return _built(f"sampling.schemes.{name}", SchemeSettings, values)
 
@@ -167,6 +169,8 @@ class Sampling:
 
 def _built(key: str, kind: type, values: Mapping[str, Any]) -> Any:
     """An object of its fields' values. Raises ValueError naming a key that it does not have, or lacks."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{key}={values!r}: need its keys, {', '.join(f.name for f in fields(kind))}")
     names = {f.name for f in fields(kind)}
     for name in values:
         if name not in names:
