@@ -356,19 +356,6 @@ def test_noise_perturbs_the_confidence_by_annealed_gumbel_noise():
         assert (abs(found[:, step] - expected) < 4 * error).all()
 
 
-def test_the_encoder_sees_what_is_decided_at_every_so_manieth_step():
-    """With refresh_every=3 the decoder works in steps 0 … 2 with the context of step 0, then with that of step 3."""
-    model, (tokens, is_known) = Oracle(), reference_only(2)
-    scheme = SchemeSettings("coords_next", 8, refresh_every=3, schedule="linear", temperature=0.0)
-    generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
-    queried = [targets for _, targets in model.queries]
-    for step, (inputs, targets) in enumerate(model.queries):
-        seen = step - step % 3
-        decided = {place for place in queried[0] if place not in queried[seen]}
-        assert {place for place in inputs if place[1] == 3} == decided
-        assert len(targets) == 2 * (39 - sum(token_schedule("linear", 39, 8)[:step]))
-
-
 def test_a_falling_temperature_ends_colder_than_it_began():
     """One token a step from equal logits everywhere: how often the likeliest digit is drawn, position by position."""
     model, num = Oracle(), 2000
@@ -389,7 +376,10 @@ def test_a_falling_temperature_ends_colder_than_it_began():
 # The encoder's context
 
 
-def test_the_context_is_refreshed_every_so_manieth_step():
+@pytest.mark.parametrize("kind", ["maskgit", "roar"])
+def test_the_context_is_refreshed_every_so_manieth_step(kind):
+    """In the steps between, the decoder works with what was decided before the last refreshed one."""
+
     class Counting(Oracle):
         encoded = 0
 
@@ -398,14 +388,20 @@ def test_the_context_is_refreshed_every_so_manieth_step():
             return super().encode(inputs)
 
     tokens, is_known = reference_only(2)
+    every_place = {(b, 3, p) for b in range(2) for p in range(39)}
     for every, times in ((1, 10), (2, 5), (3, 4), (10, 1), (99, 1)):
         model = Counting()
-        scheme = SchemeSettings("coords_next", 10, kind="roar", refresh_every=every)
+        scheme = SchemeSettings("coords_next", 10, kind=kind, refresh_every=every, schedule="linear")
         out = generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
         assert model.encoded == times and len(model.queries) == 10
-        inputs = [len(seen) for seen, _ in model.queries]
-        assert inputs == [inputs[step - step % every] for step in range(10)]
-        assert sorted(p for _, targets in model.queries for b, _, p in targets if b == 0) == list(range(39))
+        queried = [targets for _, targets in model.queries]
+        for step, (inputs, targets) in enumerate(model.queries):
+            seen = step - step % every
+            asked_since = set().union(*queried[seen:])
+            assert {place for place in inputs if place[1] == 3} == every_place - asked_since
+            undecided = 39 - sum(token_schedule("linear", 39, 10)[:step])
+            assert len(targets) == 2 * (undecided if kind == "maskgit" else token_schedule("linear", 39, 10)[step])
+        assert set().union(*queried) == every_place
         assert torch.equal(out[is_known], tokens[is_known])
 
 
