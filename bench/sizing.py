@@ -5,10 +5,13 @@
 Measured on this machine:
 
 data    `preprocess.py` (mini tokenizer, 256 px, one process for each core) on generated JPEG clips of 480 × 270 px, 60
-        frames each, once with a few clips and once with more: the difference is what a clip costs without the start.
-        Bytes of the shards and of the token table for each pair.
+        frames each: with a few clips, with more, and with these and a threshold that gives more pairs. The differences
+        are what a clip costs without the start, and what a further pair of it costs. Bytes of the shards and of the
+        token table for each pair.
 model   Training steps of bench/step.py's worker (m3 recipe, fp32, `--batch-size`): nominal tokens/s, peak memory, and
         the operations that a nominal token needs.
+
+Counted: parameters, and the 16 bytes of each that training in fp32 keeps (weight, gradient, two moments).
 
 Computed from that, and marked so: other numbers of clips and cores (proportional), and hours of the published recipe
 (5,000 M nominal tokens) on H100s at an assumed share `--mfu` of their bf16 peak. No GPU is measured here.
@@ -29,6 +32,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
+import torch  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra.utils import instantiate  # noqa: E402
 from step import measure as measure_step  # noqa: E402
 from step import write_random_data  # noqa: E402
 
@@ -39,6 +45,8 @@ from m3.shards.split import SPLITS  # noqa: E402
 from m3.training.peaks import published_peak  # noqa: E402
 
 FEW_CLIPS, MORE_CLIPS = 6, 30
+MORE_PAIRS = 0.97
+"""SSIM below which a frame is a successor."""
 NUM_FRAMES, HEIGHT, WIDTH = 60, 270, 480
 RECIPE_TOKENS = 5_000e6
 DATA_SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -48,26 +56,34 @@ GPUS = (1, 8, 64)
 
 def measure_data(folder: Path) -> dict[str, float]:
     """Seconds, pairs and bytes of a clip."""
-    seconds, roots = {}, {}
-    for num_clips in (FEW_CLIPS, MORE_CLIPS):
-        clips, roots[num_clips] = folder / f"clips{num_clips}", folder / f"data{num_clips}"
+    seconds, num_pairs = {}, {}
+    for name, num_clips, options in (
+        ("few", FEW_CLIPS, []), ("more", MORE_CLIPS, []), ("dense", MORE_CLIPS, [f"pairs.threshold={MORE_PAIRS}"])
+    ):  # fmt: skip
+        clips, root = folder / f"clips{num_clips}", folder / name
         Demo(clips, num_clips=num_clips, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, seed=0)
-        command = [sys.executable, "preprocess.py", "source=penn_action", f"source.root={clips}",
-                   f"out={roots[num_clips]}", "contact_sheet.num_pairs=0", "split=pair"]  # fmt: skip
+        command = [sys.executable, "preprocess.py", "source=penn_action", f"source.root={clips}", f"out={root}",
+                   "contact_sheet.num_pairs=0", "split=pair", *options]  # fmt: skip
         begin = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        seconds[num_clips] = time.perf_counter() - begin
-    root = roots[MORE_CLIPS]
-    manifest = Manifest.load(root)
+        seconds[name] = time.perf_counter() - begin
+        manifest = Manifest.load(root)
+        num_pairs[name] = sum(manifest.num_pairs(split) for split in SPLITS)
     shard_bytes = sum(path.stat().st_size for path in root.rglob("*.tar"))
-    num_pairs = sum(manifest.num_pairs(split) for split in SPLITS)
     rows = TokenTable.open(root, "train").tokens
     return {
-        "seconds_per_clip": (seconds[MORE_CLIPS] - seconds[FEW_CLIPS]) / (MORE_CLIPS - FEW_CLIPS),
-        "pairs_per_clip": num_pairs / MORE_CLIPS,
-        "shard_bytes_per_pair": shard_bytes / num_pairs,
+        "seconds_per_clip": (seconds["more"] - seconds["few"]) / (MORE_CLIPS - FEW_CLIPS),
+        "pairs_per_clip": num_pairs["more"] / MORE_CLIPS,
+        "seconds_per_further_pair": (seconds["dense"] - seconds["more"]) / (num_pairs["dense"] - num_pairs["more"]),
+        "shard_bytes_per_pair": shard_bytes / num_pairs["dense"],
         "table_bytes_per_pair": rows.shape[1] * rows.itemsize,
     }
+
+
+def num_parameters(model: str, head: str) -> int:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), torch.device("meta"):
+        made = instantiate(compose("train", [f"model={model}", "modalities=m3", f"model.head={head}"]).model)
+    return sum(parameter.numel() for parameter in made.parameters())
 
 
 def measure_model(model: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -83,6 +99,7 @@ def measure_model(model: str, arguments: argparse.Namespace, folder: Path) -> di
         "nominal_tokens_per_s": found["tokens_per_step"] / step_s[num_steps // 2],
         "peak_bytes": found["peak_bytes"],
         "flops_per_nominal_token": sum(found["real_flops"]) / num_steps / found["tokens_per_step"],
+        "num_parameters": num_parameters(model, arguments.head),
     }
 
 
@@ -103,16 +120,18 @@ def data_rows(data: dict[str, float]) -> list[str]:
 def model_rows(models: dict[str, dict[str, Any]], mfu: float) -> list[str]:
     peak = published_peak("NVIDIA H100 80GB HBM3", "bf16").flops_per_s * mfu
     lines = [
-        "| model | peak memory here, GB | nominal tokens/s here | MFLOP a nominal token | 5,000 M tokens here | "
+        "| model | parameters, M | their state, GB | peak memory here, GB | nominal tokens/s here | "
+        "MFLOP a nominal token | 5,000 M tokens here | "
         + " | ".join(f"{n} × H100" for n in GPUS)
         + " |",
-        "|---|" + "---:|" * (4 + len(GPUS)),
+        "|---|" + "---:|" * (6 + len(GPUS)),
     ]
     for name, one in models.items():
         hours = RECIPE_TOKENS / one["nominal_tokens_per_s"] / 3600
         on_gpus = [f"{RECIPE_TOKENS * one['flops_per_nominal_token'] / peak / n / 3600:,.2f} h" for n in GPUS]
         lines.append(
-            f"| `{name}` | {one['peak_bytes'] / 1e9:.1f} | {one['nominal_tokens_per_s']:,.0f} | "
+            f"| `{name}` | {one['num_parameters'] / 1e6:,.0f} | {16 * one['num_parameters'] / 1e9:.1f} | "
+            f"{one['peak_bytes'] / 1e9:.1f} | {one['nominal_tokens_per_s']:,.0f} | "
             f"{one['flops_per_nominal_token'] / 1e6:,.0f} | {hours:,.0f} h | {' | '.join(on_gpus)} |"
         )
     return lines
@@ -132,7 +151,8 @@ def main() -> None:
         data = measure_data(folder)
         models = {model: measure_model(model, arguments, folder) for model in arguments.models}
     print(f"measured: {data['seconds_per_clip']:.2f} s a clip of {NUM_FRAMES} frames on {os.cpu_count()} cores, "
-          f"{data['pairs_per_clip']:.2f} pairs a clip, {data['shard_bytes_per_pair']:,.0f} bytes a pair in shards, "
+          f"{data['pairs_per_clip']:.2f} pairs a clip, {1e3 * data['seconds_per_further_pair']:.1f} ms for each "
+          f"further pair, {data['shard_bytes_per_pair']:,.0f} bytes a pair in shards, "
           f"{data['table_bytes_per_pair']:,.0f} in the table")  # fmt: skip
     print("\n".join([*data_rows(data), "", *model_rows(models, arguments.mfu)]))
     if arguments.json:

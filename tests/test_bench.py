@@ -14,7 +14,7 @@ import torch
 from test_masking import M3, generator, random_tokens
 from test_model import SMALL, small_model, summed
 
-from bench import generate, step
+from bench import generate, sizing, step
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import average
 from m3.masking.select import choose, pack
@@ -142,3 +142,18 @@ def test_variants_are_settings_of_the_sampler(tmp_path: Path, monkeypatch) -> No
     assert roll_out_bench(monkeypatch, *options) == 0
     variants = json.loads((tmp_path / "variants.json").read_text())["variants"]
     assert set(variants) == {"maskgit 1 + 1", "default"} and all(one["frames_per_s"] > 0 for one in variants.values())
+
+
+@pytest.mark.slow
+def test_sizes_follow_from_what_was_measured(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sizing, "FEW_CLIPS", 1)
+    monkeypatch.setattr(sizing, "MORE_CLIPS", 3)
+    options = ["--models", "demo", "--steps", "1", "--batch-size", "2", "--json", str(tmp_path / "sizes.json")]
+    monkeypatch.setattr(sys, "argv", ["sizing.py", *options])
+    sizing.main()
+    found = json.loads((tmp_path / "sizes.json").read_text())
+    data, (row,) = found["data"], [line for line in capsys.readouterr().out.splitlines() if "`demo`" in line]
+    assert data["table_bytes_per_pair"] == 2 * (256 + 39) * 2  # uint16
+    assert data["shard_bytes_per_pair"] > data["table_bytes_per_pair"]
+    hours = 5e9 / found["models"]["demo"]["nominal_tokens_per_s"] / 3600
+    assert f"| {hours:,.0f} h |" in row
