@@ -191,7 +191,7 @@ class ModalityTable:
             raise ValueError(f"modalities.clamped={self.clamped!r}: choose drop or redistribute")
         for side in ("input", "target"):
             bounds = getattr(self, f"{side}_tokens_range")
-            if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds):
+            if len(bounds) != 2 or not all(type(bound) is int for bound in bounds):  # True is an int, but no bound
                 raise ValueError(f"modalities.{side}_tokens_range={list(bounds)}: need two whole numbers")
             low, high = bounds
             for place, alpha_set in self._named_alpha_sets():

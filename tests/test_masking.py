@@ -364,6 +364,7 @@ def test_a_gpu_waits_once_and_chooses_the_same() -> None:
     ("change", "key"),
     [
         ({"input_tokens_range": [0, 5]}, "input_tokens_range"),
+        ({"input_tokens_range": [True, 39]}, "input_tokens_range=.True, 39.: need two whole numbers"),
         ({"target_tokens_range": [400, 600]}, "target_tokens_range"),
         ({"input_tokens_range": [32, 500], "target_tokens_range": [32, 128]}, "input_tokens_range"),
         ({"input_alphas": [0, 0, 0, 0]}, "input_alphas"),
