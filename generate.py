@@ -23,6 +23,7 @@ from m3.belonging import check_belonging, check_tokenizer, data_like
 from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
+from m3.cluster import stop_with_sweep
 from m3.completion import Completion
 from m3.forecast.benchmark import Benchmark, ForecastResult
 from m3.generator import Generator, RollOuts
@@ -248,6 +249,7 @@ def main(cfg: DictConfig) -> float:
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(SCRIPT, "out", HydraConfig.get().callbacks.sweep.direction)
+    stop_with_sweep()
     try:
         value = _generate(cfg)
     except MissingMandatoryValue as error:

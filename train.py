@@ -33,7 +33,7 @@ from m3.checkpoint import (
     interruptible,
     newest_checkpoint,
 )
-from m3.cluster import PREEMPTION, requeue
+from m3.cluster import PREEMPTION, requeue, stop_with_sweep
 from m3.settings import require
 from m3.shards.reader import ShardError
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
@@ -262,6 +262,7 @@ def main(cfg: DictConfig) -> float:
     os.environ["M3_RUN_DIR"] = cfg.run_dir  # for the processes of other ranks, whose clock may show another name
     try:
         with interruptible():
+            stop_with_sweep()
             return _assemble_and_fit(cfg)
     except Interrupted as stop:
         # Without resume=auto a job that is started again would refuse to go on in its folder.

@@ -1,4 +1,7 @@
-"""SLURM, directly or through submitit: jobs that are preempted or out of time go back into the queue."""
+"""SLURM, directly or through submitit: jobs that are preempted or out of time go back into the queue.
+
+And processes that end with the one that started them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What a cluster sends before it takes a machine away: SLURM's own signal, the one that scripts ask for with
@@ -48,6 +53,39 @@ def requeue() -> bool:
     came_of_it = f"{problem}; submit it again to continue" if problem else "it waits in the queue again"
     print(f"{' '.join(command)}: {came_of_it}", file=sys.stderr, flush=True)
     return not problem
+
+
+def stop_with_sweep() -> None:
+    """In a trial's process: it stops as at a cluster's warning when the process that started it is gone.
+
+    The sweep holds the other end of its standard input, and writes nothing. Does nothing in other processes.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        _stop("the process that started this trial is gone")
+
+    if IN_TRIAL in os.environ:
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def stop_with_submitit() -> None:
+    """In a job of submitit's local executor: it stops as at a cluster's warning when the executor's process is gone."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        _stop("submitit's process that started this job is gone")
+
+    if "SUBMITIT_LOCAL_JOB_ID" in os.environ:
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _stop(reason: str) -> None:
+    print(reason, file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def requeue_submitit(handlers: dict[signal.Signals, object]) -> None:

@@ -30,18 +30,25 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from m3.cluster import stop_with_sweep
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 
 SCRIPT = Path(__file__).resolve()
+
+
+def stop(number, frame):
+    print("has saved", flush=True)
+    sys.exit(128 + number)
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(SCRIPT, "out", "minimize")
+    stop_with_sweep()
     out = Path(cfg.out)
     with open(out / "starts", "a") as file:
-        file.write(f"{os.getppid()} {cfg.resume}\\n")
+        file.write(f"{os.getppid()} {os.getpid()} {cfg.resume}\\n")
     if cfg.x == "fail":
         raise ValueError("x=fail: cannot be")
     if cfg.x == "refuse":
@@ -49,7 +56,7 @@ def main(cfg):
     if cfg.x == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if cfg.x == "sleep" and cfg.resume is None:
-        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(128 + signal.SIGUSR1))
+        signal.signal(signal.SIGUSR1, stop)
         (out / "is_asleep").touch()
         time.sleep(60)
     write_result(out, 0.5 if cfg.x == "sleep" else (float(cfg.x) - 3) ** 2)
@@ -62,6 +69,7 @@ if __name__ == "__main__":
 CONFIG = f"""
 defaults: [_self_, {{sweep: null}}]
 x: null
+y: null
 out: null
 resume: null
 hydra:
@@ -95,6 +103,12 @@ def starts(folder: Path, number: int) -> list[str]:
     return (folder / f"sweep/{number}/starts").read_text().splitlines()
 
 
+def pids(folder: Path, number: int) -> tuple[int, int]:
+    """Of the process that started a trial, and of the trial's own."""
+    job, trial = starts(folder, number)[-1].split()[:2]
+    return int(job), int(trial)
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 60
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -102,9 +116,20 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     assert path.exists(), process.communicate()[0]
 
 
+def has_ended(pid: int, seconds: float = 20) -> bool:
+    """Whether a process ends in time; what is left of one whose parent does not ask for its end counts as none."""
+    stat, deadline = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 LAUNCHERS = [
     pytest.param([], id="basic"),
-    pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=pytest.mark.slow),
+    pytest.param(JOBLIB, id="joblib"),
     pytest.param(["hydra/launcher=submitit_local"], id="submitit_local", marks=pytest.mark.slow),
 ]
 
@@ -162,8 +187,97 @@ def test_a_preempted_job_of_submitit_requeues_and_continues(tmp_path, number) ->
     os.kill(int(starts(tmp_path, 0)[0].split()[0]), number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 0, said
-    assert [line.split()[1] for line in starts(tmp_path, 0)] == ["None", "auto"]
+    assert [line.split()[2] for line in starts(tmp_path, 0)] == ["None", "auto"]
     assert read_sweep(tmp_path / "sweep")[0].value == 0.5
+
+
+def assert_only_the_first_was_killed(folder: Path, said: str, values: list[float | None]) -> None:
+    trials = read_sweep(folder / "sweep")
+    assert [trial.status for trial in trials] == ["killed", *["done"] * (len(values) - 1)], said
+    assert [trial.value for trial in trials] == values and "resume=auto continues it" in trials[0].reason
+    with open(folder / "sweep/sweep.csv") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == [trial.status for trial in trials]
+    assert (folder / "sweep/sweep.png").exists() and "★ best" in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["job", "executor"])
+def test_a_killed_job_of_submitit_is_one_killed_trial(tmp_path, victim) -> None:
+    """The job's process, and the one by which submitit's local executor waits for it."""
+    process = start(tmp_path, "hydra/launcher=submitit_local", "x=sleep,1,5")
+    wait_for(tmp_path / "sweep/0/is_asleep", process)
+    job, trial = pids(tmp_path, 0)
+    executor = int(Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(job if victim == "job" else executor, signal.SIGKILL)
+    assert has_ended(trial) and has_ended(job)
+    assert "has saved" in (tmp_path / "sweep/0/output.txt").read_text()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert_only_the_first_was_killed(tmp_path, said, [None, 4.0, 4.0])
+    _, trials = sweep(tmp_path, "hydra/launcher=submitit_local", "x=sleep,1,5", "resume=auto")
+    assert [trial.value for trial in trials] == [0.5, 4.0, 4.0]
+    assert [len(starts(tmp_path, number)) for number in range(3)] == [2, 1, 1]
+
+
+def test_joblib_has_no_process_to_be_killed_but_the_trials(tmp_path) -> None:
+    process = start(tmp_path, *JOBLIB, "x=sleep,1,5")
+    wait_for(tmp_path / "sweep/0/is_asleep", process)
+    wait_for(tmp_path / "sweep/1/result.json", process)
+    job, trial = pids(tmp_path, 0)
+    assert job == process.pid == pids(tmp_path, 1)[0]
+    os.kill(trial, signal.SIGKILL)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    trials = read_sweep(tmp_path / "sweep")
+    assert [trial.status for trial in trials] == ["killed", "done", "done"] and "killed SIGKILL" in said
+    assert [trial.value for trial in trials] == [None, 4.0, 4.0] and (tmp_path / "sweep/sweep.png").exists()
+
+
+def test_a_signal_to_a_sweep_of_joblib_stops_all_its_trials_and_it_goes_on(tmp_path) -> None:
+    sweep_of = [*JOBLIB, "x=sleep,sleep,1"]
+    process = start(tmp_path, *sweep_of)
+    for number in (0, 1):
+        wait_for(tmp_path / f"sweep/{number}/is_asleep", process)
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    trials = read_sweep(tmp_path / "sweep")
+    assert [trial.status for trial in trials] == ["interrupted", "interrupted"] and said.count("interrupted") >= 4
+    _, trials = sweep(tmp_path, *sweep_of, "resume=auto")
+    assert [trial.value for trial in trials] == [0.5, 0.5, 4.0]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS[:2])
+def test_trials_stop_with_the_sweep_that_started_them(tmp_path, launcher) -> None:
+    process = start(tmp_path, *launcher, "x=sleep,1")
+    wait_for(tmp_path / "sweep/0/is_asleep", process)
+    process.kill()
+    process.communicate()
+    assert has_ended(pids(tmp_path, 0)[1])
+    assert "has saved" in (tmp_path / "sweep/0/output.txt").read_text()
+
+
+def test_nothing_is_running_at_the_end_of_a_sweep(tmp_path) -> None:
+    folder = tmp_path / "sweep/1"
+    folder.mkdir(parents=True)
+    Trial(1, ("x=7",)).write(folder)
+    said, trials = sweep(tmp_path, "x=1")
+    assert [trial.status for trial in trials] == ["done", "killed"] and "killed its job ended" in said
+
+
+@pytest.mark.slow
+def test_optuna_draws_the_same_trials_through_every_launcher(tmp_path) -> None:
+    """Some of which fail."""
+    optuna = ["sweep=optuna", "x=choice(kill,1,5,fail)", "y=interval(0,1)", "hydra.sweeper.params=null",
+              "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2"]  # fmt: skip
+    found = []
+    for name, launcher in (("basic", []), ("joblib", JOBLIB), ("submitit", ["hydra/launcher=submitit_local"])):
+        said, trials = sweep(tmp_path / name, *optuna, *launcher)
+        assert len(trials) == 6 and "★ best" in said and (tmp_path / name / "sweep/sweep.png").exists()
+        best = OmegaConf.load(tmp_path / name / "sweep/optimization_results.yaml")
+        assert best["best_value"] == 4.0 and {"done", "failed"} <= {trial.status for trial in trials}
+        found.append([(trial.overrides, trial.status, trial.value) for trial in trials])
+    assert found[0] == found[1] == found[2]
 
 
 # ── records and report ─────────────────────────────────────────────────────────────────────────────────────────────

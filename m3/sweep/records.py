@@ -21,9 +21,9 @@ class Trial:
 
     number: from 0, the name of its folder.
     overrides: what its command changes ("optim.lr=0.001"), the same for every attempt.
-    status: done; diverged (its result is not finite); failed (it ended with an error); killed (it ended by a signal
-        that nobody announced, such as that of a machine out of memory); interrupted (it stopped at a signal and
-        goes on with resume=auto); running.
+    status: done; diverged (its result is not finite); failed (it ended with an error); killed (it, or the job that
+        ran it, ended by a signal that nobody announced, such as that of a machine out of memory); interrupted (it
+        stopped at a signal and goes on with resume=auto); running.
     value: what the sweep optimises, None unless done.
     seconds: of the latest attempt.
     reason: why it is not done, one line.
@@ -55,6 +55,14 @@ def read_sweep(folder: Path) -> list[Trial]:
     """All trials in the folder of a sweep, by number."""
     found = (Trial.read(path.parent) for path in folder.glob(f"*/{FILE}"))
     return sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number)
+
+
+def settle(folder: Path) -> None:
+    """At the end of a sweep: a trial that is running by its record was killed with whatever ran it."""
+    for path in folder.glob(f"*/{FILE}"):
+        trial = Trial.read(path.parent)
+        if trial is not None and trial.status == "running":
+            dataclasses.replace(trial, status="killed", reason="its job ended without a word").write(path.parent)
 
 
 def swept_settings(trials: list[Trial]) -> dict[str, list[str | None]]:

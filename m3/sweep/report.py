@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from m3.sweep.records import Trial, best_of, read_sweep, swept_settings
+from m3.sweep.records import Trial, best_of, read_sweep, settle, swept_settings
 
 _STYLES = {"done": "green", "running": "blue", "interrupted": "yellow"}
 _NUM_COLUMNS = 3
@@ -41,6 +41,7 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         atexit.unregister(self._report)
+        settle(Path(config.hydra.sweep.dir))
         trials = self._report(Path(config.hydra.sweep.dir))
         if trials and best_of(trials, self.direction) is None:
             raise SystemExit(1)

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+
+RUN_ID = "wandb/run_id"
+"""File in a run's folder: by it a continued run continues its Weights & Biases run."""
 
 
 def wandb_logger(save_dir: str, project: str, name: str, offline: bool | Literal["auto"]) -> WandbLogger:
@@ -20,9 +23,23 @@ def wandb_logger(save_dir: str, project: str, name: str, offline: bool | Literal
     if offline not in (True, False, "auto"):
         raise ValueError(f"logger.wandb.offline={offline!r}: choose auto, true or false")
     if offline == "auto":
+        import wandb  # not above: it takes longer than all else that a run without it imports from here
+
         offline = not wandb.login(prompt=False)
-    # By `mode`: the logger's own `offline` is an environment variable, which wandb may have read before.
-    return WandbLogger(save_dir=save_dir, project=project, name=name, mode="offline" if offline else None)
+    return WandbLogger(
+        save_dir=save_dir,
+        project=project,
+        name=name,
+        id=_known_run(Path(save_dir)),
+        # The logger's own `offline` is an environment variable, which wandb may have read before.
+        mode="offline" if offline else None,
+    )
+
+
+def _known_run(folder: Path) -> str | None:
+    """The id of the Weights & Biases run that logged from a folder before; None for the first."""
+    path = folder / RUN_ID
+    return path.read_text().strip() or None if path.exists() else None
 
 
 @contextmanager
@@ -37,7 +54,9 @@ def open_loggers(loggers: Sequence[Logger], config: dict[str, Any]) -> Iterator[
         return
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            Path(logger.save_dir).mkdir(parents=True, exist_ok=True)  # else wandb takes the temporary folder
+            path = Path(logger.save_dir) / RUN_ID
+            path.parent.mkdir(parents=True, exist_ok=True)  # else wandb takes the temporary folder
+            path.write_text(f"{logger.experiment.id}\n")
         logger.log_hyperparams(config)
     places = "logs: " + ", ".join(_place(logger) for logger in loggers)
     print(places, flush=True)
