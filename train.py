@@ -191,8 +191,12 @@ def _trainer(
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
+    precision = hardware.precision or module.precision
+    if accelerator == "cpu" and str(precision).startswith("16"):  # which Lightning would replace by bfloat16
+        key = f"hardware.precision={precision}" if hardware.precision else "optim.dtype=fp16"
+        raise ValueError(f"{key}: float16 needs a GPU; fp32 or bf16 (32-true or bf16-mixed) runs on the processor")
     try:
-        return _lightning_trainer(cfg, module, checkpoints, callbacks, accelerator, num_steps)
+        return _lightning_trainer(cfg, module, checkpoints, callbacks, accelerator, precision, num_steps)
     except (MisconfigurationException, ValueError, TypeError) as error:
         chosen = ", ".join(f"hardware.{key}={value}" for key, value in hardware.items())
         raise ValueError(f"{chosen}: {error} (hardware=auto takes what this machine has)") from error
@@ -204,6 +208,7 @@ def _lightning_trainer(
     checkpoints: Checkpoints,
     callbacks: Sequence[pl.Callback],
     accelerator: str,
+    precision: str,
     num_steps: int,
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
@@ -213,7 +218,7 @@ def _lightning_trainer(
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=_strategy(hardware),
-        precision=hardware.precision or module.precision,
+        precision=precision,
         max_steps=num_steps if settings.max_steps is None else min(settings.max_steps, num_steps),
         max_epochs=-1,
         gradient_clip_val=module.clip_grad,

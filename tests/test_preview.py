@@ -169,3 +169,20 @@ def test_weights_and_biases_offline_gets_pictures_and_tables(data, tmp_path, cap
     assert len(said) == 2 and said[0] == said[1] and str(folder) in said[0] and "version_0" in said[0]
     with pytest.raises(InstantiationException, match=r"logger\.wandb\.offline='maybe'"):
         train.assemble(config(data, tmp_path / "other", "logger=wandb", "logger.wandb.offline=maybe"))
+
+
+def test_a_continued_run_continues_its_weights_and_biases_run(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for folder, *more in (["a"], ["a", "resume=auto", "trainer.max_steps=2"], ["b"]):
+        options = ["logger=wandb", "logger.wandb.offline=true", "trainer.max_steps=1", *more]
+        train.run(config(data, tmp_path / folder, *options))
+    # offline-run-TIME-ID
+    ids = {name: [path.name.split("-")[-1] for path in tmp_path.glob(f"{name}/wandb/offline-run-*")] for name in "ab"}
+    assert len(ids["a"]) in (1, 2) and len(set(ids["a"])) == 1  # one folder where both starts fall into one second
+    assert ids["b"] != ids["a"][:1] and (tmp_path / "a/wandb/run_id").read_text() == f"{ids['a'][0]}\n"
+
+
+def test_a_run_without_weights_and_biases_does_not_wait_for_its_import() -> None:
+    code = "import sys, train; print('wandb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "False\n", done.stderr

@@ -16,9 +16,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
-from test_train import TINY, write_data
+from test_train import TINY, assert_same_training_state, state_of, write_data
 
 import train
+from m3.checkpoint import newest_checkpoint
 from m3.sweep.records import Trial, best_of, read_sweep, swept_settings
 from m3.sweep.report import table_of, write_csv, write_plot
 
@@ -345,7 +346,7 @@ def test_sweep_optuna_composes_to_a_search_of_the_recipe() -> None:
 def test_a_real_sweep_survives_a_killed_training(tmp_path) -> None:
     write_data(tmp_path / "data", {"train": 30, "eval": 13, "test": 2})
     command = [sys.executable, "train.py", "-m", *TINY, f"data.root={tmp_path}/data", f"run_dir={tmp_path}/sweep",
-               "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optim.lr=1e-3,2e-3,-1,5e-3"]  # fmt: skip
+               *JOBLIB, "optim.lr=1e-3,2e-3,-1,5e-3"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     trials = read_sweep(tmp_path / "sweep")
@@ -357,3 +358,30 @@ def test_a_real_sweep_survives_a_killed_training(tmp_path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert f"→ {trials[1].value:.3f}; checkpoint" in alone.stdout
+
+
+@pytest.mark.slow
+def test_a_training_whose_sweep_was_killed_saves_and_continues_to_the_bit(tmp_path) -> None:
+    write_data(tmp_path / "data", {"train": 30, "eval": 13, "test": 2})
+    common = [*TINY, f"data.root={tmp_path}/data", "optim.total_tokens=0.12288", "trainer.eval_every_tokens=1"]
+    command = [sys.executable, "train.py", "-m", *common, f"run_dir={tmp_path}/sweep", *JOBLIB, "optim.lr=1e-3,2e-3"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        deadline = time.monotonic() + 120
+        folders = [tmp_path / f"sweep/{number}" for number in (0, 1)]
+        while time.monotonic() < deadline and not all(newest_checkpoint(folder) for folder in folders):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    for folder in folders:
+        while time.monotonic() < deadline and "resume=auto continues" not in (folder / "output.txt").read_text():
+            time.sleep(0.05)
+        output = (folder / "output.txt").read_text()
+        assert "the process that started this trial is gone" in output and "SIGUSR1: stopped after step" in output
+        assert 5 <= state_of(folder)["global_step"] < 120
+    done = subprocess.run([*command, "resume=auto"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [trial.status for trial in read_sweep(tmp_path / "sweep")] == ["done", "done"]
+    alone = [sys.executable, "train.py", *common, f"run_dir={tmp_path}/alone", "optim.lr=2e-3"]
+    subprocess.run(alone, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    assert_same_training_state(state_of(folders[1]), state_of(tmp_path / "alone"))
