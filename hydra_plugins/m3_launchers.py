@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from m3.sweep.outcomes import RESUME, record_lost, value_of
-from m3.sweep.stopping import StopRequest
+from m3.sweep.stopping import SweepStop
 from m3.sweep.trial import ReadyTrial, later, trial_of
 
 try:
@@ -59,9 +59,10 @@ class JoblibLauncher(HydraJoblibLauncher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         with later():
             jobs = [self._prepare(number, each) for number, each in enumerate(job_overrides, initial_job_idx)]
-        ready = [job for job in jobs if isinstance(job._return_value, ReadyTrial)]  # not those that are done already
+        prepared = [job for job in jobs if job.status == JobStatus.COMPLETED]
+        ready = [job for job in prepared if isinstance(job.return_value, ReadyTrial)]  # the others are done already
         runs = [job.return_value for job in ready]
-        with StopRequest() as request:
+        with SweepStop() as request:
             parallel = joblib.Parallel(**{**self.joblib, "backend": "threading", "batch_size": 1})
             trials = parallel(joblib.delayed(run.run)(request) for run in runs)
         if request.number is not None and any(trial.status != "done" for trial in trials):

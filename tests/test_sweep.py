@@ -234,14 +234,18 @@ def test_joblib_has_no_process_to_be_killed_but_the_trials(tmp_path) -> None:
     assert [trial.value for trial in trials] == [None, 4.0, 4.0] and (tmp_path / "sweep/sweep.png").exists()
 
 
-def test_a_signal_to_a_sweep_of_joblib_stops_all_its_trials_and_it_goes_on(tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_sweep_of_joblib_stops_all_its_trials_and_it_goes_on(tmp_path, number) -> None:
     sweep_of = [*JOBLIB, "x=sleep,sleep,1"]
     process = start(tmp_path, *sweep_of)
-    for number in (0, 1):
-        wait_for(tmp_path / f"sweep/{number}/is_asleep", process)
-    process.terminate()
+    for trial in (0, 1):
+        wait_for(tmp_path / f"sweep/{trial}/is_asleep", process)
+    process.send_signal(number)
+    if number == signal.SIGINT:  # a terminal sends it to all
+        for trial in (0, 1):
+            os.kill(pids(tmp_path, trial)[1], number)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + signal.SIGTERM, said
+    assert process.returncode == 128 + number and "Traceback" not in said, said
     trials = read_sweep(tmp_path / "sweep")
     assert [trial.status for trial in trials] == ["interrupted", "interrupted"] and said.count("interrupted") >= 4
     _, trials = sweep(tmp_path, *sweep_of, "resume=auto")

@@ -13,7 +13,7 @@ from typing import Any
 from m3.cluster import PREEMPTION, requeue_submitit
 
 
-class StopRequest:
+class SweepStop:
     """In its block notes the first signal, and hands it on to processes as one that stops them after a checkpoint.
 
     number: of that signal, None before it.
@@ -24,7 +24,7 @@ class StopRequest:
         self._handlers: dict[signal.Signals, Any] = {}
         self._processes: list[subprocess.Popen] = []
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> SweepStop:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {n: signal.signal(n, self._note) for n in (*PREEMPTION, signal.SIGINT)}
         return self
@@ -43,16 +43,15 @@ class StopRequest:
         self._processes.remove(process)
 
     def leave(self, rank: int) -> None:
-        """Ends this process the way that the signal means; returns where submitit may not run the job again."""
-        if self.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        try:
-            requeue_submitit(self._handlers)
-        except Exception as error:  # submitit's own, which would cost the sweep its other trials
-            print(error, file=sys.stderr, flush=True)
-            return
-        if rank:
-            time.sleep(60)  # the first process of the job requeues it; were this one to end before, SLURM would end all
+        """Ends this process; returns where submitit may not run the job again, as it does after all but Ctrl-C."""
+        if self.number != signal.SIGINT:
+            try:
+                requeue_submitit(self._handlers)
+            except Exception as error:  # submitit's own, which would cost the sweep its other trials
+                print(error, file=sys.stderr, flush=True)
+                return
+            if rank:
+                time.sleep(60)  # the job's first process requeues it; were this one to end before, SLURM would end all
         raise SystemExit(128 + self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from m3.cluster import IN_TRIAL, job_id, process_rank, stop_with_submitit
 from m3.sweep.outcomes import RESULT, RESUME, outcome, value_of
 from m3.sweep.records import Trial
-from m3.sweep.stopping import StopRequest
+from m3.sweep.stopping import SweepStop
 
 _IS_LATER: ContextVar[bool] = ContextVar("is_later", default=False)
 
@@ -51,7 +51,7 @@ class ReadyTrial:
     direction: Literal["minimize", "maximize"]
     rank: int
 
-    def run(self, request: StopRequest) -> Trial:
+    def run(self, request: SweepStop) -> Trial:
         """Its record at the end; the trial as it is where the sweep stops before it starts."""
         if request.number is not None:
             return self.trial
@@ -70,7 +70,7 @@ class ReadyTrial:
         return trial
 
     @contextmanager
-    def _process(self, request: StopRequest) -> Iterator[subprocess.Popen]:
+    def _process(self, request: SweepStop) -> Iterator[subprocess.Popen]:
         """It is killed if the block is left while it runs."""
         with (
             open(self.output, "a") as file,
@@ -102,8 +102,7 @@ def run_trial(script: Path, folder_key: str, direction: Literal["minimize", "max
         What the command gave to `write_result`; the worst of all numbers where it gave none; in the block of `later`
         the trial itself, to be run.
     Raises:
-        SystemExit or KeyboardInterrupt at a signal, after the trial has saved what it can; SystemExit where the
-        folder holds another trial.
+        SystemExit at a signal, after the trial has saved what it can, and where the folder holds another trial.
     """
     job = HydraConfig.get()
     folder, trial = Path(job.runtime.output_dir), trial_of(job)
@@ -143,7 +142,7 @@ def trial_of(job: HydraConf) -> Trial:
 
 
 def _run_now(ready: ReadyTrial) -> float:
-    with StopRequest() as request:
+    with SweepStop() as request:
         stop_with_submitit()
         trial = ready.run(request)
     if request.number is not None and trial.status != "done":
