@@ -176,9 +176,9 @@ def test_a_continued_run_continues_its_weights_and_biases_run(data, tmp_path, mo
     for folder, *more in (["a"], ["a", "resume=auto", "trainer.max_steps=2"], ["b"]):
         options = ["logger=wandb", "logger.wandb.offline=true", "trainer.max_steps=1", *more]
         train.run(config(data, tmp_path / folder, *options))
-    # offline-run-TIME-ID
-    ids = {name: [path.name.split("-")[-1] for path in tmp_path.glob(f"{name}/wandb/offline-run-*")] for name in "ab"}
-    assert len(ids["a"]) in (1, 2) and len(set(ids["a"])) == 1  # one folder where both starts fall into one second
+    # offline-run-TIME-ID; one more number where two begin in the same second
+    ids = {name: [path.name.split("-")[3] for path in tmp_path.glob(f"{name}/wandb/offline-run-*")] for name in "ab"}
+    assert len(ids["a"]) == 2 and len(set(ids["a"])) == 1 and len(ids["b"]) == 1
     assert ids["b"] != ids["a"][:1] and (tmp_path / "a/wandb/run_id").read_text() == f"{ids['a'][0]}\n"
 
 
