@@ -128,7 +128,7 @@ class _SubmititLauncher(BaseSubmititLauncher):
                 returned.status, returned.return_value = JobStatus.FAILED, error
                 return returned
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
-            reason = f"its job {job.job_id} ended without a result ({job.state}); {RESUME} continues it"
+            reason = f"its job {job.job_id} ended without a result (state {job.state}); {RESUME} continues it"
             trial = record_lost(folder, dataclasses.replace(trial_of(config.hydra), job=job.job_id), reason)
             print(f"#{number}: {trial.status}: {trial.reason}", flush=True)
             returned.status, returned.return_value = JobStatus.COMPLETED, value_of(trial, direction)

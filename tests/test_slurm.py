@@ -13,10 +13,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
-from test_sweep import ROOT, assert_only_the_first_was_killed, has_ended, pids, start, wait_for
+from test_sweep import ROOT, assert_only_the_first_was_killed, has_ended, pids, start, starts, wait_for
+
+from m3.sweep.records import read_sweep
 
 STAND_INS = {
-    # Starts each job of an array at once.
+    # Starts each job of an array at once, and again where it was requeued.
     "sbatch": """
 import os, re, subprocess, sys
 folder, script = os.path.dirname(__file__), open(sys.argv[1]).read()
@@ -24,7 +26,9 @@ open(f"{folder}/script", "w").write(script)
 for job in range(int(re.search("--array=0-([0-9]+)", script)[1]) + 1):
     state = f"{folder}/77_{job}.state"
     open(state, "w").write("RUNNING")
-    command = f"bash {sys.argv[1]} && echo COMPLETED > {state} || echo OUT_OF_MEMORY > {state}"
+    again = f"{folder}/77_{job}.again"
+    runs = f"while bash {sys.argv[1]}; code=$?; test -e {again}; do rm {again}; done"
+    command = f"{runs}; test $code = 0 && echo COMPLETED > {state} || echo OUT_OF_MEMORY > {state}"
     ids = {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": str(job), "SLURM_JOB_ID": str(77 + job)}
     null = subprocess.DEVNULL  # sbatch's own output ends with it
     subprocess.Popen(["bash", "-c", command], env={**os.environ, **ids}, stdout=null, stderr=null)
@@ -41,6 +45,11 @@ file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(file, 1), os.dup2(file, 2)
 command = sys.argv[sys.argv.index("--output") + 2 :]
 os.execvp(command[0], command)
+""",
+    "scontrol": """
+import os, sys
+assert sys.argv[1] == "requeue"
+open(os.path.dirname(__file__) + f"/{sys.argv[2]}.again", "w").close()
 """,
     "sacct": """
 import glob, os
@@ -107,7 +116,19 @@ def test_a_killed_job_of_slurm_is_one_killed_trial(slurm, tmp_path) -> None:
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
     assert_only_the_first_was_killed(tmp_path / "app", said, [None, 4.0, 4.0])
-    assert "its job 77_0 ended without a result (OUT_OF_MEMORY)" in said
+    assert "its job 77_0 ended without a result (state OUT_OF_MEMORY)" in said
     script = (slurm / "script").read_text()
     assert "#SBATCH --array=0-2%3" in script and "gpus" not in script and "#SBATCH --partition" not in script
     assert subprocess.run(["sacct"], capture_output=True, text=True).stdout.count("COMPLETED") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_preempted_job_of_slurm_goes_on(slurm, tmp_path, number) -> None:
+    process = start(tmp_path / "app", "hydra/launcher=submitit_slurm", "x=sleep,1")
+    wait_for(tmp_path / "app/sweep/0/is_asleep", process)
+    os.kill(pids(tmp_path / "app", 0)[0], number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert [line.split()[2] for line in starts(tmp_path / "app", 0)] == ["None", "auto"]
+    trials = read_sweep(tmp_path / "app/sweep")
+    assert [(trial.value, trial.job) for trial in trials] == [(0.5, "77_0"), (4.0, "77_1")]

@@ -234,6 +234,14 @@ def test_joblib_has_no_process_to_be_killed_but_the_trials(tmp_path) -> None:
     assert [trial.value for trial in trials] == [None, 4.0, 4.0] and (tmp_path / "sweep/sweep.png").exists()
 
 
+def test_joblib_without_trials_is_hydra_s_own(tmp_path) -> None:
+    """As for preprocess.py, whose jobs are their own work: processes."""
+    process = start(tmp_path, *JOBLIB, "x=1,5", "~hydra.callbacks.sweep")
+    assert process.wait(timeout=60) == 0, process.communicate()[0]
+    assert process.pid not in [pids(tmp_path, number)[0] for number in (0, 1)]
+    assert [trial.value for trial in read_sweep(tmp_path / "sweep")] == [4.0, 4.0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_a_sweep_of_joblib_stops_all_its_trials_and_it_goes_on(tmp_path, number) -> None:
     sweep_of = [*JOBLIB, "x=sleep,sleep,1"]
