@@ -81,7 +81,12 @@ class Generator:
         for name, changes in self.draw_changes.items():
             if not isinstance(changes, Mapping | None):
                 raise ValueError(f"rollout.draws.{name}={changes!r}: need keys of sampling.schemes.{name}")
-            self.sampling.scheme(name, self.draw_changes[name])
+            try:
+                drawn = self.sampling.scheme(name, changes)
+                if self.num_draws > 1 and name in self.sampling.generate:
+                    drawn.for_table(self.table)
+            except ValueError as error:
+                raise ValueError(f"rollout.draws.{name}: {error}") from error
 
     @property
     def table(self) -> ModalityTable:

@@ -113,6 +113,7 @@ def config(world: Path, *overrides: str) -> DictConfig:
     settings = [
         f"checkpoint={world / 'run'}", f"data.root={world / 'data'}", f"out={world / 'out'}", "device=cpu",
         "sampling.schemes.coords_next.num_steps=2", "sampling.schemes.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
+        "rollout.draws.coords_next.num_steps=2", "rollout.draws.tok_rgb_next.num_steps=2",
     ]  # fmt: skip
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("generate", [*settings, *overrides])

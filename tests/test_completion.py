@@ -30,7 +30,8 @@ def world(tmp_path_factory) -> Path:
 
 
 def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Completed:
-    few = [f"sampling.schemes.{name}.num_steps=2" for name in ("coords", "tok_rgb")]
+    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
+    few = [f"{key}.num_steps=2" for key in keys]
     asked = [f"sampling.given=[{given}]", f"sampling.generate=[{generated}]"]
     made = generate.run(config(world, *asked, *few, *overrides))
     assert isinstance(made, generate.Completed)

@@ -106,6 +106,8 @@ def test_max_samples_and_frames(world):
         ("sampling.schemes.coords_next.num_steps=40", "sampling.schemes.coords_next.num_steps=40"),
         ("sampling.schemes.tok_rgb_next.pick=mean", "sampling.schemes.tok_rgb_next.pick='mean'"),
         ("rollout.num_samples=0", "rollout.num_samples=0"),
+        ("rollout.draws.coords_next=1", "rollout.draws.coords_next=1: need keys"),
+        ("rollout.draws.coords_next.pick=mode", "rollout.draws.coords_next: sampling.schemes.coords_next.pick=.mode"),
         ("pictures.num_folders=-1", "pictures.num_folders=-1"),
         ("pictures.num_reported=-1", "pictures.num_reported=-1"),
         ("rollout.draws.tok_rgb_next.temperature=-1", "sampling.schemes.tok_rgb_next.temperature=-1"),

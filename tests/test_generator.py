@@ -40,7 +40,8 @@ def world(tmp_path_factory) -> Path:
 
 
 def generated(world: Path, *overrides: str) -> generate.Generation:
-    few = [f"sampling.schemes.{name}.num_steps=2" for name in ("coords", "tok_rgb")]
+    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
+    few = [f"{key}.num_steps=2" for key in keys]
     made = generate.run(config(world, "rollout.frames=2", *few, *overrides))
     assert isinstance(made, generate.Generation)
     return made
