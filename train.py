@@ -34,7 +34,7 @@ from m3.checkpoint import (
     newest_checkpoint,
 )
 from m3.cluster import PREEMPTION, requeue, stop_with_sweep
-from m3.settings import require
+from m3.settings import SettingError, require
 from m3.shards.reader import ShardError
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.training.guards import NonFiniteError
@@ -119,7 +119,8 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
         Interrupted at SIGTERM or SIGINT, after a checkpoint.
         CheckpointWriteError where a checkpoint finds no room; those before it are intact.
         NonFiniteError where a loss or a gradient is not finite, after the batch was saved.
-        ShardError where a stream meets a shard that is not the one its manifest lists.
+        ShardError where a stream meets a shard that is not the one its manifest lists, SettingError where it has more
+        loader processes than samples.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     if trainer.is_global_zero:
@@ -287,13 +288,20 @@ def _assemble_and_fit(cfg: DictConfig) -> float:
         raise SystemExit(f"error: {error.__cause__ if is_wrapped else error}") from None
     try:
         done = fit(cfg, parts)
-    except (OSError, NonFiniteError, ShardError) as error:  # CheckpointWriteError is an OSError
-        # What a loader process raised comes with that process's traceback, its last line being the error.
-        message = str(error).strip()
-        raise SystemExit(f"error: {message.splitlines()[-1] if 'Original Traceback' in message else message}") from None
+    except (OSError, NonFiniteError, ShardError, SettingError) as error:  # CheckpointWriteError is an OSError
+        raise SystemExit(f"error: {_said(error)}") from None
     if done.trainer.is_global_zero:
         write_result(parts.run_dir, done.last_eval_loss)
     return done.last_eval_loss
+
+
+def _said(error: Exception) -> str:
+    """An error's message; of what a loader process raised without the traceback of that process, which it ends."""
+    kind, message = type(error), str(error).strip()
+    if "Original Traceback" not in message:
+        return message
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return message.rpartition(f"\n{name}: ")[2]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 
+class SettingError(ValueError):
+    """A setting cannot be, which only the run itself could notice."""
+
+
 def require(key: str, value: Any, kind: Any, low: float = -math.inf, high: float = math.inf) -> None:
     """Raises ValueError naming the key unless the value is of a kind (int, float, int | None …) and low ≤ it ≤ high.
 

@@ -1,4 +1,4 @@
-"""The benchmark's baseline is the same model and the same law of masks; the benchmark itself runs."""
+"""The benchmark's baseline is the same model and the same law of masks; the benchmarks themselves run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from test_masking import M3, generator, random_tokens
 from test_model import SMALL, small_model, summed
 
-from bench import generate, sizing, step
+from bench import generate, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import average
 from m3.masking.select import choose, pack
@@ -157,3 +157,22 @@ def test_sizes_follow_from_what_was_measured(tmp_path: Path, monkeypatch, capsys
     assert data["shard_bytes_per_pair"] > data["table_bytes_per_pair"]
     hours = 5e9 / found["models"]["demo"]["nominal_tokens_per_s"] / 3600
     assert f"| {hours:,.0f} h |" in row
+
+
+def test_the_benchmark_of_streams_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its servers, its damages and its resume, on few samples; damage 000003.tar needs four shards."""
+    pytest.importorskip("moto.server", reason="no S3 server: pip install 'm3-motion[test]'")
+    sizes = {"NUM_SAMPLES": 40, "SAMPLES_PER_SHARD": 10, "BATCH_SIZE": 5, "BUFFER_SIZE": 16, "BATCHES_PER_EPOCH": 8,
+             "NUM_ROUNDS": 2}  # fmt: skip
+    for name, size in sizes.items():
+        monkeypatch.setattr(stream, name, size)
+    for name in (*stream.CREDENTIALS, "AWS_ENDPOINT_URL"):  # `measure` sets them; put back afterwards
+        monkeypatch.setenv(name, "")
+    found = stream.measure(tmp_path)
+    assert found.keys() == {"disk", "HTTP", "S3", "WebDataset, disk"}
+    assert all(facts["samples_per_s"] > 0 for facts in found.values())
+    for transport in ("disk", "HTTP", "S3"):
+        assert found[transport]["resume_is_exact"] and found[transport]["resume_s"] > 0
+        assert found[transport]["damage_is_noticed"] == dict.fromkeys(
+            ("cut off in a member", "cut off between samples, padded", "one byte changed"), True
+        )

@@ -23,11 +23,13 @@ from test_shards import small_manifest
 from test_table import modality_table
 from test_train import assert_same_training_state, config, state_of, write_data
 
+import m3.batches.shuffle
 import m3.batches.stream
 import m3.shards.transport
 import train
 from m3.batches.datamodule import EvalBatches, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.stream import Slot, StreamedBatches, StreamedSplit, StreamLoader, departures
+from m3.batches.shuffle import departures
+from m3.batches.stream import Slot, StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
 from m3.records import TokenBatch
 from m3.shards.manifest import Manifest
@@ -185,9 +187,13 @@ def test_evaluation_sees_each_sample_once_and_all_ranks_as_many_batches(
         assert sorted(s for of_rank in found for b in of_rank for s in b.sample.tolist()) == list(range(21))
 
 
-@pytest.mark.parametrize(("num", "size"), [(50, 7), (5, 5), (5, 9), (1, 4), (6, 1), (0, 3)])
-def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int) -> None:
-    """Against the usual generator over a buffer, with the same draws."""
+@pytest.mark.parametrize("block_length", [1, 4, 1 << 16])
+@pytest.mark.parametrize(
+    ("num", "size"), [(50, 7), (5, 5), (5, 9), (1, 4), (6, 1), (0, 3), (3000, 255), (3000, 256), (3000, 257)]
+)
+def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int, block_length: int, monkeypatch) -> None:
+    """Against the usual generator over a buffer, with the same draws, all of them at once."""
+    monkeypatch.setattr(m3.batches.shuffle, "_BLOCK_LENGTH", block_length)
     draws, buffer, left = np.random.default_rng(0), [], []
     places = iter(draws.integers(min(size, num) or 1, size=max(num - size, 0)))
     for arriving in range(num):
@@ -198,7 +204,10 @@ def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int) -> None:
             left.append(buffer[place])
             buffer[place] = arriving
     left += draws.permutation(np.array(buffer, dtype=np.int64)).tolist()
-    found = departures(num, size, np.random.default_rng(0)).tolist()
+    found = [n for block in departures(num, size, np.random.default_rng(0)) for n in block.tolist()]
+    for first, last in ((0, 0), (0, num // 2), (num // 3, num // 2), (num // 2, None), (num, num)):
+        part = [*departures(num, size, np.random.default_rng(0), first, last)]
+        assert [arrival for block in part for arrival in block.tolist()] == left[first:last]
     assert found == left and sorted(found) == list(range(num))
     assert all(turn >= arrival - size + 1 for turn, arrival in enumerate(found))
 

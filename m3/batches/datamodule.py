@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from m3.records import TokenBatch
 from m3.seeds import SampleGenerator, numpy_generator
 from m3.settings import require
 from m3.shards.manifest import TABLES_FOLDER, Manifest
+
+_log = logging.getLogger(__name__)
 
 
 class SampleRows:
@@ -268,6 +271,8 @@ class TokenDataModule(pl.LightningDataModule):
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         num_steps = self.trainer.max_steps
         if self.backend == "stream":
+            if rank == 0:
+                self._warn_of_many_processes(num_ranks * max(self.num_workers, 1))
             streamed = StreamedBatches(
                 self.train_stream, self.batch_size, rank, num_ranks, self.num_workers, num_batches=num_steps
             )
@@ -284,6 +289,18 @@ class TokenDataModule(pl.LightningDataModule):
             return StreamLoader(streamed, self._pin_memory)
         batches = EvalBatches(self.eval_rows, self.eval_batch_size, rank, num_ranks)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
+
+    def _warn_of_many_processes(self, num_processes: int) -> None:
+        """Says, where loader processes share shards, how often these are fetched; train.py asks once in a run."""
+        train, evaluation = self.train_stream, self.eval_stream
+        if num_processes > len(train.shards):
+            _log.warning(
+                "data.num_workers=%d: %d loader processes in all fetch %d train shards %d times in each epoch and %d "
+                "eval shards %d times in each evaluation: a shard that several share goes to each of them; take fewer "
+                "processes, or make smaller shards with `python preprocess.py pairs_per_shard=…`",
+                self.num_workers, num_processes, len(train.shards), train.num_fetches(num_processes),
+                len(evaluation.shards), evaluation.num_fetches(num_processes),
+            )  # fmt: skip
 
     @property
     def _pin_memory(self) -> bool:

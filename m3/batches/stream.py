@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from m3.batches.shuffle import departures
 from m3.batches.table import columns_of
 from m3.modalities import ModalityTable
 from m3.records import TokenBatch
 from m3.seeds import SampleGenerator, numpy_generator
+from m3.settings import SettingError
 from m3.shards.manifest import Manifest
-from m3.shards.reader import RowReader, open_shard, samples_of
+from m3.shards.reader import RowReader, ShardError, open_shard, samples_of
 from m3.shards.transport import address
 
 _FLIP = "flip"
@@ -112,17 +114,23 @@ class StreamedSplit:
         """First and last + 1 of the places that a slot has in the sequence of samples of every epoch."""
         return len(self) * slot.number // slot.of, len(self) * (slot.number + 1) // slot.of
 
+    def num_fetches(self, num_slots: int) -> int:
+        """How often all slots together fetch a shard in an epoch: each of them once, and again for each border of two
+        shares within one."""
+        ends = {len(self) * (number + 1) // num_slots for number in range(num_slots)}
+        return len(ends | {*np.cumsum(self._counts).tolist()} - {0})
+
     def samples(self, slot: Slot, first: int = 0) -> Iterator[StreamedSample]:
         """What a slot hands out, from its sample `first` on: endless epochs, or just one in the order of the split.
 
-        Raises what `open_shard` and `samples_of` raise, and ValueError naming a sample with an illegal id.
+        Raises what `open_shard` and `samples_of` raise, and ShardError naming a sample with an illegal id.
         """
         low, high = self.share(slot)
         rows = self._rows(slot, first)
         waiting: dict[tuple[int, int], StreamedSample] = {}
         start = first % max(high - low, 1)
         for epoch in self._epochs(slot, first):
-            for arrival in self._departures(epoch, slot)[start:].tolist():
+            for arrival in (arrival for block in self._departures(epoch, slot, start) for arrival in block.tolist()):
                 while (epoch, arrival) not in waiting:
                     where, sample = next(rows)
                     waiting[where] = sample
@@ -136,12 +144,16 @@ class StreamedSplit:
         epoch = first // (high - low)
         return range(epoch, 1) if self.shuffle_buffer is None else count(epoch)
 
-    def _departures(self, epoch: int, slot: Slot) -> np.ndarray:
-        """(n,) arrivals of a slot in the order in which they leave the shuffle buffer."""
+    def _departures(self, epoch: int, slot: Slot, first: int, last: int | None = None) -> Iterator[np.ndarray]:
+        """Arrivals of a slot in the order in which they leave the shuffle buffer, number first … last − 1, in blocks.
+
+        Nothing is computed before it is asked for, and of an epoch of many samples never all at once.
+        """
         low, high = self.share(slot)
         if self.shuffle_buffer is None:
-            return np.arange(high - low)
-        return departures(high - low, self.shuffle_buffer, numpy_generator(self.seed, "buffer", epoch, *slot))
+            return iter([np.arange(high - low)[first:last]])
+        generator = numpy_generator(self.seed, "buffer", epoch, *slot)
+        return departures(high - low, self.shuffle_buffer, generator, first, last)
 
     def _stretches(self, slot: Slot, first: int) -> Iterator[_Stretch]:
         """What a slot reads, in order; nothing of a shard that has no sample left to hand out."""
@@ -149,7 +161,8 @@ class StreamedSplit:
         start = first % max(high - low, 1)
         for epoch in self._epochs(slot, first):
             is_wanted = np.ones(high - low, dtype=bool)
-            is_wanted[self._departures(epoch, slot)[:start]] = False
+            for handed_out in self._departures(epoch, slot, 0, start) if start else ():
+                is_wanted[handed_out] = False
             order = np.arange(len(self.shards))
             if self.shuffle_buffer is not None:
                 order = numpy_generator(self.seed, "shards", epoch).permutation(order)
@@ -199,27 +212,11 @@ class StreamedSplit:
     def _checked(self, tokens: np.ndarray, where: str) -> np.ndarray:
         if (is_illegal := tokens > self._last_ids).any():
             column = int(is_illegal.argmax())
-            raise ValueError(
+            raise ShardError(
                 f"{where}: id {tokens[column]} in column {column} of {'+'.join(self.table.modalities)}, legal are "
                 f"0 … {self._last_ids[column]}; make the data again with `python preprocess.py … overwrite=true`"
             )
         return tokens
-
-
-def departures(num_arrivals: int, buffer_size: int, generator: np.random.Generator) -> np.ndarray:
-    """(num_arrivals,) the numbers 0 … num_arrivals − 1 in the order in which they leave a shuffle buffer.
-
-    The buffer is filled; each further arrival takes the place of one that is drawn from it; then the rest leaves. A
-    number n leaves as the (n − buffer_size + 1)th at the earliest, so at most buffer_size rows wait.
-    """
-    buffer = list(range(min(buffer_size, num_arrivals)))
-    left = np.empty(num_arrivals, dtype=np.int64)
-    drawn = generator.integers(max(len(buffer), 1), size=num_arrivals - len(buffer)).tolist()
-    for turn, place in enumerate(drawn):
-        left[turn] = buffer[place]
-        buffer[place] = len(buffer) + turn
-    left[len(drawn) :] = generator.permutation(buffer)
-    return left
 
 
 class StreamedBatches(IterableDataset):
@@ -232,7 +229,7 @@ class StreamedBatches(IterableDataset):
         num_batches: None for evaluation, where the split's size tells it.
         num_workers: loader processes, 0 for none.
     Raises:
-        ValueError where there are more processes than samples to train on.
+        SettingError where there are more processes than samples to train on.
     """
 
     def __init__(
@@ -252,7 +249,7 @@ class StreamedBatches(IterableDataset):
             longest_share = -(-len(split) // num_slots)
             num_batches = -(-longest_share // batch_size) * self._num_processes
         elif num_slots > len(split):
-            raise ValueError(
+            raise SettingError(
                 f"data.num_workers={num_workers}: {num_slots} loader processes for {len(split)} samples; take fewer"
             )
         self.num_batches = num_batches

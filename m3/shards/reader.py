@@ -22,7 +22,7 @@ _CHUNK_BYTES = 2**20
 
 
 class ShardError(ValueError):
-    """A shard is not the one that the manifest lists."""
+    """A shard is not the one that the manifest lists, or holds something else than the manifest says."""
 
 
 def open_shard(root: str | Path, shard: Shard) -> BinaryIO:
@@ -117,7 +117,7 @@ def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> np.n
     Returns:
         (S · (1 + number of variants),) uint16.
     Raises:
-        ValueError naming the member that is missing or holds something else than the manifest says.
+        ShardError naming the member that is missing or holds something else than the manifest says.
     """
     versions = ["", *(f".{variant}" for variant in manifest.variants)]
     parts = [
@@ -130,17 +130,17 @@ def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> np.n
 
 def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, where: str) -> np.ndarray:
     if member not in members:
-        raise ValueError(f"{where}: no member {member}")
+        raise ShardError(f"{where}: no member {member}")
     try:
         ids = np.load(io.BytesIO(members[member]), allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{where}: {member} is no array ({error})") from error
+        raise ShardError(f"{where}: {member} is no array ({error})") from error
     if ids.dtype != np.uint16 or ids.shape != modality.shape:
-        raise ValueError(f"{where}: {member} is {ids.dtype} {ids.shape}, need uint16 {modality.shape}")
+        raise ShardError(f"{where}: {member} is {ids.dtype} {ids.shape}, need uint16 {modality.shape}")
     if ids.max() >= modality.num_ids:
-        raise ValueError(f"{where}: {member} has id {ids.max()}, legal are 0 … {modality.num_ids - 1}")
+        raise ShardError(f"{where}: {member} has id {ids.max()}, legal are 0 … {modality.num_ids - 1}")
     if modality.vocabulary == JOINTS.name and (highest := ids[-1].max()) >= NUM_VISIBILITY_IDS:
-        raise ValueError(f"{where}: {member} has visibility {highest}, legal are 0 and 1")
+        raise ShardError(f"{where}: {member} has visibility {highest}, legal are 0 and 1")
     return ids.ravel()
 
 
@@ -166,7 +166,7 @@ class RowReader:
         return tuple(name for name, *_ in self._wanted)
 
     def read(self, members: dict[str, bytes], where: str) -> np.ndarray:
-        """(S,) uint16. Raises ValueError as `token_row` does, but for ids of x and y that stand for visibility."""
+        """(S,) uint16. Raises ShardError as `token_row` does, but for ids of x and y that stand for visibility."""
         parts = []
         for name, modality, header, num_bytes in self._wanted:
             content = members.get(name, b"")

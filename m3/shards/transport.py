@@ -20,6 +20,9 @@ _PIPE = "pipe:"
 _WAITS_S = (0.5, 2.0)
 """Before the second and the third attempt at a remote file."""
 
+_CONNECT_S, _SILENCE_S = 30.0, 60.0
+"""How long a server may take to answer, and be silent, over HTTP; how long a file may take depends on its size."""
+
 _Read = TypeVar("_Read")
 
 
@@ -54,7 +57,7 @@ def read_stored(root: str | Path, name: str, read: Callable[[BinaryIO], _Read]) 
         except FileNotFoundError:
             raise FileNotFoundError(f"{where}: no such file") from None
         except (ImportError, ValueError) as error:
-            needs = "HTTP and S3 need the extra m3-motion[stream], GCS needs gcsfs"
+            needs = "HTTP and S3 need the extra m3-motion[stream], GCS needs m3-motion[gcs]"
             raise ValueError(f"{where}: {error} ({needs})") from error
         except Exception as error:  # each protocol has its own: aiohttp's and botocore's are no OSError
             if wait_s is None or isinstance(error, PermissionError):
@@ -72,11 +75,22 @@ def is_stored(root: str | Path, name: str) -> bool:
     where = address(root, name)
     if is_local(root):
         return Path(where).is_file()
-    filesystem, path = fsspec.core.url_to_fs(where)
     try:
+        filesystem, path = _filesystem(where)
         return filesystem.isfile(path)
     except Exception as error:
         raise OSError(f"{where}: cannot be looked for ({type(error).__name__}: {error})") from error
+
+
+def _filesystem(where: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """What reaches an address, and the file's path in it. Raises ImportError where the package for it is missing."""
+    if not where.startswith("http"):
+        return fsspec.core.url_to_fs(where)
+    import aiohttp  # of m3-motion[stream]
+
+    # Its default is five minutes for a whole file, however large the file and however busy the server.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+    return fsspec.core.url_to_fs(where, client_kwargs={"timeout": timeout})
 
 
 @contextmanager
@@ -88,7 +102,7 @@ def _opened(root: str | Path, where: str) -> Iterator[BinaryIO]:
         with gopen(where, "rb") as file:  # raises OSError where the command fails
             yield file
     else:
-        filesystem, path = fsspec.core.url_to_fs(where)
+        filesystem, path = _filesystem(where)
         # One plain request: not every HTTP server has ranges.
         options = {"block_size": 0} if where.startswith("http") else {}
         with filesystem.open(path, "rb", **options) as file:
