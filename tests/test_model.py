@@ -407,6 +407,34 @@ def test_compiled_blocks_compute_the_same() -> None:
         plain.choose_kernels("flash")
 
 
+@pytest.mark.parametrize("num_queries", [(1, 3, 2), (15, 0, 7), (16, 1, 1)])
+def test_few_queries_find_the_same_without_keys_and_values(num_queries, monkeypatch) -> None:
+    """Against the same layer with gradients, which projects every token of the context; heads of width 16."""
+    torch.manual_seed(0)
+    layer = attention.CrossAttention(width=64, head_width=16).double()
+    context_lengths = [5, 5, 5]
+    x, context = torch.randn(sum(num_queries), 64).double(), torch.randn(15, 64).double()
+    queries, keys = (attention.Segments(packed_lengths(lengths)) for lengths in (num_queries, context_lengths))
+    expected = layer(x, context, queries, keys).detach()
+    projected = []
+    layer.kv_proj.register_forward_hook(lambda *_: projected.append(1))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, context, queries, keys), expected)
+    assert len(projected) == (max(num_queries) >= 16)
+    uneven = attention.Segments(packed_lengths([9, 1, 5]))  # has padding
+    with torch.no_grad():
+        found = layer(x, context, queries, uneven)
+    torch.testing.assert_close(found, layer(x, context, queries, uneven).detach())
+
+
+def packed_lengths(lengths: list[int]) -> PackedTokens:
+    """So many tokens of each sample."""
+    lengths = torch.tensor(lengths)
+    sample = torch.arange(len(lengths)).repeat_interleave(lengths)
+    zeros = torch.zeros_like(sample)
+    return PackedTokens(zeros, zeros, zeros, sample, lengths, int(lengths.max()), (torch.arange(len(sample)),))
+
+
 @pytest.mark.parametrize("kernel", ["varlen", "padded"])
 def test_the_kernel_is_the_chosen_one(monkeypatch, kernel: str) -> None:
     calls = []

@@ -114,5 +114,27 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
         query = self.q_proj(x).unflatten(1, (-1, self.head_width))  # (M, H, E)
+        if self._has_few_queries(query, context, queries, keys):
+            return self.attn_out_proj(self._attend_to_context(query, context, queries, keys).flatten(1))
         key, value = self.kv_proj(context).unflatten(1, (2, -1, self.head_width)).unbind(1)  # (N, H, E) each
         return self.attn_out_proj(attend(query, key, value, queries, keys, self.kernel).flatten(1))
+
+    def _has_few_queries(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> bool:
+        """Whether `_attend_to_context` needs fewer operations, and no padding, which it would copy for every head.
+
+        For m queries of a sample with n tokens it has 4 · m · H · n · D where keys and values have 4 · n · D²: it pays
+        below D / H queries. Only without gradients: training has more.
+        """
+        is_plain = query.dtype == context.dtype and query.device.type == "cpu" and keys.is_attended is None
+        return is_plain and not torch.is_grad_enabled() and queries.longest < self.head_width
+
+    def _attend_to_context(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
+        """(M, H, E) attended values, without keys and values of each token: q · (W_k c) = (W_kᵀ q) · c, and W_v comes
+        after the weighted sum over tokens. So DeepSeek-V2 (2024) decodes.
+        """
+        to_key, to_value = self.kv_proj.weight.unflatten(0, (2, -1, self.head_width)).unbind(0)  # (H, E, D) each
+        rows = torch.einsum("mhe,hed->mhd", query, to_key)
+        rows = rows * (context.shape[1] / self.head_width) ** 0.5  # `attend` divides by √D, not by √E
+        shared = context[:, None].expand(-1, rows.shape[1], -1)  # (N, H, D), the same for every head
+        attended = attend(rows, shared, shared, queries, keys, self.kernel)
+        return torch.einsum("mhd,hed->mhe", attended, to_value)

@@ -49,7 +49,7 @@ def _pick(logits: Tensor, uniform: Tensor, temperature: Tensor, scheme: SchemeSe
     if scheme.is_greedy:
         return logits.argmax(-1)
     divisor = temperature.clamp(min=_COLDEST).to(logits.dtype)[:, None]
-    weights = ((logits - logits.amax(-1, keepdim=True)) / divisor).exp_()  # probabilities but for a factor
+    weights = (logits - logits.amax(-1, keepdim=True)).div_(divisor).exp_()  # probabilities but for a factor
     if scheme.top_k is not None or scheme.top_p < 1:
         weights = weights * (weights >= _smallest_kept(weights, scheme.top_k, scheme.top_p))
     if scheme.pick == "mean":
@@ -86,8 +86,10 @@ def _quantile(weights: Tensor, level: Tensor) -> Tensor:
     if weights.shape[1] <= _BLOCK:
         cumulative = weights.cumsum(-1, dtype=torch.float64)
         return _first_beyond(cumulative, level * cumulative[:, -1])
-    blocks = F.pad(weights, (0, -weights.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))  # (R, V / 256, 256)
-    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    if missing := -weights.shape[1] % _BLOCK:
+        weights = F.pad(weights, (0, missing))
+    blocks = weights.unflatten(1, (-1, _BLOCK))  # (R, V / 256, 256)
+    cumulative = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     wanted = level * cumulative[:, -1]
     block = _first_beyond(cumulative, wanted)
     before = F.pad(cumulative, (1, 0)).gather(1, block[:, None])[:, 0]
