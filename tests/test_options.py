@@ -1,4 +1,7 @@
-"""Every key of conf/ is read by somebody, and every key of a training changes what is assembled from it."""
+"""Every key of conf/ is read by somebody, and every key of a training changes what is assembled from it.
+
+The other two applications: test_assembled_options.py.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +167,7 @@ def facts(value: Any, seen: set[int]) -> Any:
     if value is None or isinstance(value, bool | int | float | str | Path):
         return value
     if isinstance(value, torch.Tensor):
-        return tuple(value.shape), str(value.dtype), float(value.double().sum()) if value.numel() else 0.0
+        return tuple(value.shape), str(value.dtype), float(value.detach().double().sum()) if value.numel() else 0.0
     if id(value) in seen:
         return "…"
     seen = seen | {id(value)}
