@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -103,6 +104,13 @@ def measure_model(model: str, arguments: argparse.Namespace, folder: Path) -> di
     }
 
 
+def duration(seconds: float) -> str:
+    """In the largest unit of which there is one: "19 s", "2.5 min", "1,332 h"."""
+    unit, size = next(((unit, size) for unit, size in (("h", 3600), ("min", 60)) if seconds >= size), ("s", 1))
+    number = seconds / size
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+
+
 def data_rows(data: dict[str, float]) -> list[str]:
     cores, on_cores = os.cpu_count(), " | ".join(f"{n:,} cores" for n in CPU_CORES)
     lines = [
@@ -111,9 +119,9 @@ def data_rows(data: dict[str, float]) -> list[str]:
     ]
     for num_clips in DATA_SIZES:
         pairs = num_clips * data["pairs_per_clip"]
-        hours = [f"{num_clips * data['seconds_per_clip'] * cores / n / 3600:,.2f} h" for n in CPU_CORES]
+        times = [duration(num_clips * data["seconds_per_clip"] * cores / n) for n in CPU_CORES]
         disk = [f"{pairs * data[f'{kind}_bytes_per_pair'] / 1e9:,.2f}" for kind in ("shard", "table")]
-        lines.append(f"| {num_clips:,} | {pairs:,.0f} | {pairs / 1000:,.0f} | {' | '.join([*disk, *hours])} |")
+        lines.append(f"| {num_clips:,} | {pairs:,.0f} | {math.ceil(pairs / 1000):,} | {' | '.join([*disk, *times])} |")
     return lines
 
 
@@ -127,12 +135,12 @@ def model_rows(models: dict[str, dict[str, Any]], mfu: float) -> list[str]:
         "|---|" + "---:|" * (6 + len(GPUS)),
     ]
     for name, one in models.items():
-        hours = RECIPE_TOKENS / one["nominal_tokens_per_s"] / 3600
-        on_gpus = [f"{RECIPE_TOKENS * one['flops_per_nominal_token'] / peak / n / 3600:,.2f} h" for n in GPUS]
+        here = duration(RECIPE_TOKENS / one["nominal_tokens_per_s"])
+        on_gpus = [duration(RECIPE_TOKENS * one["flops_per_nominal_token"] / peak / n) for n in GPUS]
         lines.append(
             f"| `{name}` | {one['num_parameters'] / 1e6:,.0f} | {16 * one['num_parameters'] / 1e9:.1f} | "
             f"{one['peak_bytes'] / 1e9:.1f} | {one['nominal_tokens_per_s']:,.0f} | "
-            f"{one['flops_per_nominal_token'] / 1e6:,.0f} | {hours:,.0f} h | {' | '.join(on_gpus)} |"
+            f"{one['flops_per_nominal_token'] / 1e6:,.0f} | {here} | {' | '.join(on_gpus)} |"
         )
     return lines
 

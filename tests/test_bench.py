@@ -157,6 +157,7 @@ def test_sizes_follow_from_what_was_measured(tmp_path: Path, monkeypatch, capsys
     assert data["shard_bytes_per_pair"] > data["table_bytes_per_pair"]
     hours = 5e9 / found["models"]["demo"]["nominal_tokens_per_s"] / 3600
     assert f"| {hours:,.0f} h |" in row
+    assert [sizing.duration(seconds) for seconds in (1.5, 150, 4_795_000)] == ["1.5 s", "2.5 min", "1,332 h"]
 
 
 def test_the_benchmark_of_streams_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
