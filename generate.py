@@ -248,7 +248,7 @@ def main(cfg: DictConfig) -> float:
     Of forecasts it is the mean PCK@0.05, of in-painting minus the mean error in px.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_trial(SCRIPT, "out", HydraConfig.get().callbacks.sweep.direction)
+        return run_trial(SCRIPT, "out", HydraConfig.get().callbacks.sweep.direction, can_resume=False)
     stop_with_sweep()
     try:
         value = _generate(cfg)

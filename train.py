@@ -264,7 +264,7 @@ def _evaluate(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Li
 def main(cfg: DictConfig) -> float:
     """Returns the last eval loss, the number that a sweep minimises."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_trial(SCRIPT, "run_dir", HydraConfig.get().callbacks.sweep.direction)
+        return run_trial(SCRIPT, "run_dir", HydraConfig.get().callbacks.sweep.direction, can_resume=True)
     os.environ["M3_RUN_DIR"] = cfg.run_dir  # for the processes of other ranks, whose clock may show another name
     try:
         with interruptible():

@@ -16,16 +16,20 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from m3.sweep.outcomes import RESUME, record_lost, value_of
+from m3.sweep.outcomes import advice, record_lost, value_of
 from m3.sweep.stopping import SweepStop
 from m3.sweep.trial import ReadyTrial, later, trial_of
 
+# Without the extra `sweep` those below stay abstract: Hydra does not know them.
 try:
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher as HydraJoblibLauncher
+except ImportError:
+    HydraJoblibLauncher = Launcher
+try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:  # without the extra `sweep` those below stay abstract: Hydra does not know them
-    HydraJoblibLauncher = BaseSubmititLauncher = Launcher
+except ImportError:
+    BaseSubmititLauncher = Launcher
 
 
 _log = logging.getLogger(__name__)
@@ -128,7 +132,8 @@ class _SubmititLauncher(BaseSubmititLauncher):
                 returned.status, returned.return_value = JobStatus.FAILED, error
                 return returned
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
-            reason = f"its job {job.job_id} ended without a result (state {job.state}); {RESUME} continues it"
+            remedy = advice("resume" in config)
+            reason = f"its job {job.job_id} ended without a result (state {job.state}); {remedy}"
             trial = record_lost(folder, dataclasses.replace(trial_of(config.hydra), job=job.job_id), reason)
             print(f"#{number}: {trial.status}: {trial.reason}", flush=True)
             returned.status, returned.return_value = JobStatus.COMPLETED, value_of(trial, direction)

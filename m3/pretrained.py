@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def find_weights(
     if not folder.is_dir():
         if not is_repository(path):
             raise FileNotFoundError(f"{key}={path}: no such folder. {advice}")
+        print(f"{key}={path}: no such folder here, looking for it on the Hugging Face hub", file=sys.stderr, flush=True)
         try:
             folder = Path(snapshot_download(path, revision=revision, allow_patterns=[*required, *optional]))
         except (OSError, HFValidationError) as error:  # no network, no such repository, no permission

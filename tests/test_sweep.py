@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -20,8 +21,11 @@ from test_train import TINY, assert_same_training_state, state_of, write_data
 
 import train
 from m3.checkpoint import newest_checkpoint
+from m3.sweep import trial as sweep_trial
+from m3.sweep.outcomes import RESUME, outcome
 from m3.sweep.records import Trial, best_of, read_sweep, swept_settings
 from m3.sweep.report import table_of, write_csv, write_plot
+from m3.sweep.stopping import SweepStop
 
 ROOT = Path(train.__file__).parent
 
@@ -45,7 +49,7 @@ def stop(number, frame):
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_trial(SCRIPT, "out", "minimize")
+        return run_trial(SCRIPT, "out", "minimize", can_resume=True)
     stop_with_sweep()
     out = Path(cfg.out)
     with open(out / "starts", "a") as file:
@@ -248,16 +252,43 @@ def test_a_signal_to_a_sweep_of_joblib_stops_all_its_trials_and_it_goes_on(tmp_p
     process = start(tmp_path, *sweep_of)
     for trial in (0, 1):
         wait_for(tmp_path / f"sweep/{trial}/is_asleep", process)
+        pid = pids(tmp_path, trial)[1]
+        assert os.getsid(pid) == pid  # out of reach for a terminal's Ctrl-C
     process.send_signal(number)
-    if number == signal.SIGINT:  # a terminal sends it to all
-        for trial in (0, 1):
-            os.kill(pids(tmp_path, trial)[1], number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number and "Traceback" not in said, said
     trials = read_sweep(tmp_path / "sweep")
     assert [trial.status for trial in trials] == ["interrupted", "interrupted"] and said.count("interrupted") >= 4
     _, trials = sweep(tmp_path, *sweep_of, "resume=auto")
     assert [trial.value for trial in trials] == [0.5, 0.5, 4.0]
+
+
+def test_the_same_signal_once_more_ends_trials_at_once() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    with SweepStop() as request:
+        request.add(process)
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):  # as SLURM warns, and then asks
+            os.kill(os.getpid(), number)
+        assert not has_ended(process.pid, seconds=0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert request.number == signal.SIGUSR1
+
+
+@pytest.mark.parametrize("can_resume", [True, False])
+def test_a_job_that_starts_again_resumes_what_can_be_resumed(tmp_path, monkeypatch, can_resume) -> None:
+    runtime = SimpleNamespace(output_dir=str(tmp_path))
+    job = SimpleNamespace(runtime=runtime, overrides=SimpleNamespace(task=["x=1"]), job=SimpleNamespace(num=0))
+    monkeypatch.setattr(sweep_trial.HydraConfig, "get", lambda: job)
+    monkeypatch.setattr(sweep_trial, "job_id", lambda: "7")
+    Trial(0, ("x=1",), status="interrupted", job="7").write(tmp_path)
+    with sweep_trial.later():
+        ready = sweep_trial.run_trial(Path("app.py"), "out", "minimize", can_resume)
+    assert (RESUME in ready.command) == can_resume and "x=1" in ready.command
+    stopped = outcome(ready.trial, 128 + signal.SIGTERM, None, tmp_path, tmp_path / "output.txt", can_resume)
+    assert stopped.status == "interrupted" and (RESUME in stopped.reason) == can_resume
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS[:2])

@@ -118,7 +118,7 @@ class StreamedSplit:
         """How often all slots together fetch a shard in an epoch: each of them once, and again for each border of two
         shares within one."""
         ends = {len(self) * (number + 1) // num_slots for number in range(num_slots)}
-        return len(ends | {*np.cumsum(self._counts).tolist()} - {0})
+        return len((ends | {*np.cumsum(self._counts).tolist()}) - {0})
 
     def samples(self, slot: Slot, first: int = 0) -> Iterator[StreamedSample]:
         """What a slot hands out, from its sample `first` on: endless epochs, or just one in the order of the split.

@@ -20,18 +20,26 @@ RESULT = "result.json"
 RESUME = "resume=auto"
 
 
+def advice(can_resume: bool) -> str:
+    """How a trial that was stopped comes to its end."""
+    return f"{RESUME} continues it" if can_resume else "the same command makes it anew"
+
+
 def write_result(folder: Path, value: float) -> None:
     """Says what a run came to: the number that a sweep optimises."""
     write_json(folder / RESULT, {"value": value})
 
 
-def outcome(trial: Trial, code: int, asked: signal.Signals | None, folder: Path, output: Path) -> Trial:
+def outcome(
+    trial: Trial, code: int, asked: signal.Signals | None, folder: Path, output: Path, can_resume: bool
+) -> Trial:
     """The record of a trial whose process ended.
 
     Args:
         code: its exit code, or minus the number of the signal that killed it.
         asked: the signal at which the sweep stopped it, if one did.
         output: what the process said.
+        can_resume: whether its command knows resume=auto.
     """
     if code == 0:
         try:
@@ -43,7 +51,7 @@ def outcome(trial: Trial, code: int, asked: signal.Signals | None, folder: Path,
         return replace(trial, status="diverged", reason=f"its result is {value}")
     number = signal.Signals(-code) if code < 0 else None
     if asked is not None or code in [128 + each for each in (*PREEMPTION, signal.SIGINT)]:
-        return replace(trial, status="interrupted", reason=f"{RESUME} continues it")
+        return replace(trial, status="interrupted", reason=advice(can_resume))
     if number is not None:
         hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
         return replace(trial, status="killed", reason=f"{number.name}{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,15 +14,25 @@ from typing import Any
 from m3.cluster import PREEMPTION, requeue_submitit
 
 
+def end(process: subprocess.Popen) -> None:
+    """Kills what is left of a process that leads a session, and of those that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 class SweepStop:
     """In its block notes the first signal, and hands it on to processes as one that stops them after a checkpoint.
 
-    number: of that signal, None before it.
+    These have sessions of their own, so that no Ctrl-C of a terminal comes to them twice. The same SIGINT or SIGTERM
+    once more ends them at once.
+
+    number: of the first signal, None before it.
     """
 
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._noted: set[int] = set()
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> SweepStop:
@@ -37,7 +48,7 @@ class SweepStop:
         """From any thread."""
         self._processes.append(process)
         if self.number is not None:  # between the decision to start the process and its start
-            process.send_signal(signal.SIGINT if self.number == signal.SIGINT else signal.SIGUSR1)
+            process.send_signal(signal.SIGUSR1)
 
     def remove(self, process: subprocess.Popen) -> None:
         self._processes.remove(process)
@@ -55,9 +66,11 @@ class SweepStop:
         raise SystemExit(128 + self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            return
-        self.number = signal.Signals(number)
-        if number != signal.SIGINT:  # which a terminal sends to all; a second one would stop them at once
-            for process in tuple(self._processes):
-                process.send_signal(signal.SIGUSR1)
+        is_urgent = number in self._noted and number in (signal.SIGINT, signal.SIGTERM)
+        self._noted.add(number)
+        self.number = self.number or signal.Signals(number)
+        for process in tuple(self._processes):
+            if is_urgent:
+                end(process)
+            else:
+                process.send_signal(signal.SIGUSR1)  # of which a training may get several

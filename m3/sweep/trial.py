@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from m3.cluster import IN_TRIAL, job_id, process_rank, stop_with_submitit
 from m3.sweep.outcomes import RESULT, RESUME, outcome, value_of
 from m3.sweep.records import Trial
-from m3.sweep.stopping import SweepStop
+from m3.sweep.stopping import SweepStop, end
 
 _IS_LATER: ContextVar[bool] = ContextVar("is_later", default=False)
 
@@ -41,6 +41,7 @@ class ReadyTrial:
 
     folder: of the trial. command, environment: of its process. output: file for what that process says.
     direction: of the sweep. rank: of this process among those that run the trial together.
+    can_resume: whether the command knows resume=auto.
     """
 
     trial: Trial
@@ -50,6 +51,7 @@ class ReadyTrial:
     output: Path
     direction: Literal["minimize", "maximize"]
     rank: int
+    can_resume: bool
 
     def run(self, request: SweepStop) -> Trial:
         """Its record at the end; the trial as it is where the sweep stops before it starts."""
@@ -63,7 +65,7 @@ class ReadyTrial:
         with self._process(request) as process:
             code = process.wait()
         timed = replace(self.trial, seconds=round(time.monotonic() - start, 3))
-        trial = outcome(timed, code, request.number, self.folder, self.output)
+        trial = outcome(timed, code, request.number, self.folder, self.output, self.can_resume)
         if self.rank == 0:
             trial.write(self.folder)
             print(f"#{trial.number}: {_in_words(trial)}", flush=True)
@@ -76,28 +78,31 @@ class ReadyTrial:
             open(self.output, "a") as file,
             # The end of its input says that this process is gone (`m3.cluster.stop_with_sweep`).
             subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=self.environment
-            ) as process,
+                self.command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=self.environment,
+                start_new_session=True,
+            ) as process,  # fmt: skip
         ):
             request.add(process)
             try:
                 yield process
             finally:
                 request.remove(process)
-                if process.poll() is None:
-                    process.kill()
+                end(process)
 
 
-def run_trial(script: Path, folder_key: str, direction: Literal["minimize", "maximize"]) -> float | ReadyTrial:
+def run_trial(
+    script: Path, folder_key: str, direction: Literal["minimize", "maximize"], can_resume: bool
+) -> float | ReadyTrial:
     """Runs `python SCRIPT OVERRIDES FOLDER_KEY=FOLDER` for the Hydra job that calls it, and records what came of it.
 
-    A trial that is done is not run again; one that was interrupted goes on where it was. Both need resume=auto, which
-    a job that its cluster starts again has by itself.
+    With resume=auto a trial that is done is not run again, and one that was interrupted goes on where it was; a job
+    that its cluster starts again has it by itself.
 
     Args:
         script: of the application.
         folder_key: setting that says where the application writes.
         direction: of the sweep.
+        can_resume: whether the application knows resume=auto.
     Returns:
         What the command gave to `write_result`; the worst of all numbers where it gave none; in the block of `later`
         the trial itself, to be run.
@@ -114,13 +119,13 @@ def run_trial(script: Path, folder_key: str, direction: Literal["minimize", "max
     if past is not None and past.status == "done" and RESUME in given:
         print(f"#{trial.number}: done already, {past.value:.4f}", flush=True)
         return past.value
-    if past is not None and past.job == trial.job is not None and RESUME not in given:
+    if can_resume and past is not None and past.job == trial.job is not None and RESUME not in given:
         given.append(RESUME)
     rank = process_rank()
     command = (sys.executable, str(script), *given, f"{folder_key}={_quoted(folder)}")
     environment = {**os.environ, IN_TRIAL: "1", "PYTHONUNBUFFERED": "1"}
     output = folder / ("output.txt" if rank == 0 else f"output.rank{rank}.txt")
-    ready = ReadyTrial(trial, folder, command, environment, output, direction, rank)
+    ready = ReadyTrial(trial, folder, command, environment, output, direction, rank, can_resume)
     return ready if _IS_LATER.get() else _run_now(ready)
 
 
