@@ -116,7 +116,8 @@ class StreamedSplit:
 
     def num_fetches(self, num_slots: int) -> int:
         """How often all slots together fetch a shard in an epoch: each of them once, and again for each border of two
-        shares within one."""
+        shares within one. With shards in the order of the split: where their sizes differ another order may give
+        a few more or less."""
         ends = {len(self) * (number + 1) // num_slots for number in range(num_slots)}
         return len((ends | {*np.cumsum(self._counts).tolist()}) - {0})
 
