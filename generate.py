@@ -19,22 +19,24 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 
 from m3.batches.table import TokenTable
-from m3.belonging import check_belonging, check_tokenizer, data_like
 from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
-from m3.cluster import stop_with_sweep
-from m3.completion import Completion
+from m3.core.frames import Chain, Frames
+from m3.core.jobs import stop_with_sweep
+from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
-from m3.generator import Generator, RollOuts
-from m3.inpainting import Inpainting, Result, print_inpainting
-from m3.input_files import preparation, starts_of_files
-from m3.metrics import Score, check_source, real_frames
-from m3.results import About, Amounts, write_completion, write_roll_outs
-from m3.rollout import Chain, Frames, find_chains, frame_modalities
+from m3.generation.compatibility import check_belonging, check_tokenizer, data_like
+from m3.generation.completion import Completion
+from m3.generation.generator import Generator, RollOuts
+from m3.generation.inpainting import Inpainting, Result, print_inpainting
+from m3.generation.input_files import preparation, starts_of_files
+from m3.generation.prompts import Starts, starts_of_nothing, starts_of_split
+from m3.generation.real_frames import check_source, real_frames
+from m3.generation.rollout import find_chains, frame_modalities
+from m3.metrics import Score
+from m3.reporting.outputs import About, Amounts, write_completion, write_roll_outs
 from m3.sampling.settings import Sampling
-from m3.settings import require
-from m3.starts import Starts, starts_of_nothing, starts_of_split
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.tokens.base import NoTokenizer
 
@@ -129,8 +131,8 @@ def run(cfg: DictConfig) -> Generation | Completed:
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    require("seed", cfg.seed, int, low=0)
-    require("rollout.frames", cfg.rollout.frames, int, low=1)
+    check("seed", cfg.seed, int, low=0)
+    check("rollout.frames", cfg.rollout.frames, int, low=1)
     if cfg.device == "auto":
         cfg.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -18,16 +18,16 @@ from rich.markup import escape
 
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
-from m3.contact_sheet import contact_sheet, sheet_pairs
-from m3.pictures import write_png
-from m3.settings import require
-from m3.shards.build import BuildOptions, Built, Recipe, build_dataset
+from m3.core.validation import check
+from m3.preprocessing.build import BuildOptions, Built, Recipe, build_dataset
+from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
+from m3.preprocessing.pack import PackOptions, pack_dataset, pack_identity
+from m3.preprocessing.prepare import ClipPreparer
+from m3.preprocessing.publish import publish, published, workplace
+from m3.preprocessing.summary import print_summary
+from m3.preprocessing.tokenized_folders import TokenizedFolders
+from m3.reporting.figures import write_png
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
-from m3.shards.pack import PackOptions, pack_dataset, pack_identity
-from m3.shards.prepare import ClipPreparer
-from m3.shards.publish import publish, published, workplace
-from m3.shards.summary import print_summary
-from m3.shards.tokenized_folders import TokenizedFolders
 from m3.shards.transport import is_local
 from m3.shards.verify import verify_dataset
 from m3.tokens.base import NoTokenizer, PictureTokenizer
@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> Manifest:
         be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
     """
     for key in ("num_pairs", "cell_px"):
-        require(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
+        check(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
     options = BuildOptions(
         pairs_per_shard=cfg.pairs_per_shard,
         text_vocab_size=cfg.text_vocab_size,

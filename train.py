@@ -33,8 +33,8 @@ from m3.checkpoint import (
     interruptible,
     newest_checkpoint,
 )
-from m3.cluster import PREEMPTION, requeue, stop_with_sweep
-from m3.settings import SettingError, require
+from m3.core.jobs import PREEMPTION, requeue, stop_with_sweep
+from m3.core.validation import SettingError, check
 from m3.shards.reader import ShardError
 from m3.sweep import ignore_sweep_warnings, run_trial, write_result
 from m3.training.guards import NonFiniteError
@@ -94,7 +94,7 @@ def assemble(cfg: DictConfig) -> Assembled:
     """
     run_dir = Path(cfg.run_dir)
     resume_from = _resume_from(cfg.resume, run_dir)
-    require("seed", cfg.seed, int, low=0)
+    check("seed", cfg.seed, int, low=0)
     pl.seed_everything(cfg.seed, verbose=False)
     _choose_arithmetic(cfg.hardware)
     module = instantiate(cfg.task)
@@ -168,13 +168,13 @@ def _checkpoints(cfg: DictConfig, module: pl.LightningModule, run_dir: Path) -> 
     """Converts the trainer's durations to steps."""
     settings, hardware = cfg.trainer, cfg.hardware
     for key in ("devices", "num_nodes"):
-        require(f"hardware.{key}", hardware[key], int, low=1)
+        check(f"hardware.{key}", hardware[key], int, low=1)
     if hardware.strategy == "fsdp" and not isinstance(module, MaskedTraining):
         raise ValueError("hardware.strategy=fsdp: only task=masked divides its weights")
-    require("trainer.keep_checkpoints", settings.keep_checkpoints, int, low=1)
+    check("trainer.keep_checkpoints", settings.keep_checkpoints, int, low=1)
     every_n_steps = {}
     for key in ("checkpoint_every_tokens", "eval_every_tokens"):
-        require(f"trainer.{key}", settings[key], float, low=0)
+        check(f"trainer.{key}", settings[key], float, low=0)
         if not settings[key] > 0:
             raise ValueError(f"trainer.{key}={settings[key]}: need more than 0 millions of tokens")
         every_n_steps[key] = steps_in(settings[key], module.tokens_per_step(hardware.devices * hardware.num_nodes))
@@ -185,8 +185,8 @@ def _trainer(
     cfg: DictConfig, module: pl.LightningModule, checkpoints: Checkpoints, callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
-    require("trainer.log_every_n_steps", settings.log_every_n_steps, int, low=1)
-    require("trainer.max_steps", settings.max_steps, int | None, low=0)
+    check("trainer.log_every_n_steps", settings.log_every_n_steps, int, low=1)
+    check("trainer.max_steps", settings.max_steps, int | None, low=0)
     # Not Lightning's own "auto": it would choose Apple's MPS, which has no float64.
     accelerator = hardware.accelerator
     if accelerator == "auto":

@@ -41,10 +41,10 @@ sys.path.insert(0, str(ROOT))
 
 from bench.nano4m import KnownTokens, Nano4M, generate_roar, published_weights  # noqa: E402
 from m3.checkpoint import load_model  # noqa: E402
+from m3.core.modalities import ModalityTable  # noqa: E402
+from m3.generation.rollout import SUCCESSOR_OF, roll_out  # noqa: E402
 from m3.masking.select import pack  # noqa: E402
-from m3.modalities import ModalityTable  # noqa: E402
 from m3.model.encoder_decoder import EncoderDecoder  # noqa: E402
-from m3.rollout import SUCCESSOR_OF, roll_out  # noqa: E402
 from m3.sampling.sampler import autocast  # noqa: E402
 from m3.sampling.settings import SchemeSettings  # noqa: E402
 

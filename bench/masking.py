@@ -37,10 +37,10 @@ sys.path.insert(0, str(ROOT))
 
 from m3.batches.datamodule import SampleRows, TrainBatches  # noqa: E402
 from m3.batches.table import TokenTable  # noqa: E402
+from m3.core.modalities import ModalityTable  # noqa: E402
+from m3.core.rng import SampleGenerator  # noqa: E402
+from m3.core.types import PairInfo  # noqa: E402
 from m3.masking.select import choose  # noqa: E402
-from m3.modalities import ModalityTable  # noqa: E402
-from m3.records import PairInfo  # noqa: E402
-from m3.seeds import SampleGenerator  # noqa: E402
 from m3.shards.manifest import Manifest, pair_modalities  # noqa: E402
 
 BATCH_SIZES = (128, 512)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from m3.modalities import ModalityTable
-from m3.records import PackedTokens
+from m3.core.modalities import ModalityTable
+from m3.core.types import PackedTokens
 from m3.training.optim import Recipe
 
 NOT_A_TARGET = -100

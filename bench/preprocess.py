@@ -37,8 +37,8 @@ from m3.clips.canvas import CropCanvas
 from m3.clips.demo import Demo
 from m3.clips.penn_action import PennAction
 from m3.pairs import Chain
-from m3.shards.prepare import ClipPreparer, PreparedClip
-from m3.shards.workers import prepare_clips
+from m3.preprocessing.prepare import ClipPreparer, PreparedClip
+from m3.preprocessing.workers import prepare_clips
 
 THRESHOLD = 0.89
 SIZE = (270, 480)

@@ -43,7 +43,7 @@ from m3.batches.table import TokenTable  # noqa: E402
 from m3.clips.demo import Demo  # noqa: E402
 from m3.shards.manifest import Manifest  # noqa: E402
 from m3.shards.split import SPLITS  # noqa: E402
-from m3.training.peaks import published_peak  # noqa: E402
+from m3.training.device_flops import published_peak  # noqa: E402
 
 FEW_CLIPS, MORE_CLIPS = 6, 30
 MORE_PAIRS = 0.97
@@ -129,9 +129,7 @@ def model_rows(models: dict[str, dict[str, Any]], mfu: float) -> list[str]:
     peak = published_peak("NVIDIA H100 80GB HBM3", "bf16").flops_per_s * mfu
     lines = [
         "| model | parameters, M | their state, GB | peak memory here, GB | nominal tokens/s here | "
-        "MFLOP a nominal token | 5,000 M tokens here | "
-        + " | ".join(f"{n} × H100" for n in GPUS)
-        + " |",
+        "MFLOP a nominal token | 5,000 M tokens here | " + " | ".join(f"{n} × H100" for n in GPUS) + " |",
         "|---|" + "---:|" * (6 + len(GPUS)),
     ]
     for name, one in models.items():

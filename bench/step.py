@@ -42,8 +42,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from m3.modalities import NUM_JOINT_BINS, PICTURE  # noqa: E402
-from m3.records import NUM_JOINTS, TokenizedPair  # noqa: E402
+from m3.core.joints import NUM_JOINTS  # noqa: E402
+from m3.core.modalities import NUM_JOINT_BINS, PICTURE  # noqa: E402
+from m3.core.types import TokenizedPair  # noqa: E402
 from m3.shards.manifest import Manifest, pair_modalities  # noqa: E402
 from m3.shards.writer import write_shards  # noqa: E402
 
@@ -134,7 +135,7 @@ def available_flops(arguments: argparse.Namespace) -> float | None:
         return None
     import torch
 
-    from m3.training.peaks import arithmetic, published_peak
+    from m3.training.device_flops import arithmetic, published_peak
 
     precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[arguments.dtype]
     device = torch.device("cuda")

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from m3.batches.table import TokenTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
+from m3.training.device_flops import matmul_flops
 from m3.training.memory import peak_bytes, return_freed_memory
-from m3.training.peaks import matmul_flops
 
 if TYPE_CHECKING:  # loaded only where needed: the baseline's process is not to hold Lightning
     import pytorch_lightning as pl

@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader  # noqa: E402
-from m3.records import TokenBatch, TokenizedPair  # noqa: E402
+from m3.core.types import TokenBatch, TokenizedPair  # noqa: E402
 from m3.shards.manifest import PAIR_MODALITIES, Manifest, pair_modalities  # noqa: E402
 from m3.shards.reader import ShardError  # noqa: E402
 from m3.shards.writer import write_shards  # noqa: E402

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m3.modalities import MOTION
+from m3.core.modalities import MOTION
+from m3.core.types import PackedTokens
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
-from m3.records import PackedTokens
 from m3.tokens.fsq import basis
 from m3.tokens.motion import blurred_cells
 

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
-from m3.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
-from m3.records import TokenBatch
-from m3.seeds import SampleGenerator, numpy_generator
-from m3.settings import require
+from m3.core.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
+from m3.core.rng import SampleGenerator, numpy_generator
+from m3.core.types import TokenBatch
+from m3.core.validation import check
 from m3.shards.manifest import TABLES_FOLDER, Manifest
 
 _log = logging.getLogger(__name__)
@@ -218,12 +218,12 @@ class TokenDataModule(pl.LightningDataModule):
         shuffle_buffer: int = 4096,
     ) -> None:
         super().__init__()
-        require("data.batch_size", batch_size, int, low=1)
-        require("data.eval_batch_size", eval_batch_size, int, low=1)
-        require("data.num_workers", num_workers, int, low=0)
-        require("data.repeat_batches", repeat_batches, int | None, low=1)
-        require("data.seed", seed, int, low=0)
-        require("data.shuffle_buffer", shuffle_buffer, int, low=1)
+        check("data.batch_size", batch_size, int, low=1)
+        check("data.eval_batch_size", eval_batch_size, int, low=1)
+        check("data.num_workers", num_workers, int, low=0)
+        check("data.repeat_batches", repeat_batches, int | None, low=1)
+        check("data.seed", seed, int, low=0)
+        check("data.shuffle_buffer", shuffle_buffer, int, low=1)
         if backend not in ("table", "stream"):
             raise ValueError(f"data.backend={backend!r}: choose table or stream")
         if backend == "stream" and repeat_batches is not None:

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m3.batches.datamodule import EvalBatches, ResumableLoader, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.framing import Frame, has_place, mirrored
+from m3.batches.pose_box import Frame, has_place, mirrored
 from m3.batches.table import TokenTable
-from m3.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
-from m3.records import NUM_JOINTS, TokenBatch
-from m3.seeds import SampleGenerator
-from m3.settings import require
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
+from m3.core.rng import SampleGenerator
+from m3.core.types import TokenBatch
+from m3.core.validation import check
 from m3.tokens.motion import encode_motion
 
 FORECAST_MODALITIES = ("coords", "step", "motion")
@@ -30,7 +31,7 @@ def clip_step(num_frames: int) -> int:
 def given_tokens(poses: np.ndarray, step: np.ndarray) -> np.ndarray:
     """What a forecast is made from: (B, 3, 13) joint tokens, steps in frames (B,) or () → (B, 40) ids.
 
-    The pose is framed (`m3.batches.framing`).
+    The pose is framed (`m3.batches.pose_box`).
     """
     framed = Frame.of(poses).fit(poses).reshape(len(poses), COORDS_LENGTH)
     steps = np.broadcast_to(np.minimum(step, NUM_STEP_IDS - 1), len(poses))
@@ -148,7 +149,7 @@ class FutureDataModule(TokenDataModule):
         accumulation: int = 1,
         flip: float = 0.5,
     ) -> None:
-        require("data.flip", flip, float, low=0, high=1)
+        check("data.flip", flip, float, low=0, high=1)
         check_forecast_table(table)
         super().__init__(root, _STORED, batch_size, eval_batch_size, seed, num_workers, repeat_batches,
                          accumulation=accumulation)  # fmt: skip

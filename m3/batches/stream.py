@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from m3.batches.shuffle import departures
 from m3.batches.table import columns_of
-from m3.modalities import ModalityTable
-from m3.records import TokenBatch
-from m3.seeds import SampleGenerator, numpy_generator
-from m3.settings import SettingError
+from m3.core.modalities import ModalityTable
+from m3.core.rng import SampleGenerator, numpy_generator
+from m3.core.types import TokenBatch
+from m3.core.validation import SettingError
 from m3.shards.manifest import Manifest
 from m3.shards.reader import RowReader, ShardError, open_shard, samples_of
 from m3.shards.transport import address

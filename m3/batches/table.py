@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from m3.modalities import ModalityTable
-from m3.progress import track
-from m3.records import PairInfo
+from m3.core.modalities import ModalityTable
+from m3.core.progress import track
+from m3.core.types import PairInfo
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
 from m3.shards.reader import read_shard, token_row
 from m3.shards.transport import is_local

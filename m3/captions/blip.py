@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import BertTokenizerFast, BlipForConditionalGeneration, BlipImageProcessorPil
 
-from m3.pretrained import find_weights, fingerprint
-from m3.settings import require, torch_device
+from m3.core.pretrained import find_weights, fingerprint
+from m3.core.validation import check, torch_device
 
 REPOSITORY = "Salesforce/blip-image-captioning-base"
 WEIGHTS = ("config.json", "model.safetensors")
@@ -45,8 +45,8 @@ class BlipCaptioner:
     def __init__(
         self, path: str = REPOSITORY, max_new_tokens: int = 30, batch_size: int = 8, device: str = "auto"
     ) -> None:
-        require("captioner.max_new_tokens", max_new_tokens, int, low=1)
-        require("captioner.batch_size", batch_size, int, low=1)
+        check("captioner.max_new_tokens", max_new_tokens, int, low=1)
+        check("captioner.batch_size", batch_size, int, low=1)
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.device = torch_device("captioner.device", device)
         folder = find_weights("captioner.path", path, WEIGHTS, OPTIONAL, ADVICE)

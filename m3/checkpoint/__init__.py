@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without pickles, refused where they do not match."""
 
+from m3.checkpoint.callback import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.files import (
     BEST,
     FOLDER,
@@ -8,11 +9,10 @@ from m3.checkpoint.files import (
     newest_checkpoint,
     read_checkpoint,
 )
-from m3.checkpoint.keeping import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.loading import LoadedModel, initialise, load_model
-from m3.checkpoint.matching import BINDING, check_resumable
 from m3.checkpoint.pretrained import CARD, CONFIG, WEIGHTS, upload
 from m3.checkpoint.published import load_published, read_published
+from m3.checkpoint.resume_check import BINDING, check_resumable
 
 __all__ = [
     "BEST",

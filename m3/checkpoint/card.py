@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import ModelCardData
 
-from m3.checkpoint.reported import Evaluation, Subject
+from m3.checkpoint.evaluations import Evaluation, Subject
 
 _TOKENIZERS = {
     "mini": "m3's own mini tokenizer, which is part of the package (`tokenizer=mini`)",
@@ -16,9 +16,7 @@ _TOKENIZERS = {
 }
 
 
-def model_card(
-    subject: Subject, evaluations: Sequence[Evaluation], license: str | None, repository: str | None
-) -> str:
+def model_card(subject: Subject, evaluations: Sequence[Evaluation], license: str | None, repository: str | None) -> str:
     """The content of README.md.
 
     Args:

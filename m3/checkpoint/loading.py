@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from m3.checkpoint.card import model_card
+from m3.checkpoint.evaluations import Subject, read_evaluations
 from m3.checkpoint.files import newest_checkpoint, read_checkpoint
-from m3.checkpoint.matching import BINDING, differences, missing
 from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_file, write_pretrained
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
-from m3.checkpoint.reported import Subject, read_evaluations
-from m3.modalities import ModalityTable
+from m3.checkpoint.resume_check import BINDING, differences, missing
+from m3.core.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 
 _MODEL_PREFIXES = ("average.", "model.")

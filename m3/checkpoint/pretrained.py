@@ -15,9 +15,9 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from m3.checkpoint.matching import BINDING, missing
+from m3.checkpoint.resume_check import BINDING, missing
+from m3.core.pretrained import find_weights, is_repository
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.pretrained import find_weights, is_repository
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1

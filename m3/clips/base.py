@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from m3.records import Clip, Joints
+from m3.core.joints import Joints
+from m3.core.types import Clip
 
 MAX_FRAME_PIXELS = 2**24
 """Larger frames (4,096 × 4,096 px; 5K video has 14.7 million) are refused before they are decoded."""

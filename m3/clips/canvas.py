@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from m3.modalities import PICTURE_STRIDE
-from m3.records import Joints
+from m3.core.joints import Joints
+from m3.core.modalities import PICTURE_STRIDE
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from m3.clips.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
-from m3.clips.motion import ACTIONS, LYING, mirrored, random_bones
 from m3.clips.penn_action import PennAction
-from m3.clips.render import render_frame
-from m3.clips.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
-from m3.progress import track
-from m3.records import Joints
-from m3.seeds import numpy_generator
+from m3.core.joints import Joints
+from m3.core.progress import track
+from m3.core.rng import numpy_generator
+from m3.rendering.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
+from m3.rendering.motion import ACTIONS, LYING, mirrored, random_bones
+from m3.rendering.render import render_frame
+from m3.rendering.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
 
 JPEG_QUALITY = 92
 _VERSION = 1  # of motion and look: other numbers make other pictures from the same settings
@@ -34,7 +34,7 @@ _FRAMES_WORTH_A_PROCESS = 600
 class DemoClip:
     """One generated clip before it is drawn.
 
-    points: (T, 13, 3) float64 in statures, in the subject's axes (see `m3.clips.motion`).
+    points: (T, 13, 3) float64 in statures, in the subject's axes (see `m3.rendering.motion`).
     joints: where the camera sees them.
     depth: (T, 13) float64 pixels towards the viewer.
     ground_y: pixels, where the feet stand.

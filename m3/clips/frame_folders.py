@@ -12,7 +12,7 @@ from m3.clips.base import ClipError, file_identity, reason_of, require_pair, spr
 from m3.clips.names import clip_ids
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size, shown
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
-from m3.records import Clip
+from m3.core.types import Clip
 
 
 class FrameFolders:

@@ -15,8 +15,9 @@ import scipy.io
 
 from m3.clips.base import ClipError, reason_of, require_frame_size, spread
 from m3.clips.picture_files import PictureFiles
-from m3.clips.placed_joints import has_place, placed_joints
-from m3.records import NUM_JOINTS, Clip, Joints
+from m3.clips.sanitize_joints import has_place, placed_joints
+from m3.core.joints import NUM_JOINTS, Joints
+from m3.core.types import Clip
 
 
 @dataclass(frozen=True)

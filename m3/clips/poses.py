@@ -11,9 +11,10 @@ import numpy as np
 
 from m3.clips.base import ClipError, require_frame_size, require_pair, spread
 from m3.clips.penn_action import label_identity, read_label
-from m3.clips.render import Scene, random_scene, render_frame
-from m3.records import Clip, Joints
-from m3.seeds import numpy_generator
+from m3.core.joints import Joints
+from m3.core.rng import numpy_generator
+from m3.core.types import Clip
+from m3.rendering.render import Scene, random_scene, render_frame
 
 
 class RenderedFrames(Sequence):

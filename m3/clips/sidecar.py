@@ -1,8 +1,8 @@
 """Joints beside a video or a folder of pictures: a file of the same name that ends in .mat, .npz or .csv.
 
 `.mat`  Penn Action's fields (see `m3.clips.penn_action`): 1-based pixels, one row per frame from the first on.
-`.npz`  arrays `x`, `y` (T, 13), joints in m3's order (see `m3.records.JOINT_NAMES`), and if wanted `visibility` (T, 13)
-        of 0 and 1, `frame` (T,), `action` (one word).
+`.npz`  arrays `x`, `y` (T, 13), joints in m3's order (see `m3.core.joints.JOINT_NAMES`), and if wanted `visibility`
+        (T, 13) of 0 and 1, `frame` (T,), `action` (one word).
 `.csv`  a header and a row per frame: `head_x`, `head_y`, … `right_ankle_y`, and if wanted `head_visibility` …,
         `frame`, `action`.
 
@@ -23,8 +23,8 @@ import numpy as np
 
 from m3.clips.base import ClipError, reason_of
 from m3.clips.penn_action import read_label
-from m3.clips.placed_joints import placed_joints
-from m3.records import JOINT_NAMES, NUM_JOINTS, Joints
+from m3.clips.sanitize_joints import placed_joints
+from m3.core.joints import JOINT_NAMES, NUM_JOINTS, Joints
 
 _AXES = ("x", "y", "visibility")
 

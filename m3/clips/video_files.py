@@ -13,8 +13,9 @@ from m3.clips.base import file_identity, require_pair, spread, writable
 from m3.clips.names import clip_ids
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
 from m3.clips.video_frames import VideoFrames, scan
-from m3.records import Clip, Joints
-from m3.settings import require
+from m3.core.joints import Joints
+from m3.core.types import Clip
+from m3.core.validation import check
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
 
@@ -38,7 +39,7 @@ class VideoFiles:
         self, root: str | Path, fps: float | None = None, max_clips: int | None = None, name: str = "video_files"
     ) -> None:
         if fps is not None:
-            require("source.fps", fps, float, low=0.001, high=1000)
+            check("source.fps", fps, float, low=0.001, high=1000)
         self.fps = fps
         self.name = name
         base, videos = _videos(str(root))

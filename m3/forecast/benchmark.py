@@ -16,13 +16,13 @@ from rich.table import Table
 
 from m3.checkpoint import LoadedModel
 from m3.clips.canvas import PadCanvas
+from m3.core.files import write_whole
+from m3.core.modalities import NUM_HORIZONS
+from m3.core.progress import track
+from m3.core.types import Rejection
+from m3.core.validation import check
 from m3.forecast.forecaster import Forecaster
 from m3.forecast.protocol import THRESHOLD, ForecastClip, Tally, nothing_moves, read_clips, score_forecast
-from m3.modalities import NUM_HORIZONS
-from m3.progress import track
-from m3.records import Rejection
-from m3.settings import require
-from m3.shards.files import write_whole
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "forecast.json"
@@ -82,8 +82,8 @@ class Benchmark:
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
-        require("forecast.batch_size", self.batch_size, int, low=1)
-        require("forecast.max_sequences", self.max_sequences, int | None, low=1)
+        check("forecast.batch_size", self.batch_size, int, low=1)
+        check("forecast.max_sequences", self.max_sequences, int | None, low=1)
         if not isinstance(self.mirror, bool):
             raise ValueError(f"forecast.mirror={self.mirror!r}: choose true or false")
 

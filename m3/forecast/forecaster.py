@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.batches.framing import Frame, mirrored
 from m3.batches.futures import check_forecast_table, given_tokens
+from m3.batches.pose_box import Frame, mirrored
 from m3.clips.canvas import PadCanvas
-from m3.clips.mirror import MIRRORED
+from m3.core.joints import MIRRORED, NUM_JOINTS, Joints
+from m3.core.modalities import MOTION_SIDE, NUM_HORIZONS, NUM_JOINT_BINS, UNSEEN_MOTION
 from m3.forecast.places import best_places
 from m3.forecast.protocol import THRESHOLD, ForecastClip, nothing_moves
 from m3.masking.select import pack
-from m3.modalities import MOTION_SIDE, NUM_HORIZONS, NUM_JOINT_BINS, UNSEEN_MOTION
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.records import NUM_JOINTS, Joints
 from m3.tokens.joints import JointCodec
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.modalities import MOTION_SIDE
+from m3.core.modalities import MOTION_SIDE
 from m3.tokens.motion import cell_centres, lines
 
 EXTENT_RATIOS = (1.01, 1.07, 1.2, 1.49)

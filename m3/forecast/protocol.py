@@ -18,9 +18,9 @@ import numpy as np
 from m3.batches.futures import clip_step
 from m3.clips.base import ClipError
 from m3.clips.penn_action import Label, read_label
-from m3.modalities import NUM_HORIZONS
-from m3.progress import track
-from m3.records import Rejection
+from m3.core.modalities import NUM_HORIZONS
+from m3.core.progress import track
+from m3.core.types import Rejection
 
 THRESHOLD = 0.05
 

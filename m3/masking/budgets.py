@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from m3.core.modalities import ModalityTable
+from m3.core.rng import SampleGenerator
 from m3.masking.dirichlet import argmax_probabilities, log_gamma_draws, num_uniforms
-from m3.modalities import ModalityTable
-from m3.seeds import SampleGenerator
 
 
 class _Side(NamedTuple):

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import JOINTS, MOTION, UNSEEN_MOTION, ModalityTable
+from m3.core.rng import SampleGenerator
+from m3.core.types import PackedTokens
 from m3.masking.budgets import draw_budgets
-from m3.modalities import JOINTS, MOTION, UNSEEN_MOTION, ModalityTable
-from m3.records import NUM_JOINTS, PackedTokens
-from m3.seeds import SampleGenerator
 
 _MAX_REDRAWS = 1000
 _LAST_KEY = torch.iinfo(torch.int32).max

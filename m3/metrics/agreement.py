@@ -24,9 +24,9 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from skimage.color import rgb2lab
 
+from m3.core.joints import JOINT_NAMES
+from m3.core.rng import numpy_generator
 from m3.metrics.measures import Tally
-from m3.records import JOINT_NAMES
-from m3.seeds import numpy_generator
 
 LIMBS = tuple(
     (f"{side}_{a}", f"{side}_{b}")

@@ -1,14 +1,12 @@
-"""What a model has to beat, besides "nothing moves" (`m3.rollout.nothing_moves`): joints that go on as they went."""
+"""What a model has to beat besides "nothing moves": joints that go on as they went."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from m3.records import PairInfo
-from m3.rollout import Chain, Frames
+from m3.core.frames import Frames
 
 
 @dataclass(frozen=True)
@@ -21,19 +19,6 @@ class PoseFrames:
     xy: np.ndarray
     is_visible: np.ndarray
     is_present: np.ndarray
-
-
-def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[Chain]) -> np.ndarray:
-    """(N,) int: the row of the pair that ends where a chain begins, −1 where the clip has none in the split.
-
-    Its reference is the frame before the chain's reference; of several (`pairs=dense`) the nearest.
-    """
-    row_ending_at: dict[tuple[str, int], int] = {}
-    for row, pair in enumerate(pairs):
-        place = pair.clip, pair.successor
-        if place not in row_ending_at or pair.reference > pairs[row_ending_at[place]].reference:
-            row_ending_at[place] = row
-    return np.array([row_ending_at.get((c.pairs[0].clip, c.pairs[0].reference), -1) for c in chains], dtype=int)
 
 
 def constant_velocity(

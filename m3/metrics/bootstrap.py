@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from m3.core.rng import numpy_generator
 from m3.metrics.measures import Tally
-from m3.seeds import numpy_generator
 
 NUM_RESAMPLES = 1000
 LEVEL_PERCENT = 95

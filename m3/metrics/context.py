@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from m3.core.frames import Frames, TokenFrames
 from m3.metrics.baselines import PoseFrames
 from m3.metrics.tallies import RolloutTokens
-from m3.rollout import Frames, TokenFrames
 
 
 @dataclass(frozen=True)

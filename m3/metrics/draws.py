@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
+from m3.core.frames import Frames
 from m3.metrics.bootstrap import quotient
 from m3.metrics.measures import Tally, squared_error
-from m3.rollout import Frames
 
 
 def mean_of(tallies: Sequence[Tally]) -> Tally:

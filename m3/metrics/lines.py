@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from m3.core.frames import Frames, nothing_moves
 from m3.metrics.agreement import agreement, limb_colours
 from m3.metrics.context import Context, Draw
 from m3.metrics.draws import best_of, diversity, mean_of
 from m3.metrics.kinds import KINDS, OF_JOINTS, OF_PICTURES
 from m3.metrics.measures import Tally
 from m3.metrics.tallies import Tallies, joint_tallies, picture_tallies, token_tallies
-from m3.rollout import Frames, nothing_moves
 
 
 def all_tallies(

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from m3.core.frames import Frames
 from m3.metrics.bootstrap import ClipBootstrap, interval, quotient
 from m3.metrics.context import Context
 from m3.metrics.kinds import BASELINES, KINDS, Kind
 from m3.metrics.lines import all_tallies
 from m3.metrics.measures import Tally
-from m3.rollout import Frames
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Score:
     """One score per horizon.
 
     name: such as "pck@0.1"; unit: "share", "px", "dB" or "levels"; is_better: "higher", "lower" or "neither".
-    series: "model", then what stands beside it; see `m3.metrics.record.SERIES`. Of the diversity "sample" alone.
+    series: "model", then what stands beside it (`m3.reporting.metrics_file.SERIES`). Of the diversity "sample"
+        alone.
     gains: baseline → how much better the model is on the samples that the baseline has too; positive is better.
     by_action: action → the same score over its samples.
     """

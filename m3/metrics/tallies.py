@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from m3.core.frames import Frames, TokenFrames
+from m3.core.joints import NUM_JOINTS
 from m3.metrics.baselines import PoseFrames
 from m3.metrics.measures import Tally, joint_error_px, pck, squared_error, ssim, token_accuracy, visibility_f1
-from m3.records import NUM_JOINTS
-from m3.rollout import Frames, TokenFrames
 from m3.tokens.joints import JointCodec
 
 Tallies = dict[str, Tally]

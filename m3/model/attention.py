@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from m3.records import PackedTokens
+from m3.core.types import PackedTokens
 
 Kernel = Literal["auto", "padded", "varlen"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3.modalities import (
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import (
     COORDS_LENGTH,
     JOINTS,
     MOTION,
@@ -19,7 +20,6 @@ from m3.modalities import (
     ModalityTable,
     Vocabulary,
 )
-from m3.records import NUM_JOINTS
 from m3.tokens.fsq import digits_of_legal
 
 INIT_STD = 0.02

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import ModalityTable, Vocabulary
+from m3.core.modalities import ModalityTable, Vocabulary
+from m3.core.types import PackedTokens
+from m3.core.validation import check
 from m3.model.attention import KERNELS, CrossAttention, Kernel, Segments, SelfAttention
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
 from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
-from m3.records import PackedTokens
-from m3.settings import require
 
 _MIMETIC_EMBEDDING_STD = 0.1
 _MIMETIC_SHARPNESS = 2.0  # of the first attention to a query's own position
@@ -201,7 +201,7 @@ def _check_options(
     joints: str,
     init: str,
 ) -> None:
-    require("model.mlp_ratio", mlp_ratio, float, low=0)
+    check("model.mlp_ratio", mlp_ratio, float, low=0)
     for key, value, choices in (
         ("logits", logits, ("legal", "table")),
         ("head", head, ("flat", "factorized")),
@@ -216,7 +216,7 @@ def _check_options(
         )
     for key, value in (("width", width), ("head_width", head_width), ("encoder_depth", encoder_depth),
                        ("decoder_depth", decoder_depth)):  # fmt: skip
-        require(f"model.{key}", value, int, low=1)
+        check(f"model.{key}", value, int, low=1)
     if not int(width * mlp_ratio) >= 1:
         raise ValueError(f"model.mlp_ratio={mlp_ratio}: the MLPs of width {width} would be empty")
     if width % head_width:

@@ -34,9 +34,7 @@ def train_step_flops(
     counts = torch.as_tensor(target_counts, dtype=torch.float64)  # (K,)
     over_inputs, over_targets = _linear_weights(model)
     width = model.enc_norm.weight.numel()
-    logits = torch.tensor(
-        [model.num_logits(k) for k in range(len(counts))], dtype=torch.float64, device=counts.device
-    )
+    logits = torch.tensor([model.num_logits(k) for k in range(len(counts))], dtype=torch.float64, device=counts.device)
 
     linear = over_inputs * inputs.sum() + over_targets * targets.sum()
     scores = len(model.encoder) * inputs.square() + len(model.decoder) * (targets.square() + targets * inputs)  # (B,)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3.modalities import JOINTS, PICTURE, Vocabulary
+from m3.core.modalities import JOINTS, PICTURE, Vocabulary
 from m3.model.embeddings import OrdinalTable
 from m3.tokens.fsq import basis, digits_of_legal, digits_to_ids
 

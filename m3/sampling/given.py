@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from m3.modalities import JOINTS, ModalityTable
-from m3.records import JOINT_NAMES, NUM_JOINTS
+from m3.core.joints import JOINT_NAMES, NUM_JOINTS
+from m3.core.modalities import JOINTS, ModalityTable
 
 GivenEntry = str | Mapping[str, Sequence[str | int]]
 """A modality as a whole, or {modality: joints by name, or token positions}."""
@@ -17,7 +17,7 @@ GivenEntry = str | Mapping[str, Sequence[str | int]]
 def joint_positions(joints: Sequence[str]) -> list[int]:
     """Positions of the x, y and visibility tokens of some joints within a pose's 39 tokens.
 
-    Raises ValueError for a name that is not in `m3.records.JOINT_NAMES`.
+    Raises ValueError for a name that is not in `m3.core.types.JOINT_NAMES`.
     """
     unknown = [joint for joint in joints if joint not in JOINT_NAMES]
     if unknown:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from m3.modalities import ModalityTable
-from m3.settings import require
+from m3.core.modalities import ModalityTable
+from m3.core.validation import check
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Guidance:
 
     def check(self, key: str, modality: str) -> None:
         """Raises ValueError naming the key for values that are impossible for what generates `modality`."""
-        require(f"{key}.scale", self.scale, float)
+        check(f"{key}.scale", self.scale, float)
         if not _is_list(self.conditions) or not all(
             isinstance(name, str) for entry in self.conditions for name in (entry if _is_list(entry) else [entry])
         ):
@@ -51,7 +51,7 @@ class Guidance:
             if len(self.weights) != len(self.groups):
                 raise ValueError(f"{key}.weights={list(self.weights)}: need one for each of {self.groups}")
             for weight in self.weights:
-                require(f"{key}.weights", weight, float)
+                check(f"{key}.weights", weight, float)
 
     def check_table(self, key: str, table: ModalityTable) -> None:
         """Raises ValueError naming the key for a condition that the model does not have."""

@@ -15,15 +15,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from m3.core.modalities import ModalityTable, Vocabulary
+from m3.core.rng import SampleGenerator
+from m3.core.types import PackedTokens
 from m3.masking.select import pack
-from m3.modalities import ModalityTable, Vocabulary
 from m3.model.encoder_decoder import Context, EncoderDecoder
-from m3.records import PackedTokens
 from m3.sampling.guidance import Pass, passes, visible_to
-from m3.sampling.picking import log_probability, pick_digits
 from m3.sampling.schedules import temperature_factor, token_schedule
 from m3.sampling.settings import ORDINAL_PICKS, Precision, SchemeSettings
-from m3.seeds import SampleGenerator
+from m3.sampling.token_sampling import log_probability, pick_digits
 
 _LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from m3.modalities import JOINTS, ModalityTable
+from m3.core.modalities import JOINTS, ModalityTable
+from m3.core.validation import check
 from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
 from m3.sampling.schedules import SCHEDULES, TEMPERATURE_SCHEDULES, Schedule, TemperatureSchedule
-from m3.settings import require
 
 Kind = Literal["maskgit", "roar", "ar"]
 KINDS: tuple[Kind, ...] = ("maskgit", "roar", "ar")
@@ -76,16 +76,16 @@ class SchemeSettings:
                               ("precision", PRECISIONS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{self.key}.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        require(f"{self.key}.num_steps", self.num_steps, int | None, low=1)
-        require(f"{self.key}.temperature", self.temperature, float, low=0)
-        require(f"{self.key}.top_k", self.top_k, int | None, low=1)
-        require(f"{self.key}.top_p", self.top_p, float, high=1)
+        check(f"{self.key}.num_steps", self.num_steps, int | None, low=1)
+        check(f"{self.key}.temperature", self.temperature, float, low=0)
+        check(f"{self.key}.top_k", self.top_k, int | None, low=1)
+        check(f"{self.key}.top_p", self.top_p, float, high=1)
         if self.top_p <= 0:
             raise ValueError(f"{self.key}.top_p={self.top_p}: need more than 0")
-        require(f"{self.key}.noise", self.noise, float, low=0)
+        check(f"{self.key}.noise", self.noise, float, low=0)
         if self.noise and self.kind != "maskgit":
             raise ValueError(f"{self.key}.noise={self.noise}: kind={self.kind} decides by no confidence; need 0")
-        require(f"{self.key}.refresh_every", self.refresh_every, int, low=1)
+        check(f"{self.key}.refresh_every", self.refresh_every, int, low=1)
         if not isinstance(self.guidance, Guidance):
             object.__setattr__(self, "guidance", _built(f"{self.key}.guidance", Guidance, self.guidance))
         self.guidance.check(f"{self.key}.guidance", self.modality)

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m3.modalities import JOINTS, PICTURE
-from m3.records import NUM_JOINTS, Rejection
-from m3.shards.files import write_whole
+from m3.core.files import write_whole
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import JOINTS, PICTURE
+from m3.core.types import Rejection
 from m3.shards.transport import address, is_local, read_stored
 
 MANIFEST_NAME = "dataset.json"
@@ -90,7 +91,7 @@ class Manifest:
     shards: per split.
     rejected: clips that were not used.
     notes: oddities of clips that were used.
-    statistics: see `m3.shards.statistics`; empty where nothing is known of clips.
+    statistics: see `m3.preprocessing.statistics`; empty where nothing is known of clips.
     """
 
     settings: dict[str, Any]

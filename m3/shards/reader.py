@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from m3.modalities import JOINTS, NUM_VISIBILITY_IDS
+from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS
 from m3.shards.manifest import Manifest, Shard, StoredModality
 from m3.shards.transport import address, read_stored
 

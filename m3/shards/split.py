@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from m3.seeds import numpy_generator
+from m3.core.rng import numpy_generator
 
 SPLITS = ("train", "eval", "test")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from m3.progress import track
+from m3.core.progress import track
 from m3.shards.manifest import Manifest, Shard
 from m3.shards.reader import read_shard, token_row
 from m3.shards.split import SPLITS

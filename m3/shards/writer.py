@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from webdataset import TarWriter
 
-from m3.records import TokenizedPair
-from m3.shards.files import whole_file
+from m3.core.files import whole_file
+from m3.core.types import TokenizedPair
 from m3.shards.manifest import Shard
 
 

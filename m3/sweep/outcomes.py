@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from m3.cluster import PREEMPTION
+from m3.core.jobs import PREEMPTION
 from m3.sweep.records import Trial, write_json
 
 RESULT = "result.json"

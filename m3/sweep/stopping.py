@@ -11,7 +11,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from m3.cluster import PREEMPTION, requeue_submitit
+from m3.core.jobs import PREEMPTION, requeue_submitit
 
 
 def end(process: subprocess.Popen) -> None:

@@ -22,7 +22,7 @@ from typing import Literal
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 
-from m3.cluster import IN_TRIAL, job_id, process_rank, stop_with_submitit
+from m3.core.jobs import IN_TRIAL, job_id, process_rank, stop_with_submitit
 from m3.sweep.outcomes import RESULT, RESUME, outcome, value_of
 from m3.sweep.records import Trial
 from m3.sweep.stopping import SweepStop, end
@@ -76,9 +76,13 @@ class ReadyTrial:
         """It is killed if the block is left while it runs."""
         with (
             open(self.output, "a") as file,
-            # The end of its input says that this process is gone (`m3.cluster.stop_with_sweep`).
+            # The end of its input says that this process is gone (`m3.core.jobs.stop_with_sweep`).
             subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=self.environment,
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
                 start_new_session=True,
             ) as process,  # fmt: skip
         ):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.modalities import PICTURE_STRIDE
+from m3.core.modalities import PICTURE_STRIDE
 
 
 class PictureTokenizer(ABC):

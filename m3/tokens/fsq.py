@@ -14,7 +14,7 @@ from operator import mul
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import FSQ_LEVELS
+from m3.core.modalities import FSQ_LEVELS
 
 
 def basis(levels: Sequence[int]) -> tuple[int, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from m3.modalities import NUM_JOINT_BINS
-from m3.records import NUM_JOINTS
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import NUM_JOINT_BINS
 
 _MAX_BIN = NUM_JOINT_BINS - 1
 

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from m3.modalities import FSQ_LEVELS
-from m3.settings import torch_device
+from m3.core.modalities import FSQ_LEVELS
+from m3.core.validation import torch_device
 from m3.tokens.base import PictureTokenizer, check_pixels
 from m3.tokens.fsq import FSQ
 

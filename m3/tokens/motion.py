@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3.modalities import MOTION_SIDE, UNSEEN_MOTION
+from m3.core.modalities import MOTION_SIDE, UNSEEN_MOTION
 
 FINENESS = 0.1
 """Displacement up to which cells are of about equal size, in sides of the pose's box; beyond they grow with it."""

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from m3.modalities import MAX_VOCAB_SIZE
+from m3.core.modalities import MAX_VOCAB_SIZE
 
 PAD, END = "[PAD]", "[EOS]"
 PAD_ID, END_ID = 0, 1

@@ -12,14 +12,14 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 
+from m3.core.modalities import MOTION, ModalityTable
+from m3.core.rng import SampleGenerator
+from m3.core.types import PackedTokens, TokenBatch
+from m3.core.validation import check
 from m3.loss import average, average_weights, modality_scores, num_targets, training_loss
 from m3.masking.select import choose, choose_and_pack
-from m3.modalities import MOTION, ModalityTable
 from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.records import PackedTokens, TokenBatch
-from m3.seeds import SampleGenerator
-from m3.settings import require
 from m3.training.guards import Guard, NonFiniteError, save_bad_batch
 from m3.training.optim import PRECISION_OF, Recipe, follow
 from m3.training.profile import StepProfile
@@ -92,10 +92,10 @@ class MaskedTraining(pl.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        require("seed", seed, int, low=0)
-        require("loss.eval_seed", eval_seed, int, low=0)
-        require("loss.label_smoothing", label_smoothing, float, low=0, high=1)
-        require("loss.motion_blur", motion_blur, float, low=0, high=1)
+        check("seed", seed, int, low=0)
+        check("loss.eval_seed", eval_seed, int, low=0)
+        check("loss.label_smoothing", label_smoothing, float, low=0, high=1)
+        check("loss.motion_blur", motion_blur, float, low=0, high=1)
         if motion_blur and MOTION not in model.vocabularies:
             raise ValueError(f"loss.motion_blur={motion_blur}: needs the modality motion, and model.logits=legal")
         if loss_average not in ("present", "all", "token"):

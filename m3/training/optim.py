@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from m3.settings import require
+from m3.core.validation import check
 
 
 def steps_in(millions: float, tokens_per_step: int) -> int:
@@ -70,13 +70,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "accumulation", "num_tokens_per_sample"):
-            require(f"optim.{key}", getattr(self, key), int, low=1)
+            check(f"optim.{key}", getattr(self, key), int, low=1)
         for key in ("total_tokens", "warmup_tokens", "lr", "min_lr", "weight_decay", "clip_grad"):
-            require(f"optim.{key}", getattr(self, key), float, low=0)
+            check(f"optim.{key}", getattr(self, key), float, low=0)
         for key in ("total_tokens", "lr", "clip_grad"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
-        require("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
+        check("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
         if self.ema_decay == 1:
             raise ValueError("optim.ema_decay=1: the average would never follow; less than 1, or null for none")
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):

@@ -14,8 +14,8 @@ from pytorch_lightning.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
+from m3.core.validation import check
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.settings import require
 
 _NEXT_BATCH = "[_TrainingEpochLoop].train_dataloader_next"
 
@@ -84,7 +84,7 @@ class StepProfile(DataWait):
 
     def __init__(self, path: str, num_warmup_steps: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__(clock)
-        require("trainer.profiler.num_warmup_steps", num_warmup_steps, int, low=0)
+        check("trainer.profiler.num_warmup_steps", num_warmup_steps, int, low=0)
         self.path, self.num_warmup_steps = Path(path), num_warmup_steps
         self._steps: list[Any] = []  # marks of the beginnings
         self._spans: list[list[_Span]] = []  # of each step

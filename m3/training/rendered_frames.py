@@ -22,8 +22,8 @@ from m3.batches.datamodule import ResumableLoader
 from m3.clips.canvas import CropCanvas
 from m3.clips.demo import demo_clip
 from m3.clips.poses import Poses
-from m3.progress import track
-from m3.seeds import numpy_generator
+from m3.core.progress import track
+from m3.core.rng import numpy_generator
 
 _DEMO_LENGTH = 30  # frames of a generated clip that frames are picked from
 _JOBS_WORTH_A_PROCESS = 200

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
+from m3.training.device_flops import Peak, peak_of
 from m3.training.memory import peak_bytes
 from m3.training.optim import Recipe
-from m3.training.peaks import Peak, peak_of
 from m3.training.profile import DataWait
 from m3.training.ranks import sum_over_ranks
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from m3.modalities import PICTURE_STRIDE
+from m3.core.modalities import PICTURE_STRIDE
 from m3.tokens.mini import MiniAutoEncoder, save_weights
 from m3.training.muon import Muon
 from m3.training.optim import follow

@@ -1,0 +1,201 @@
+"""When checkpoints are saved, which are kept, and how a run stops at a signal."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from m3.checkpoint.files import BEST, checkpoint_path, copy_checkpoint, numbered_checkpoints
+from m3.core.jobs import PREEMPTION
+
+_STOPPING = (*PREEMPTION, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """A run was stopped by a signal, in training after a checkpoint; exits with 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block a signal that asks to stop is `Interrupted`, at once: before training there is nothing to save."""
+    process = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Interrupted(number)
+        os._exit(128 + number)  # a loader process, which inherited the handler
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, interrupt) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class StopRequest:
+    """Notes the first signal that asks to stop: SIGINT (Ctrl-C) or a cluster's.
+
+    A second SIGINT or SIGTERM ends the process at once. A cluster's warnings do not, they may come more than once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._process = 0
+
+    def listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._process = os.getpid()
+            self._handlers = {number: signal.signal(number, self._note) for number in _STOPPING}
+
+    def stop_listening(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # loader processes inherit the handler, and end with the run
+            return
+        if number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            words = "stops after this step; Ctrl-C or SIGTERM once more stops at once"
+            print(f"\n{self.signal.name}: {words}", file=sys.stderr, flush=True)
+
+
+class Checkpoints(Checkpoint):
+    """Saves every so many steps, after the last one and at a signal, and keeps the newest and the best.
+
+    A checkpoint stands between two optimizer steps, after the evaluation where one is due: the continued run does
+    what the uninterrupted one would have done next. A signal that comes with an evaluation due waits for its end.
+
+    Args:
+        folder: of the checkpoints.
+        every_n_steps: between checkpoints, beside the last and the best.
+        eval_every_n_steps: between evaluations.
+        keep: newest checkpoints that stay.
+
+    Attributes:
+        best_loss, best_step: of the lowest eval loss so far, that of `best.ckpt`; inf and None before the first.
+        last_eval_loss: of the newest evaluation of this fit, None before the first.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int, eval_every_n_steps: int, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.every_n_steps, self.eval_every_n_steps = every_n_steps, eval_every_n_steps
+        self.best_loss = math.inf
+        self.best_step: int | None = None
+        self.last_eval_loss: float | None = None
+        self._newest_step: int | None = None  # with a checkpoint
+        self._is_stopping = False
+        self._request = StopRequest()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss": self.best_loss, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._newest_step = checkpoint["global_step"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning asks all ranks for a SIGTERM at every step, which waits for the device; m3 asks at log points.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        if trainer.is_global_zero:
+            for unfinished in self.folder.glob("*.tmp"):
+                unfinished.unlink()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._request.listen()  # in place of Lightning's handler, which is there by now
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._is_stopping:  # not at the end of the step before, whose logs would be lost
+            self._stop(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then evaluates before it leaves the loop
+            return
+        # Several ranks must stop at the same step; to ask them all waits for the device.
+        if trainer.world_size == 1 or step % trainer.log_every_n_steps == 0:
+            self._ask_to_stop(trainer)
+        if step % self.eval_every_n_steps:
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        loss, step = float(trainer.callback_metrics["eval/loss"]), trainer.global_step
+        self.last_eval_loss = loss
+        if is_best := loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
+        if step == trainer.max_steps:
+            return
+        self._ask_to_stop(trainer)
+        if is_best and not self._is_due(step):
+            trainer.save_checkpoint(self.folder / BEST)
+        self._save_if_due(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._newest_step != trainer.global_step:
+            self._save(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._request.stop_listening()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._request.stop_listening()
+
+    def _is_due(self, step: int) -> bool:
+        return self._is_stopping or step % self.every_n_steps == 0
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        if not self._is_due(trainer.global_step):
+            return
+        self._save(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        number = self._request.signal or signal.SIGTERM  # another rank's
+        path = checkpoint_path(self.folder, trainer.global_step)
+        if trainer.is_global_zero:
+            step = f"{number.name}: stopped after step {trainer.global_step:,}"
+            print(f"{step}; {path} is complete: resume=auto continues", file=sys.stderr, flush=True)
+        raise Interrupted(number)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        path = checkpoint_path(self.folder, trainer.global_step)
+        trainer.save_checkpoint(path)
+        self._newest_step = trainer.global_step
+        if trainer.is_global_zero:
+            if self.best_step == trainer.global_step:
+                copy_checkpoint(path, self.folder / BEST)
+            for old in numbered_checkpoints(self.folder)[: -self.keep]:
+                old.unlink()
+
+    def _ask_to_stop(self, trainer: pl.Trainer) -> None:
+        was_asked = self._request.signal is not None
+        self._is_stopping = trainer.strategy.reduce_boolean_decision(was_asked, all=False)

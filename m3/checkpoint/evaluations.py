@@ -1,0 +1,262 @@
+"""Scores that generate.py wrote, as a model card shows them: tables for people, a model index for the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult
+
+from m3.checkpoint.resume_check import BINDING
+from m3.core.modalities import ModalityTable
+
+ACCEPTED = "metrics.json, forecast.json and inpainting.json of generate.py"
+
+
+class _Unit(NamedTuple):
+    """How people read a score: times a factor, with so many digits after the point, under a name with its unit."""
+
+    factor: int
+    digits: int
+    name: str
+
+
+_UNITS = {
+    "pck@0.05": _Unit(100, 1, "PCK@0.05, %"),
+    "pck@0.1": _Unit(100, 1, "PCK@0.1, %"),
+    "joint_error": _Unit(1, 1, "joint error, px"),
+    "psnr": _Unit(1, 1, "PSNR, dB"),
+    "ssim": _Unit(1, 3, "SSIM"),
+}
+"""Of the scores of metrics.json that a card shows."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about, and what its scores must be of.
+
+    table: the model's modalities. data: identity of its data. step: optimizer steps that it was trained for.
+    weights: their fingerprint. num_parameters: of them.
+    """
+
+    table: ModalityTable
+    data: Mapping[str, Any]
+    step: int
+    weights: str
+    num_parameters: int
+
+    def differences(self, record: Mapping[str, Any]) -> list[str]:
+        """What a record says of its model that this one is not. Raises KeyError where it says nothing."""
+        theirs = {"step": record["step"], "weights": record.get("weights", self.weights)}
+        ours = {"step": self.step, "weights": self.weights}
+        for key in BINDING:
+            theirs[key], ours[key] = record.get("data", self.data).get(key, self.data[key]), self.data[key]
+        return [f"{key} is {theirs[key]} there and {ours[key]} here" for key in ours if theirs[key] != ours[key]]
+
+
+class Value(NamedTuple):
+    """One number of the model.
+
+    metric: its name in metrics.json. name: for people. number: in the unit of the name. args: what it depends on.
+    """
+
+    metric: str
+    name: str
+    number: float
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one task on one split of a data set.
+
+    says: what the numbers of the table are. table: its rows, the first of which is the header.
+    """
+
+    task: str
+    dataset: str
+    split: str
+    says: str
+    table: Sequence[Sequence[str]]
+    values: Sequence[Value]
+
+    def markdown(self) -> str:
+        header, *rows = ["| " + " | ".join(row) + " |" for row in self.table]
+        lines = [header, "|" + "---|" * len(self.table[0]), *rows]
+        return f"### {self.task}\n\n{self.says}\n\n" + "\n".join(lines)
+
+    def results(self) -> list[EvalResult]:
+        """For the hub's model index, which keeps tasks apart by their identifier."""
+        return [
+            EvalResult(
+                task_type=_identifier(self.task),
+                task_name=self.task,
+                dataset_type=_identifier(self.dataset),
+                dataset_name=self.dataset,
+                dataset_split=self.split,
+                metric_type=value.metric,
+                metric_name=value.name,
+                metric_value=value.number,
+                metric_args=value.args or None,
+            )
+            for value in self.values
+        ]
+
+
+def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
+    """The scores in a file.
+
+    Raises:
+        FileNotFoundError. ValueError naming the file for one that holds no such scores, scores of another model, or
+        such of files of one's own, which belong to no data set.
+    """
+    file = Path(file)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: no JSON ({error}); accepted are {ACCEPTED}") from error
+    keys = {*record} if isinstance(record, dict) else set()
+    kind = next((kind for kind in _KINDS if kind.keys <= keys and record["schema_version"] == kind.version), None)
+    if kind is None:
+        version = f" of schema version {record['schema_version']}" if "schema_version" in keys else ""
+        raise ValueError(f"{file}: no scores{version} that a card can show; accepted are {ACCEPTED}")
+    try:
+        if differing := subject.differences(record["model"] if "model" in keys else record):
+            raise ValueError(f"the scores are not those of this model: {'; '.join(differing)}")
+        evaluations = list(kind.read(record))
+        if not any(evaluation.values for evaluation in evaluations):
+            raise ValueError("holds no score with a truth to compare with")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{file}: damaged, it lacks something ({type(error).__name__}: {error})") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return evaluations
+
+
+def _of_roll_outs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+    dataset, split = _dataset(record)
+    shown = {name: record["scores"][name]["horizons"] for name in _UNITS if name in record["scores"]}
+    if not shown:
+        raise ValueError(f"holds none of {', '.join(_UNITS)}")
+    horizons = next(iter(shown.values()))
+    header = ["frames ahead", *(f"+{each['horizon']}" for each in horizons)]
+    rows = [[_UNITS[name].name, *(_cell(_UNITS[name], each) for each in shown[name])] for name in shown]
+    values = [
+        Value(name, f"{_UNITS[name].name}, {each['horizon']} ahead", number, {"horizon": each["horizon"]})
+        for name in shown
+        for each in shown[name]
+        if (number := _number(_UNITS[name], each["model"])) is not None
+    ]
+    counts = ", ".join(f"{each['num_samples']:,}" for each in horizons)
+    says = (
+        f'Model / "nothing moves" (the reference, copied) on {record["num_samples"]:,} roll-outs of the {split} split '
+        f"of {dataset}; with a truth so many frames ahead: {counts}."
+    )
+    yield Evaluation("Roll-outs of human motion", dataset, split, says, [header, *rows], values)
+
+
+def _of_pairs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+    dataset, split = _dataset(record)
+    given = ", ".join(map(_named, record["sampling"]["given"])) or "nothing"
+    for frame, of_frame in record["frames"].items():
+        shown = {name: of_frame["scores"][name]["horizons"][0] for name in _UNITS if name in of_frame["scores"]}
+        rows = [[_UNITS[name].name, _cell(_UNITS[name], each)] for name, each in shown.items()]
+        values = [
+            Value(name, _UNITS[name].name, number, {})
+            for name, each in shown.items()
+            if (number := _number(_UNITS[name], each["model"])) is not None
+        ]
+        generated = ", ".join(record["sampling"]["generate"])
+        says = (
+            f"Model / the pair's other frame, copied, on {record['num_samples']:,} pairs of the {split} split of "
+            f"{dataset}."
+        )
+        table = [[f"the {frame}", "model / other frame"], *rows]
+        yield Evaluation(f"{generated} from {given}, the {frame}", dataset, split, says, table, values)
+
+
+def _of_forecasts(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+    metric, unit = f"pck@{record['threshold']:g}", _Unit(1, 1, f"PCK@{record['threshold']:g}, %")
+    steps = range(1, len(record["pck"]) + 1)
+    pairs = [{"model": m, "nothing_moves": n} for m, n in zip(record["pck"], record["nothing_moves"], strict=True)]
+    header = ["steps ahead", *(f"+{step}" for step in steps)]
+    values = [
+        Value(metric, f"{unit.name}, {step} ahead", number, {"horizon": step})
+        for step, value in zip(steps, record["pck"])
+        if (number := _number(unit, value)) is not None
+    ]
+    limit = record["settings"]["max_sequences"]
+    says = (
+        f'Model / "nothing moves" (the pose, copied) on {record["num_sequences"]:,} sequences'
+        f"{'' if limit is None else ', evenly spread,'} of {record['num_clips']:,} clips of Penn Action that are not "
+        "for training, a step being a seventeenth of the clip."
+    )
+    table = [header, [unit.name, *(_cell(unit, pair) for pair in pairs)]]
+    yield Evaluation("Forecasting of poses", "Penn Action", "test", says, table, values)
+
+
+def _of_inpainting(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+    dataset, split = _dataset(record)
+    unit, errors = _UNITS["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
+    says = (
+        f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']:,} poses of {record['num_clips']:,} clips "
+        f"of the {split} split of {dataset}: error over {record['num_scored_joints']:,} hidden joints."
+    )
+    table = [["", unit.name], *([name.replace("_", " "), _text(unit, error)] for name, error in errors.items())]
+    value = Value("joint_error", unit.name, _number(unit, errors["model"]), {"num_hidden": record["num_hidden"]})
+    yield Evaluation("In-painting of poses", dataset, split, says, table, [value])
+
+
+class _Kind(NamedTuple):
+    """A schema of generate.py.
+
+    keys: by which it is known. version: that this m3 reads.
+    """
+
+    keys: set[str]
+    version: int
+    read: Callable[[Mapping[str, Any]], Iterable[Evaluation]]
+
+
+_KINDS = (
+    _Kind({"schema_version", "rollout", "scores"}, 2, _of_roll_outs),
+    _Kind({"schema_version", "sampling", "frames"}, 2, _of_pairs),
+    _Kind({"schema_version", "pck", "nothing_moves", "num_sequences"}, 1, _of_forecasts),
+    _Kind({"schema_version", "guesses", "num_hidden"}, 1, _of_inpainting),
+)
+
+
+def _dataset(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Name, without the path that leads there, and split. Raises ValueError for scores of something else."""
+    data = record["data"]
+    if data["root"] is None:
+        files = ", ".join(record.get("input") or []) or "nothing"
+        raise ValueError(f"scores of {files}, not of a data set: a card shows those of generate.py data.root=…")
+    return Path(data["root"]).name or "data", data["split"]
+
+
+def _cell(unit: _Unit, at: Mapping[str, float | None]) -> str:
+    return " / ".join(_text(unit, at.get(series)) for series in ("model", "nothing_moves"))
+
+
+def _text(unit: _Unit, value: float | None) -> str:
+    return "–" if value is None else f"{value * unit.factor:.{unit.digits}f}"
+
+
+def _number(unit: _Unit, value: float | None) -> float | None:
+    return None if value is None else round(value * unit.factor, unit.digits + 2)
+
+
+def _named(entry: str | Mapping[str, Sequence[Any]]) -> str:
+    """An entry of `sampling.given`: a modality, or one with the number of its parts."""
+    if isinstance(entry, str):
+        return entry
+    return ", ".join(f"{len(parts)} parts of {name}" for name, parts in entry.items())
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")

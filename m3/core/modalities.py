@@ -1,0 +1,279 @@
+"""The modality table: the one place that knows names, lengths, vocabularies, alphas and legal ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from m3.core.joints import NUM_JOINTS
+from m3.core.validation import check
+
+FSQ_LEVELS = (8, 8, 8, 5, 5, 5)
+"""Levels of the six digits of a picture token (Cosmos-0.1 DI, and m3's own mini tokenizer)."""
+
+PICTURE_STRIDE = 16
+"""A picture token stands for 16 × 16 pixels; canvas sizes are multiples of it."""
+
+NUM_JOINT_BINS = 8192
+"""Ids of an x or y token. A visibility token uses the first two of them."""
+
+NUM_VISIBILITY_IDS = 2
+"""Ids of a visibility token: 0 invisible, 1 visible."""
+
+COORDS_LENGTH = 3 * NUM_JOINTS
+"""Tokens of a pose: 13 x, 13 y, 13 visibilities."""
+
+JOINT_LEVELS = (32, 256)
+"""Levels of the digits of an x or y token: a fine step within one of 256 coarse places."""
+
+NUM_STEP_IDS = 64
+"""Ids of a step token: frames from one horizon of a forecast to the next."""
+
+NUM_HORIZONS = 16
+"""Poses of a forecast, one step apart."""
+
+MOTION_SIDE = 33
+"""Cells along x and along y of the grid of displacements that a motion token chooses from; odd: the middle is 0."""
+
+UNSEEN_MOTION = MOTION_SIDE**2
+"""The id, after those of the cells, of the motion of a joint that is not seen there; nobody learns or scores it."""
+
+MOTION_LENGTH = NUM_HORIZONS * NUM_JOINTS
+"""Motion tokens of a sample: for each horizon where its 13 joints have gone."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids that one output head predicts and one embedding table reads.
+
+    name: "picture", "joints", "step" or "motion" (or "table", the published vocabulary that everything shares).
+    num_ids: legal ids are 0 … num_ids − 1.
+    digits: mixed-radix levels of an id, least significant first, or None where it has no inner structure.
+    """
+
+    name: str
+    num_ids: int
+    digits: tuple[int, ...] | None = None
+
+
+MAX_VOCAB_SIZE = 65536
+"""Shards and token tables hold ids as uint16."""
+
+PICTURE = Vocabulary("picture", math.prod(FSQ_LEVELS), FSQ_LEVELS)
+JOINTS = Vocabulary("joints", NUM_JOINT_BINS, JOINT_LEVELS)
+STEP = Vocabulary("step", NUM_STEP_IDS)
+MOTION = Vocabulary("motion", UNSEEN_MOTION + 1)
+
+_VOCABULARY_OF = {
+    "tok_rgb": PICTURE,
+    "coords": JOINTS,
+    "step": STEP,
+    "tok_rgb_next": PICTURE,
+    "coords_next": JOINTS,
+    "motion": MOTION,
+}
+
+_LENGTH_OF = {JOINTS: COORDS_LENGTH, MOTION: MOTION_LENGTH}
+
+
+@dataclass(frozen=True)
+class AlphaSet:
+    """Dirichlet concentrations of a share of the samples.
+
+    weight: positive; samples take a set with probability proportional to it.
+    input_alphas, target_alphas: per modality.
+    """
+
+    weight: float
+    input_alphas: tuple[float, ...]
+    target_alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModalityTable:
+    """The modalities of a run, in the order in which their tokens lie in a sample, and their budgets' law.
+
+    Constructed from `conf/modalities/*.yaml`, whose keys are these fields.
+
+    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, step, motion
+        (`m3.batches.futures`).
+    vocab_sizes: padded table sizes, per modality; read by `logits=table`.
+    max_seq_lens: tokens per modality (L).
+    input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
+    input_tokens_range, target_tokens_range: inclusive bounds of the tokens of a sample's draw.
+    clamped: what happens to tokens drawn beyond a modality's length: "drop" (published) or "redistribute".
+    mixture: None, or alpha sets of which each sample takes one by weight, as mappings {weight, input_alphas,
+        target_alphas}. A set without one of the two alphas has those of the fields above.
+
+    Raises ValueError naming the key for fields that disagree or that no draw can satisfy.
+    """
+
+    modalities: Sequence[str]
+    vocab_sizes: Sequence[int]
+    max_seq_lens: Sequence[int]
+    input_alphas: Sequence[float]
+    target_alphas: Sequence[float]
+    input_tokens_range: Sequence[int]
+    target_tokens_range: Sequence[int]
+    clamped: Literal["drop", "redistribute"] = "redistribute"
+    mixture: Sequence[Mapping[str, Any] | AlphaSet] | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("modalities", "vocab_sizes", "max_seq_lens", "input_alphas", "target_alphas",
+                    "input_tokens_range", "target_tokens_range"):  # fmt: skip
+            object.__setattr__(self, key, _as_tuple(key, getattr(self, key)))
+        if self.mixture is not None:
+            object.__setattr__(self, "mixture", self._read_mixture())
+        self._check_columns()
+        self._check_alphas()
+        self._check_ranges()
+
+    def _read_mixture(self) -> tuple[AlphaSet, ...]:
+        own = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
+        sets = []
+        for number, entry in enumerate(_as_tuple("mixture", self.mixture)):
+            if isinstance(entry, AlphaSet):
+                sets.append(entry)
+                continue
+            if not isinstance(entry, Mapping) or not {"weight"} <= entry.keys() <= {"weight", *own}:
+                raise ValueError(
+                    f"modalities.mixture[{number}]={entry}: need weight and, where they differ from the table's, "
+                    "input_alphas and target_alphas"
+                )
+            alphas = {key: _as_tuple(f"mixture[{number}].{key}", entry.get(key, own[key])) for key in own}
+            sets.append(AlphaSet(entry["weight"], **alphas))
+        if not sets:
+            raise ValueError("modalities.mixture=[]: need an alpha set, or null for the table's own alphas")
+        return tuple(sets)
+
+    def _check_columns(self) -> None:
+        unknown = [name for name in self.modalities if name not in _VOCABULARY_OF]
+        if unknown or len(set(self.modalities)) != self.num_modalities or not self.modalities:
+            raise ValueError(
+                f"modalities.modalities={list(self.modalities)}: need distinct names of {list(_VOCABULARY_OF)}"
+            )
+        for key in ("vocab_sizes", "max_seq_lens"):
+            self._check_length(key, getattr(self, key))
+            for value in getattr(self, key):
+                check(f"modalities.{key}", value, int, low=1)
+        for name, vocabulary, size, length in zip(
+            self.modalities, self.vocabularies, self.vocab_sizes, self.max_seq_lens
+        ):
+            if not vocabulary.num_ids <= size <= MAX_VOCAB_SIZE:
+                raise ValueError(
+                    f"modalities.vocab_sizes: {size} for {name}, need {vocabulary.num_ids} … {MAX_VOCAB_SIZE}"
+                )
+            if (needed := _LENGTH_OF.get(vocabulary, length)) != length:
+                raise ValueError(f"modalities.max_seq_lens: {name} has {needed} tokens, got {length}")
+
+    def _check_length(self, key: str, values: Sequence[Any]) -> None:
+        if len(values) != self.num_modalities:
+            raise ValueError(f"modalities.{key}={list(values)}: need one entry for each of {list(self.modalities)}")
+
+    def _check_alphas(self) -> None:
+        for place, alpha_set in self._named_alpha_sets():
+            check(f"modalities.{place}weight", alpha_set.weight, float, low=0)
+            if not alpha_set.weight:
+                raise ValueError(f"modalities.{place}weight=0: need a positive number, or leave the set out")
+            for key in ("input_alphas", "target_alphas"):
+                alphas = getattr(alpha_set, key)
+                self._check_length(place + key, alphas)
+                for alpha in alphas:
+                    check(f"modalities.{place}{key}", alpha, float, low=0)
+                if not any(alphas):
+                    raise ValueError(f"modalities.{place}{key}={list(alphas)}: one of them must be positive")
+
+    def _check_ranges(self) -> None:
+        if self.clamped not in ("drop", "redistribute"):
+            raise ValueError(f"modalities.clamped={self.clamped!r}: choose drop or redistribute")
+        for side in ("input", "target"):
+            bounds = getattr(self, f"{side}_tokens_range")
+            if len(bounds) != 2 or not all(type(bound) is int for bound in bounds):  # True is an int, but no bound
+                raise ValueError(f"modalities.{side}_tokens_range={list(bounds)}: need two whole numbers")
+            low, high = bounds
+            for place, alpha_set in self._named_alpha_sets():
+                room = self._room(getattr(alpha_set, f"{side}_alphas"))
+                if not 1 <= low <= high <= room:
+                    raise ValueError(
+                        f"modalities.{side}_tokens_range={[low, high]}: need 1 <= low <= high <= {room}, "
+                        f"the positions of the modalities with a positive alpha in {place}{side}_alphas"
+                    )
+        most = self.input_tokens_range[1] + self.target_tokens_range[1]
+        for place, alpha_set in self._named_alpha_sets():
+            room = self._room([sum(alphas) for alphas in zip(alpha_set.input_alphas, alpha_set.target_alphas)])
+            if most > room:
+                raise ValueError(
+                    f"modalities.input_tokens_range and target_tokens_range ask for up to {most} tokens together, the "
+                    f"modalities with a positive alpha in {place}input_alphas or {place}target_alphas have {room}; "
+                    "lower the upper bounds"
+                )
+
+    def _named_alpha_sets(self) -> list[tuple[str, AlphaSet]]:
+        """Each alpha set with what stands before its keys."""
+        if self.mixture is None:
+            return [("", alpha_set) for alpha_set in self.alpha_sets]
+        return [(f"mixture[{number}].", alpha_set) for number, alpha_set in enumerate(self.alpha_sets)]
+
+    def _room(self, alphas: Sequence[float]) -> int:
+        """Positions of the modalities with a positive alpha."""
+        return sum(length for length, alpha in zip(self.max_seq_lens, alphas) if alpha > 0)
+
+    @property
+    def alpha_sets(self) -> tuple[AlphaSet, ...]:
+        """The mixture, or the table's own alphas as its only set."""
+        return self.mixture or (AlphaSet(1, self.input_alphas, self.target_alphas),)
+
+    @property
+    def num_modalities(self) -> int:
+        return len(self.modalities)
+
+    @property
+    def num_tokens(self) -> int:
+        """S, the tokens of a whole sample."""
+        return sum(self.max_seq_lens)
+
+    @cached_property
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """One per modality; modalities of one kind share theirs."""
+        return tuple(_VOCABULARY_OF[name] for name in self.modalities)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Column of each modality's first token in a sample: lengths 17, 256, 256 give 0, 17, 273."""
+        return tuple(sum(self.max_seq_lens[:k]) for k in range(self.num_modalities))
+
+    @cached_property
+    def last_ids(self) -> tuple[int, ...]:
+        """The largest legal id of each of a sample's S columns."""
+        return tuple(
+            self.num_legal_ids(name, position) - 1
+            for name, length in zip(self.modalities, self.max_seq_lens)
+            for position in range(length)
+        )
+
+    def index(self, name: str) -> int:
+        if name not in self.modalities:
+            raise ValueError(f"modality {name!r} is not in the table {list(self.modalities)}")
+        return self.modalities.index(name)
+
+    def columns(self, name: str) -> slice:
+        """Where the tokens of a modality lie in a sample's S tokens."""
+        k = self.index(name)
+        return slice(self.offsets[k], self.offsets[k] + self.max_seq_lens[k])
+
+    def num_legal_ids(self, name: str, position: int) -> int:
+        """Legal ids at a position are 0 … this − 1: 64,000 in pictures, 8,192 for x and y, 2 for visibility,
+        1,089 for motion and one more for none seen."""
+        vocabulary = self.vocabularies[self.index(name)]
+        if vocabulary is JOINTS and position >= 2 * NUM_JOINTS:
+            return NUM_VISIBILITY_IDS
+        return vocabulary.num_ids
+
+
+def _as_tuple(key: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"modalities.{key}={value!r}: need a list")
+    return tuple(value)

@@ -1,0 +1,129 @@
+"""The nouns of m3: what one stage hands to the next, and the one legend of shape letters.
+
+    B batch                S tokens of a sample       K modalities
+    N packed input tokens  M packed target tokens     D model width
+    H heads                E head width               V vocabulary
+    J = 13 joints          T frames
+
+Arrays before batching are NumPy, from batching on they are torch. A mask's name says what True means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from m3.core.joints import Joints
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video of one person.
+
+    id: unique within its source, and a valid file name (no "/" and no ".", which end a WebDataset key).
+    frames: T pictures, each (height, width, 3) uint8 RGB, decoded when indexed.
+    size: (height, width) of every frame, pixels; known without decoding one.
+    joints: of the same T frames, or None for a video without annotations.
+    action: the label as the source spells it ("golf_swing"), or None.
+    is_train: the source's own split flag, or None where it has none.
+    notes: what was odd about it but did not hinder its use, for the manifest.
+    """
+
+    id: str
+    frames: Sequence[np.ndarray]
+    size: tuple[int, int]
+    joints: Joints | None
+    action: str | None = None
+    is_train: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A clip that was not used, and why."""
+
+    clip: str
+    reason: str
+
+
+class FramePair(NamedTuple):
+    """A reference frame and its successor, as frame indices from 0, with their SSIM (None: not computed)."""
+
+    reference: int
+    successor: int
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class TokenizedPair:
+    """One sample of a shard.
+
+    key: "{clip}-{reference frame:06d}".
+    tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints.
+    captions: of the reference frame, none, one or several.
+    meta: clip, reference, successor, ssim, canvas, action, pose_extent_px (see `PairInfo`).
+    """
+
+    key: str
+    tokens: dict[str, np.ndarray]
+    captions: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairInfo:
+    """What is known of a row of the token table besides its tokens.
+
+    pose_extent_px: larger side, in canvas pixels, of the box around all 13 joints (invisible ones
+        included) over all frames of the clip: the L of PCK@a. None for clips without joints.
+    """
+
+    key: str
+    clip: str
+    reference: int
+    successor: int
+    action: str | None
+    pose_extent_px: float | None
+
+
+class TokenBatch(NamedTuple):
+    """What a loader yields: whole, unmasked samples.
+
+    tokens: (B, S) int64 ids, modalities side by side in the order of the modality table.
+    sample: (B,) int64 index of each sample in its split.
+    epoch: (B,) int64 how often the split had been seen whole when the sample was drawn.
+    """
+
+    tokens: Tensor
+    sample: Tensor
+    epoch: Tensor
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """The chosen tokens of B samples, one after the other without padding (N inputs or M targets).
+
+    `ids`, `modality`, `position` and `sample` are (N,) int64. Samples follow each other in order; within a sample
+    the tokens are in the order of the modality table, positions ascending. N, the counts of the modalities
+    (`len(rows[k])`) and `longest` are known on the host: nobody needs to ask the device for a size again.
+
+    ids: token ids. Of targets only the loss reads them.
+    modality: index into the modality table.
+    position: position within the modality, from 0.
+    sample: row of the batch, 0 … B − 1, ascending.
+    lengths: (B,) int64 tokens of each sample; they sum to N.
+    longest: the largest of `lengths`.
+    rows: for each modality k of the table (N_k,) int64, ascending: where `modality` is k.
+    """
+
+    ids: Tensor
+    modality: Tensor
+    position: Tensor
+    sample: Tensor
+    lengths: Tensor
+    longest: int
+    rows: tuple[Tensor, ...]

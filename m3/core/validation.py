@@ -1,0 +1,41 @@
+"""Checking what configuration says, so that a wrong value is named before any work."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+class SettingError(ValueError):
+    """A setting cannot be, which only the run itself could notice."""
+
+
+def check(key: str, value: Any, kind: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raises ValueError naming the key unless the value is of a kind (int, float, int | None …) and low ≤ it ≤ high.
+
+    An int passes for a float; True and False pass for no number; float values must be finite.
+    """
+    name = getattr(kind, "__name__", str(kind))
+    allowed = (int, kind) if kind is float else kind
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        raise ValueError(f"{key}={value!r}: need {'a number' if kind is float else name}")
+    if value is None:
+        return
+    if not math.isfinite(value) or not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"{low:g} … {high:g}"
+        raise ValueError(f"{key}={value!r}: need {bounds}")
+
+
+def torch_device(key: str, name: str) -> torch.device:
+    """The device of this name; "auto" is the GPU if there is one.
+
+    Raises ValueError naming the key where there is no such device.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{key}={name}: {str(error).splitlines()[0]}") from error
+    return torch.device(device)

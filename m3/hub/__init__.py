@@ -1,0 +1,1 @@
+"""Sharing models: `python -m m3.hub`."""

@@ -1,0 +1,158 @@
+"""Pairs: which later frame is the successor of a reference frame."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import islice
+
+import numpy as np
+
+from m3.core.types import FramePair
+from m3.pairs.ssim import FastSsim, Moments, exact_ssim, grey_picture
+
+SSIM_DIGITS = 6
+"""Decimals of a stored SSIM."""
+
+
+class _SsimMiner(ABC):
+    """The successor of a reference is the first later frame whose SSIM with it is below a threshold.
+
+    The pairs and their SSIM are those that scikit-image gives: it decides about every frame that a faster SSIM does
+    not put clearly above the threshold, and it computes what is stored.
+
+    Args:
+        threshold: SSIM below which a frame counts as different, in (0, 1].
+        max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
+    """
+
+    needs_pictures = True
+    tie_margin = 1e-3
+    """Where the fast SSIM is less than this above the threshold, scikit-image decides too. On filmed frames the two
+    differ by about 1e-7; on pictures made so that no rounding error averages out, by up to 3e-4."""
+
+    def __init__(self, threshold: float, max_pairs_per_clip: int | None = None) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"pairs.threshold={threshold}: SSIM lies below 1, need 0 < threshold <= 1")
+        _check_max_pairs(max_pairs_per_clip)
+        self.threshold = threshold
+        self.max_pairs_per_clip = max_pairs_per_clip
+
+    def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
+        """Pairs of a clip's frames, ordered by reference frame; SSIM rounded to 6 digits."""
+        return islice(self._all_pairs(frames), self.max_pairs_per_clip)
+
+    @abstractmethod
+    def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]: ...
+
+    def _ssim_if_different(self, fast_ssim: FastSsim, a: Moments, b: Moments) -> float | None:
+        """SSIM of two frames where it is below the threshold, else None."""
+        if fast_ssim(a, b) >= self.threshold + self.tie_margin:
+            return None
+        similarity = exact_ssim(a.picture, b.picture)
+        return round(similarity, SSIM_DIGITS) if similarity < self.threshold else None
+
+
+class Chain(_SsimMiner):
+    """The successor is the next reference. Each frame is read once, in order; a pair's successor was read last."""
+
+    def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
+        first = grey_picture(frames[0])
+        fast_ssim = FastSsim(first.shape)
+        reference, candidate, reference_index = fast_ssim.empty(), fast_ssim.empty(), 0
+        fast_ssim.fill(reference, first)
+        for index in range(1, len(frames)):
+            fast_ssim.fill(candidate, grey_picture(frames[index]))
+            similarity = self._ssim_if_different(fast_ssim, reference, candidate)
+            if similarity is not None:
+                yield FramePair(reference_index, index, similarity)
+                reference, candidate, reference_index = candidate, reference, index
+
+
+class Dense(_SsimMiner):
+    """Every frame is a reference once; one without a successor gives no pair.
+
+    References are taken in blocks. One pass over the frames compares each with those references of the block that
+    still lack a successor, so that a frame is decoded once per block and not once per reference.
+    """
+
+    max_bytes = 2**28
+    """Of memory for the references of a block; one reference at least."""
+
+    def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
+        size = frames[0].shape[:2]
+        fast_ssim = FastSsim(size)
+        block = max(1, self.max_bytes // fast_ssim.bytes_per_frame)
+        for start in range(0, len(frames) - 1, block):
+            references = range(start, min(start + block, len(frames) - 1))
+            yield from self._pairs_of_block(frames, references, fast_ssim)
+
+    def _pairs_of_block(
+        self, frames: Sequence[np.ndarray], references: range, fast_ssim: FastSsim
+    ) -> Iterator[FramePair]:
+        waiting: dict[int, Moments] = {}  # references without a successor yet
+        found: dict[int, FramePair] = {}
+        free: list[Moments] = []
+        for index in range(references.start, len(frames)):
+            candidate = free.pop() if free else fast_ssim.empty()
+            fast_ssim.fill(candidate, grey_picture(frames[index]))
+            for reference, moments in list(waiting.items()):
+                similarity = self._ssim_if_different(fast_ssim, moments, candidate)
+                if similarity is not None:
+                    found[reference] = FramePair(reference, index, similarity)
+                    free.append(waiting.pop(reference))
+            if index in references:
+                waiting[index] = candidate
+            else:
+                free.append(candidate)
+            if not waiting:
+                break
+        yield from (found[reference] for reference in references if reference in found)
+
+
+class Stride:
+    """The successor comes a fixed step after its reference; pictures are neither compared nor read.
+
+    Args:
+        step: a whole number of frames; or a fraction of the clip, as "1/17" or 0.25: of its last frame's index,
+            rounded down, at least one frame.
+        starts: "every" frame is a reference, as far as the clip reaches; or in a "chain" the successor is the next one.
+        max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
+    """
+
+    needs_pictures = False
+
+    def __init__(self, step: int | float | str, starts: str = "every", max_pairs_per_clip: int | None = None) -> None:
+        self._step = _parse_step(step)
+        if starts not in ("every", "chain"):
+            raise ValueError(f"pairs.starts={starts}: need every or chain")
+        _check_max_pairs(max_pairs_per_clip)
+        self.step = step
+        self.starts = starts
+        self.max_pairs_per_clip = max_pairs_per_clip
+
+    def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
+        """Pairs in order of their reference frames, without SSIM; of `frames` only the number counts."""
+        last = len(frames) - 1
+        step = int(self._step) if self._step >= 1 else max(1, int(self._step * last))
+        references = range(0, last - step + 1, 1 if self.starts == "every" else step)
+        return (FramePair(reference, reference + step, None) for reference in references[: self.max_pairs_per_clip])
+
+
+def _parse_step(step: int | float | str) -> Fraction:
+    """Exactly what was written: 0.3 is 3/10, not the nearest binary number."""
+    try:
+        value = Fraction(str(step))
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0 or (value > 1 and value.denominator > 1):
+        raise ValueError(
+            f"pairs.step={step}: need a whole number of frames, or a fraction of the clip between 0 and 1 such as 1/17"
+        )
+    return value
+
+
+def _check_max_pairs(max_pairs_per_clip: int | None) -> None:
+    if max_pairs_per_clip is not None and max_pairs_per_clip < 1:
+        raise ValueError(f"pairs.max_pairs_per_clip={max_pairs_per_clip}: need at least 1, or null for all")

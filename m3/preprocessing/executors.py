@@ -1,0 +1,64 @@
+"""Clips → staged clips on this machine; `m3.preprocessing.ray_executor` does the same on a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from m3.clips.base import ClipError
+from m3.core.types import Rejection
+from m3.preprocessing.encode import ClipEncoder
+from m3.preprocessing.prepare import PreparedClip
+from m3.preprocessing.staging import StagedClip, Unreadable
+from m3.preprocessing.workers import prepare_clips
+from m3.tokens.encoding import torch_threads
+
+
+class Encoded(NamedTuple):
+    """clip: all of it, or why it is not used. num_frames: T of the clip, 0 where it was not prepared."""
+
+    clip: StagedClip | Rejection
+    num_frames: int
+
+
+class Executor(Protocol):
+    """Where the work on clips is done. What becomes of a clip depends on nothing but the clip."""
+
+    def encoded(self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]) -> Iterator[Encoded]:
+        """Each of these clips once, in the order in which they get ready.
+
+        encoder: knows what is stored; its networks are those of this process.
+        encode_threads: CPU threads of the tokenizer.
+        """
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Processes of this machine prepare, this one encodes.
+
+    num_workers: of these processes; 0 prepares in this one; None: one per CPU core.
+    """
+
+    num_workers: int | None
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"workers={self.num_workers}: need 0 or more, or null for one per CPU core")
+
+    def encoded(self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]) -> Iterator[Encoded]:
+        num_workers = (os.cpu_count() or 1) if self.num_workers is None else self.num_workers
+        with torch_threads(encode_threads):
+            for item in prepare_clips(encoder.preparer, clip_ids, min(num_workers, len(clip_ids))):
+                yield encode_clip(encoder, item)
+
+
+def encode_clip(encoder: ClipEncoder, item: PreparedClip | Rejection) -> Encoded:
+    """Rejects the clip where a picture can no longer be read."""
+    if isinstance(item, Rejection):
+        return Encoded(item, 0)
+    try:
+        return Encoded(encoder(item), item.num_frames)
+    except ClipError as error:
+        return Encoded(Unreadable(item.staged.clip, str(error)), item.num_frames)

@@ -1,0 +1,195 @@
+"""All of the work on a clip that needs neither tokenizer nor captioner: it can run in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from m3.clips.base import ClipError, ClipSource, DamagedFrame, RecentFrames, first_frames, frames_before
+from m3.clips.canvas import Canvas, Window
+from m3.core.joints import NUM_JOINTS, Joints, mirror_joints, pose_extent
+from m3.core.types import Clip, FramePair, Rejection
+from m3.preprocessing.staging import StagedClip, Unreadable
+from m3.shards.manifest import PAIR_MODALITIES
+from m3.tokens.joints import JointCodec
+
+MAX_BYTES_OF_PICTURES = 32 * 2**20
+"""Of the canvas pictures that a prepared clip carries: what waits in memory stays bounded, however long clips are."""
+
+
+class PairMiner(Protocol):
+    """Finds the pairs of a clip.
+
+    needs_pictures: False where it reads nothing but the number of frames.
+    """
+
+    needs_pictures: bool
+
+    def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
+        """Pairs in order; the frames read last are the cheapest to read again."""
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """A clip that lacks only its picture tokens and captions.
+
+    staged: the clip without these.
+    num_frames: T of the clip.
+    shown: indices of the frames whose pictures are needed, ascending.
+    pictures: of the first of them, (size, size, 3) uint8 by frame index; `ClipPreparer.pictures` gives all.
+    """
+
+    staged: StagedClip
+    num_frames: int
+    shown: tuple[int, ...] = ()
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipPreparer:
+    """Clip id → pairs, joint tokens and canvas pictures; picklable, it goes to the workers.
+
+    modalities: names of what is stored of a pair.
+    has_flip: also make the tokens of the mirrored joints.
+    is_captioned_by_sight: the pictures of reference frames are needed, though no picture token may be.
+    """
+
+    source: ClipSource
+    canvas: Canvas
+    miner: PairMiner
+    modalities: Sequence[str] = PAIR_MODALITIES
+    has_flip: bool = False
+    is_captioned_by_sight: bool = False
+
+    def __call__(self, clip_id: str) -> PreparedClip | Rejection:
+        """The clip, or why it is not used."""
+        try:
+            clip = self.source.read(clip_id)
+            while True:
+                try:
+                    return self._prepare(clip)
+                except DamagedFrame as damage:
+                    clip = frames_before(clip, damage)
+        except Exception as error:  # of a library, on a clip that no check foresaw
+            return Unreadable(clip_id, _reason(error))
+
+    def pictures(self, prepared: PreparedClip) -> Iterator[tuple[int, np.ndarray]]:
+        """Index and canvas picture, (size, size, 3) uint8, of all frames in `shown`, in order.
+
+        What the clip does not carry is read here, one frame at a time. Raises ClipError where that fails.
+        """
+        missing = [index for index in prepared.shown if index not in prepared.pictures]
+        try:
+            if missing:
+                clip = first_frames(self.source.read(prepared.staged.clip), prepared.num_frames)
+                window = self.canvas.window(clip.size, clip.joints)
+            for index in prepared.shown:
+                held = prepared.pictures.get(index)
+                yield index, window.picture(clip.frames[index]) if held is None else held
+        except Exception as error:
+            raise ClipError(_reason(error)) from error
+
+    def stores(self, kind: str) -> bool:
+        """Whether a modality of this kind ("tok_rgb", "coords"), of reference or successor, is stored."""
+        return kind in self.modalities or f"{kind}_next" in self.modalities
+
+    def _prepare(self, clip: Clip) -> PreparedClip | Rejection:
+        if clip.joints is None and not self.stores("tok_rgb"):
+            return Rejection(clip.id, "no joints, and without picture tokens there is nothing else to store")
+        window = self.canvas.window(clip.size, clip.joints)
+        pairs, pictures = self._mine(clip, window)
+        if not pairs:
+            return Rejection(clip.id, "; ".join((self._no_pair(len(clip.frames)), *clip.notes)))
+        frames = sorted({index for pair in pairs for index in (pair.reference, pair.successor)})
+        shown = self._shown(pairs, frames)
+        joints = None if clip.joints is None else window.joints(clip.joints)
+        staged = StagedClip(
+            clip=clip.id,
+            action=clip.action,
+            is_train=clip.is_train,
+            notes=clip.notes,
+            has_joints=joints is not None,
+            canvas={"mode": self.canvas.mode, "size": self.canvas.size, "window": _rectangle(window)},
+            pose_extent_px=None if joints is None else pose_extent(joints),
+            pairs=tuple(pairs),
+            captions=(),
+            frames=tuple(frames),
+            tokens=self._joint_tokens(joints, frames) if self.stores("coords") else {},
+        )
+        return PreparedClip(staged, len(clip.frames), shown, self._carried(clip, window, shown, pictures))
+
+    def _no_pair(self, num_frames: int) -> str:
+        if num_frames > 1 and self.miner.needs_pictures:
+            return f"no pair in its {num_frames} frames: none differs enough from the first"
+        return f"no pair: too few frames ({num_frames})"
+
+    def _mine(self, clip: Clip, window: Window) -> tuple[list[FramePair], dict[int, np.ndarray]]:
+        """The pairs, and those pictures of their frames that cost no second decoding."""
+        if not self.miner.needs_pictures:
+            return list(self.miner.pairs(clip.frames)), {}
+        frames, pairs, pictures = RecentFrames(clip.frames), [], {}
+
+        def take(index: int) -> None:
+            if index not in pictures and len(pictures) < self._max_pictures and frames.is_held(index):
+                pictures[index] = window.picture(frames[index])
+
+        needs_all = self.stores("tok_rgb")
+        needs_any = needs_all or self.is_captioned_by_sight
+        if needs_any:
+            frames[0]  # the first reference: still held when it is taken
+            take(0)
+        for pair in self.miner.pairs(frames):
+            pairs.append(pair)
+            if needs_any:
+                take(pair.reference)
+            if needs_all:
+                take(pair.successor)
+        return pairs, pictures
+
+    def _shown(self, pairs: Sequence[FramePair], frames: Sequence[int]) -> tuple[int, ...]:
+        if self.stores("tok_rgb"):
+            return tuple(frames)
+        return tuple(sorted({pair.reference for pair in pairs})) if self.is_captioned_by_sight else ()
+
+    def _carried(
+        self, clip: Clip, window: Window, shown: Sequence[int], pictures: dict[int, np.ndarray]
+    ) -> dict[int, np.ndarray]:
+        """Those of `pictures` that are shown, and more of `shown` as long as there is room."""
+        pictures = {index: pictures[index] for index in shown if index in pictures}
+        for index in shown:
+            if len(pictures) >= self._max_pictures:
+                break
+            if index not in pictures:
+                pictures[index] = window.picture(clip.frames[index])
+        return pictures
+
+    @property
+    def _max_pictures(self) -> int:
+        return max(1, MAX_BYTES_OF_PICTURES // (3 * self.canvas.size**2))
+
+    def _joint_tokens(self, joints: Joints | None, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """ "coords", and "coords.flip" with `has_flip`: (F, 3, 13) uint16; zeros, all invisible, without joints."""
+        names = ("coords", "coords.flip") if self.has_flip else ("coords",)
+        if joints is None:
+            return {name: np.zeros((len(frames), 3, NUM_JOINTS), np.uint16) for name in names}
+        codec, tokens = JointCodec(self.canvas.size), {}
+        for name, seen in zip(names, (joints, mirror_joints(joints, self.canvas.size))):
+            tokens[name] = codec.encode(seen.xy[frames], seen.is_visible[frames])
+        return tokens
+
+
+def _reason(error: Exception) -> str:
+    """Without the folders that lead to a file: manifests hold no paths."""
+    if isinstance(error, ClipError):
+        return str(error)
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"{os.path.basename(error.filename)}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _rectangle(window: Window) -> list[float]:
+    return [window.left, window.top, window.width, window.height]

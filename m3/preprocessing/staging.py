@@ -1,0 +1,188 @@
+"""Clips whose tokens are ready but whose split is not yet known, one file each, so that a build can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks: there, two runs at once are not told from one
+    fcntl = None  # type: ignore[assignment]
+
+from m3.core.files import write_whole
+from m3.core.types import FramePair, Rejection, TokenizedPair
+
+
+@dataclass(frozen=True)
+class Unreadable(Rejection):
+    """A rejection for what may be mended (a file, a disk, memory): a build that goes on tries the clip again."""
+
+
+@dataclass(frozen=True)
+class StagedClip:
+    """All pairs of one clip.
+
+    clip, action, is_train, notes: as in the clip.
+    has_joints: False for a clip without annotations; the tokens of its joints are all invisible.
+    canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
+    pose_extent_px: see `records.PairInfo`.
+    pairs: in order.
+    captions: one per pair.
+    frames: F indices of the frames that occur in pairs, ascending.
+    tokens: of these frames, each (F, …) uint16: "tok_rgb" and "coords", where they are stored, and their mirror
+        images "tok_rgb.flip" and "coords.flip".
+    """
+
+    clip: str
+    action: str | None
+    is_train: bool | None
+    notes: tuple[str, ...]
+    has_joints: bool
+    canvas: dict[str, Any]
+    pose_extent_px: float | None
+    pairs: tuple[FramePair, ...]
+    captions: tuple[str | None, ...]
+    frames: tuple[int, ...]
+    tokens: dict[str, np.ndarray]
+
+    def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
+        """Pair `index` as it goes into a shard, with these token members ("coords_next", "tok_rgb.flip", …)."""
+        pair, caption, tokens = self.pairs[index], self.captions[index], {}
+        for member in members:
+            modality, dot, variant = member.partition(".")
+            frame = pair.successor if modality.endswith("_next") else pair.reference
+            of_frames = self.tokens[modality.removesuffix("_next") + dot + variant]  # (F, …)
+            tokens[member] = of_frames[bisect_left(self.frames, frame)]
+        return TokenizedPair(
+            key=f"{self.clip}-{pair.reference:06d}",
+            tokens=tokens,
+            captions=() if caption is None else (caption,),
+            meta={
+                "clip": self.clip,
+                **pair._asdict(),
+                "action": self.action,
+                "canvas": self.canvas,
+                "pose_extent_px": self.pose_extent_px,
+            },
+        )
+
+
+_MARKER = "identity.json"
+
+
+def _marker_text(identity: dict[str, Any]) -> str:
+    return json.dumps(identity, indent=1, sort_keys=True)
+
+
+def _is_of(root: Path, identity: dict[str, Any]) -> bool:
+    marker = root / _MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(identity)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """The folder, made where it is missing, is this process's alone; raises ValueError where another one works in it.
+
+    The system lifts the lock when the process ends, however it ends.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{root}: another preprocess.py makes this data set; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+class Staging:
+    """A folder of staged and rejected clips that belong to one `identity` (settings and fingerprints).
+
+    What another identity left there is removed, and so are unreadable clips of an earlier run: they are tried again.
+    """
+
+    def __init__(self, root: Path, identity: dict[str, Any]) -> None:
+        self.root = root
+        self._clips = root / "clips"
+        if not _is_of(root, identity):
+            self._clear()
+            self._clips.mkdir(parents=True)
+            write_whole(root / _MARKER, _marker_text(identity).encode("utf-8"))
+        for path in self._clips.glob("*.unreadable.json"):
+            path.unlink()
+
+    names = ("clips", _MARKER)
+    """Of what the folder holds besides the parts of the data set."""
+
+    @staticmethod
+    def discard(root: Path, identity: dict[str, Any]) -> None:
+        """Delete the folder if it belongs to this identity."""
+        if _is_of(root, identity):
+            shutil.rmtree(root)
+
+    def __contains__(self, clip: str) -> bool:
+        return any(path.exists() for path in (self._path(clip), *self._rejection_paths(clip)))
+
+    def add(self, clip: StagedClip | Rejection) -> None:
+        if isinstance(clip, Rejection):
+            path = self._rejection_paths(clip.clip)[isinstance(clip, Unreadable)]
+            write_whole(path, json.dumps(asdict(clip)).encode("utf-8"))
+            return
+        fields = {name: value for name, value in vars(clip).items() if name != "tokens"}
+        content = BytesIO()
+        record = np.frombuffer(json.dumps(fields).encode("utf-8"), dtype=np.uint8)
+        np.savez(content, record=record, **clip.tokens)
+        write_whole(self._path(clip.clip), content.getvalue())
+
+    def read(self, clip: str) -> StagedClip | Rejection:
+        """What was added of a clip. Raises ValueError where its file is damaged."""
+        for path in self._rejection_paths(clip):
+            if path.exists():
+                return Rejection(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            with np.load(self._path(clip), allow_pickle=False) as stored:
+                fields = json.loads(stored["record"].tobytes().decode("utf-8"))
+                tokens = {name: stored[name] for name in stored.files if name != "record"}
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            path = self._path(clip)
+            raise ValueError(f"{path}: damaged ({error}); delete it and run the same command again") from error
+        fields["pairs"] = tuple(FramePair(*pair) for pair in fields["pairs"])
+        for name in ("notes", "captions", "frames"):
+            fields[name] = tuple(fields[name])
+        return StagedClip(**fields, tokens=tokens)
+
+    def num_bytes(self) -> int:
+        """Of all staged clips."""
+        return sum(path.stat().st_size for path in self._clips.iterdir())
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.root)
+
+    def _clear(self) -> None:
+        """Delete what the folder holds; itself it may be locked."""
+        for path in self.root.iterdir() if self.root.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _path(self, clip: str) -> Path:
+        return self._clips / f"{clip}.npz"
+
+    def _rejection_paths(self, clip: str) -> tuple[Path, Path]:
+        return self._clips / f"{clip}.rejected.json", self._clips / f"{clip}.unreadable.json"

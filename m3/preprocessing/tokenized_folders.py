@@ -1,0 +1,181 @@
+"""Data that are tokenized already, in the older layout of one small file per sample and modality:
+
+    {split}/{modality}/{id}/{modality}.npy      tok_rgb, tok_rgb_next: (256,) or (16, 16); coords, coords_next: (39,)
+    {split}/{modality}/{id}/{modality}.json     the same as nested lists; captions: {"caption": "…"} or a list of texts
+
+They are packed into shards as they are, in the splits they lie in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m3.clips.base import ClipError
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import NUM_VISIBILITY_IDS, PICTURE_STRIDE
+from m3.core.types import TokenizedPair
+from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities
+from m3.shards.split import SPLITS
+
+FOLDERS_OF_SPLIT = {"train": ("train",), "eval": ("eval", "val", "valid", "validation"), "test": ("test",)}
+CAPTIONS = "captions"
+
+
+class TokenizedFolders:
+    """A folder of that layout.
+
+    A sample is used when it has every modality that the data set has, in the right shape and with legal ids.
+
+    Args:
+        root: the folder.
+        tokenizer: name of the picture tokenizer that made the tokens, which they themselves do not tell.
+        name: of the data set, for the manifest and the default output folder.
+
+    Attributes:
+        modalities: of the data set, in the order of `PAIR_MODALITIES`.
+        grid: (rows, columns) of a picture's tokens, None without pictures.
+
+    Raises:
+        FileNotFoundError where the folder does not have that layout, ValueError where no picture is a square grid.
+    """
+
+    def __init__(self, root: str | Path, tokenizer: str, name: str = "tokenized_folders") -> None:
+        self.root = Path(root)
+        self.tokenizer = tokenizer
+        self.name = name
+        self._folders = {split: self._folder_of(split) for split in SPLITS}
+        found = {path.name for folder in self._folders.values() if folder for path in folder.iterdir() if path.is_dir()}
+        self._names = tuple(name for name in PAIR_MODALITIES if name in found)
+        if not self._names:
+            raise FileNotFoundError(
+                f"source.root={root}: no folders of {', '.join(PAIR_MODALITIES)} in its splits; the layout is "
+                "train/tok_rgb/ID/tok_rgb.npy, train/coords/ID/coords.npy, …"
+            )
+        self._has_captions = CAPTIONS in found
+        self.grid = self._read_grid()
+        self.modalities: tuple[StoredModality, ...] = pair_modalities(self.grid or (1, 1), self._names)
+
+    @property
+    def canvas_size(self) -> int:
+        """Side in pixels of the canvas that the pictures' grid belongs to; without pictures the published 256."""
+        return self.grid[0] * PICTURE_STRIDE if self.grid else 256
+
+    def sample_ids(self, split: str) -> list[str]:
+        """Ids of all samples of a split, whole or not, sorted."""
+        folder = self._folders[split]
+        if folder is None:
+            return []
+        names = [*self._names, CAPTIONS] if self._has_captions else self._names
+        parts = [folder / name for name in names if (folder / name).is_dir()]
+        return sorted({path.name for part in parts for path in part.iterdir() if path.is_dir()})
+
+    def read(self, split: str, sample_id: str) -> TokenizedPair:
+        """One sample, of clip `{split}-{id}`: what belongs together and frame numbers are not known.
+
+        Raises ClipError where it cannot be used.
+        """
+        if "." in sample_id:
+            raise ClipError(f'{sample_id}: a sample\'s name must be free of "."')
+        tokens = {modality.name: self._tokens(split, sample_id, modality) for modality in self.modalities}
+        captions = self._captions(split, sample_id)
+        return TokenizedPair(
+            key=f"{split}-{sample_id}-000000",
+            tokens=tokens,
+            captions=tuple(captions),
+            meta={
+                "clip": f"{split}-{sample_id}",
+                "reference": 0,
+                "successor": 1,
+                "ssim": None,
+                "action": None,
+                "canvas": {"mode": "unknown", "size": self.canvas_size, "window": None},
+                "pose_extent_px": None,
+            },
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 over the names and contents of all files."""
+        digest = hashlib.sha256()
+        for split, folder in self._folders.items():
+            for path in sorted(folder.glob("*/*/*")) if folder else ():
+                digest.update(f"{split}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def _folder_of(self, split: str) -> Path | None:
+        present = [self.root / name for name in FOLDERS_OF_SPLIT[split] if (self.root / name).is_dir()]
+        if len(present) > 1:
+            raise ValueError(f"source.root={self.root}: {present[0].name} and {present[1].name} are the same split")
+        return present[0] if present else None
+
+    def _read_grid(self) -> tuple[int, int] | None:
+        """The grid of the first picture whose tokens are a square."""
+        names = [name for name in self._names if name.startswith("tok_rgb")]
+        for split, name in ((split, name) for split in SPLITS for name in names):
+            for sample_id in self.sample_ids(split):
+                try:
+                    ids = _load(self._path(split, name, sample_id))
+                except ClipError:
+                    continue
+                side = math.isqrt(ids.size)
+                if side**2 == ids.size and ids.shape in ((ids.size,), (side, side)):
+                    return side, side
+        if names:
+            raise ValueError(f"source.root={self.root}: no {names[0]} holds a square grid of tokens, such as (16, 16)")
+        return None
+
+    def _path(self, split: str, name: str, sample_id: str) -> Path:
+        folder = self._folders[split]
+        assert folder is not None
+        stem = folder / name / sample_id / name
+        for suffix in (".npy", ".json"):
+            if stem.with_suffix(suffix).is_file():
+                return stem.with_suffix(suffix)
+        raise ClipError(f"{split}/{name}/{sample_id}: neither {name}.npy nor {name}.json")
+
+    def _tokens(self, split: str, sample_id: str, modality: StoredModality) -> np.ndarray:
+        path = self._path(split, modality.name, sample_id)
+        ids, where = _load(path), f"{split}/{modality.name}/{sample_id}/{path.name}"
+        if ids.shape not in (modality.shape, (modality.length,)):
+            raise ClipError(f"{where}: shape {ids.shape}, need {modality.shape} or ({modality.length},)")
+        if ids.min() < 0 or ids.max() >= modality.num_ids:
+            raise ClipError(f"{where}: ids {ids.min()} … {ids.max()}, legal are 0 … {modality.num_ids - 1}")
+        ids = ids.reshape(modality.shape)
+        if modality.shape == (3, NUM_JOINTS) and ids[2].max() >= NUM_VISIBILITY_IDS:
+            raise ClipError(f"{where}: visibility {ids[2].max()}, legal are 0 and 1")
+        return ids.astype(np.uint16)
+
+    def _captions(self, split: str, sample_id: str) -> list[str]:
+        if not self._has_captions:
+            return []
+        path = self._path(split, CAPTIONS, sample_id)
+        content = _load_json(path)
+        captions = content.get("caption") if isinstance(content, dict) else content
+        captions = [captions] if isinstance(captions, str) else captions
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise ClipError(f'{split}/{CAPTIONS}/{sample_id}/{path.name}: need {{"caption": "…"}} or a list of texts')
+        return captions
+
+
+def _load(path: Path) -> np.ndarray:
+    """An array of integers. Raises ClipError."""
+    try:
+        ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(_load_json(path))
+    except (ValueError, OSError, EOFError) as error:
+        raise ClipError(f"{path.parent.name}/{path.name}: no array of tokens ({error})") from error
+    if ids.dtype.kind not in "iu" or not ids.size:
+        raise ClipError(f"{path.parent.name}/{path.name}: {ids.dtype} {ids.shape}, need whole numbers")
+    return ids
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ClipError(f"{path.parent.name}/{path.name}: not JSON ({error})") from error

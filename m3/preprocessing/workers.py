@@ -1,0 +1,159 @@
+"""Clips prepared by several processes, which end with the one that started them, however that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import Connection
+
+import torch
+
+from m3.core.types import Rejection
+from m3.preprocessing.prepare import ClipPreparer, PreparedClip
+from m3.preprocessing.staging import Unreadable
+
+MAX_DEATHS_IN_A_ROW = 4
+"""Of clips that their processes die of: more are no fault of the clips."""
+
+_DIED = (
+    "its worker process died, and two more that worked on nothing else: a damaged file that crashes its decoder, or "
+    "too little memory"
+)
+
+
+def prepare_clips(
+    preparer: ClipPreparer, clip_ids: Iterable[str], num_workers: int
+) -> Iterator[PreparedClip | Rejection]:
+    """What `preparer` makes of each clip, as they get ready, with at most two clips per worker in memory.
+
+    Clips that were under way when a worker died are tried again one by one; where two more workers that have nothing
+    else to do die of a clip, it is rejected.
+    Raises ChildProcessError where workers die whatever they are given.
+
+    num_workers: processes; 0 works in this one.
+    """
+    if num_workers == 0:
+        yield from map(preparer, clip_ids)
+        return
+    to_do, deaths_in_a_row = iter(clip_ids), 0
+    while suspects := (yield from _in_pool(preparer, to_do, num_workers)):
+        for clip_id in suspects:
+            dies = True
+            for _ in range(2):  # another clip may have been what the first worker died of
+                dies = dies and bool((yield from _in_pool(preparer, iter([clip_id]), 1)))
+            deaths_in_a_row = deaths_in_a_row + 1 if dies else 0
+            if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
+                raise workers_die(clip_id)
+            if dies:
+                yield Unreadable(clip_id, _DIED)
+
+
+def workers_die(clip_id: str) -> ChildProcessError:
+    """The error that names the clip which the last one died of."""
+    return ChildProcessError(
+        f"worker processes die, the last one on clip {clip_id}: is there enough memory? Run the same command again, "
+        "with fewer workers=… or in one process with workers=0 executor=local; finished clips are kept"
+    )
+
+
+def is_death(item: PreparedClip | Rejection) -> bool:
+    """Whether the clip was rejected because processes died of it."""
+    return isinstance(item, Rejection) and item.reason == _DIED
+
+
+def _in_pool(
+    preparer: ClipPreparer, to_do: Iterator[str], num_workers: int
+) -> Generator[PreparedClip | Rejection, None, list[str]]:
+    """Yields the results; returns the clips that were under way when a worker died, or [] when all are done."""
+    context = _worker_context(preparer)
+    stop_reader, stop_writer = context.Pipe(duplex=False)
+    waiting: dict[Future, str] = {}
+    lost: list[str] = []
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (preparer, stop_reader))
+    try:
+        while not lost or waiting:
+            for clip_id in islice(to_do, 0 if lost else 2 * num_workers - len(waiting)):
+                try:
+                    waiting[pool.submit(_prepare, clip_id)] = clip_id
+                except BrokenProcessPool:
+                    lost.append(clip_id)
+                    break
+            if not waiting:
+                break
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                clip_id = waiting.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    lost.append(clip_id)
+                else:
+                    yield future.result()
+    except BaseException:
+        stop_writer.close()  # interrupted: what the workers are doing is not wanted any more
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        stop_writer.close()
+        stop_reader.close()
+    return lost
+
+
+class ClipWorker:
+    """One process that prepares one clip at a time; another one takes its place when it dies.
+
+    It ends with the process that called, however that ends.
+    """
+
+    def __init__(self, preparer: ClipPreparer) -> None:
+        self._context = _worker_context(preparer)
+        self._preparer = preparer
+        self._stop_reader, self._stop_writer = self._context.Pipe(duplex=False)
+        self._pool = self._start()
+
+    def __call__(self, clip_id: str) -> PreparedClip | Rejection:
+        for _ in range(3):
+            try:
+                return self._pool.submit(_prepare, clip_id).result()
+            except BrokenProcessPool:
+                self._pool.shutdown()
+                self._pool = self._start()
+        return Unreadable(clip_id, _DIED)
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, _start_worker, (self._preparer, self._stop_reader))
+
+
+_preparer: ClipPreparer
+"""Of a worker process."""
+
+
+def _start_worker(preparer: ClipPreparer, stop: Connection) -> None:
+    global _preparer
+    _preparer = preparer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides
+    torch.set_num_threads(1)
+    threading.Thread(target=_exit_when_closed, args=(stop,), daemon=True).start()
+
+
+def _exit_when_closed(stop: Connection) -> None:
+    """Ends the process when the other end of the pipe is closed, as it also is when the main process is killed."""
+    stop.poll(None)
+    os._exit(1)
+
+
+def _prepare(clip_id: str) -> PreparedClip | Rejection:
+    return _preparer(clip_id)
+
+
+def _worker_context(preparer: ClipPreparer) -> multiprocessing.context.BaseContext:
+    """Workers must not be forked from a process that has run torch threads."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        parts = (preparer.source, preparer.canvas, preparer.miner)
+        context.set_forkserver_preload([__name__, *sorted({type(part).__module__ for part in parts})])
+        return context
+    return multiprocessing.get_context("spawn")

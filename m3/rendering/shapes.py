@@ -1,0 +1,152 @@
+"""Round, shaded, anti-aliased shapes, drawn from their signed distance inside their bounding boxes only.
+
+The distance to a shape's outline gives its silhouette, the height of its round surface gives its shading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3.rendering.backgrounds import Colour
+
+
+class Canvas:
+    """A picture to paint on.
+
+    rgb: (height, width, 3) float32; body: (height, width) share of the pixel that a body covers.
+    light: unit vector towards the light.
+    """
+
+    def __init__(self, background: np.ndarray, light: tuple[float, float, float]) -> None:
+        self.rgb = background.copy()
+        self.body = np.zeros(background.shape[:2], dtype=np.float32)
+        self.light = light
+
+    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
+        """Slices of the pixels between two corners, and their x (1, w) and y (h, 1); None when all lie outside."""
+        height, width = self.body.shape
+        x0, x1 = max(int(low[0]), 0), min(int(high[0]) + 2, width)
+        y0, y1 = max(int(low[1]), 0), min(int(high[1]) + 2, height)
+        if x0 >= x1 or y0 >= y1:
+            return None
+        x = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5)
+        y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5)
+        return (slice(y0, y1), slice(x0, x1)), x, y
+
+    def paint(
+        self, where: tuple[slice, slice], distance: np.ndarray, colour: np.ndarray, halo: np.ndarray | None
+    ) -> None:
+        """Lays a part over the picture, first darkening (`halo`) what it nearly touches.
+
+        distance: (h, w) signed pixels to its outline, negative inside. colour: (h, w, 3).
+        """
+        rgb, body = self.rgb[where], self.body[where]
+        if halo is not None:
+            rgb *= (1 - halo * (0.10 + 0.25 * body))[..., None]
+        cover = np.clip(0.5 - distance, 0, 1)
+        change = colour - rgb
+        change *= cover[..., None]
+        rgb += change
+        np.maximum(body, cover, out=body)
+
+
+def brightness(light: tuple[float, float, float], nx: np.ndarray, ny: np.ndarray, nz: np.ndarray) -> np.ndarray:
+    """Brightness of a matt surface with the normal (nx, ny, nz): 0.6 in the shadow, about 1.1 facing the light."""
+    lambert = np.clip(nx * np.float32(light[0]) + ny * np.float32(light[1]) + nz * np.float32(light[2]), -0.25, 1)
+    return np.float32(0.70) + np.float32(0.40) * lambert
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A tapered capsule from a to b (pixels): radii, depths, swelling between them, two colours and where they meet."""
+
+    a: np.ndarray
+    b: np.ndarray
+    radius_a: float
+    radius_b: float
+    colour: Colour
+    beyond: Colour | None = None
+    split: float = 1.0
+    bulge: float = 0.0
+    depth_a: float = 0.0
+    depth_b: float = 0.0
+
+
+def paint_chain(canvas: Canvas, segments: list[Segment], halo_width: float, root: np.ndarray | None = None) -> None:
+    """Draws capsules as one body: where they overlap, the surface nearer to the viewer shows, with a soft seam.
+
+    halo_width: pixels. root: where the chain grows out of another part, which it does not darken there.
+    """
+    corners = []
+    for segment in segments:
+        margin = max(segment.radius_a, segment.radius_b) + segment.bulge + 2 * halo_width + 1
+        corners.append((np.minimum(segment.a, segment.b) - margin, np.maximum(segment.a, segment.b) + margin))
+    window = canvas.window(np.min([low for low, _ in corners], axis=0), np.max([high for _, high in corners], axis=0))
+    if window is None:
+        return
+    where, x, y = window
+    shape, (top, left) = (y.shape[0], x.shape[1]), (where[0].start, where[1].start)
+    best, distance = np.full(shape, -1e9, dtype=np.float32), np.full(shape, 1e9, dtype=np.float32)
+    colour = np.zeros((*shape, 3), dtype=np.float32)
+    for segment, (low, high) in zip(segments, corners):
+        if (own := canvas.window(low, high)) is None:
+            continue
+        (rows, columns), own_x, own_y = own
+        inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        own_distance, surface, rgb = _capsule(segment, own_x, own_y, canvas.light)
+        share = np.clip((surface - best[inside]) * np.float32(0.4) + np.float32(0.5), 0, 1)
+        colour[inside] += (rgb - colour[inside]) * share[..., None]
+        best[inside] = np.maximum(best[inside], surface)
+        distance[inside] = np.minimum(distance[inside], own_distance)
+    halo = np.exp(np.clip(distance, 0, 9 * halo_width) ** 2 * np.float32(-1 / halo_width**2))
+    if root is not None:
+        away = (x - np.float32(root[0])) ** 2 + (y - np.float32(root[1])) ** 2
+        halo = halo * (1 - np.exp(away * np.float32(-1 / (6 * halo_width) ** 2)))
+    canvas.paint(where, distance, colour, halo)
+
+
+def _capsule(
+    segment: Segment, x: np.ndarray, y: np.ndarray, light: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signed distance, height of the surface (falling off outside), and colour, of a capsule on a grid."""
+    along = (segment.b - segment.a).astype(np.float32)
+    squared = max(float(along @ along), 1e-3)
+    px, py = x - np.float32(segment.a[0]), y - np.float32(segment.a[1])
+    t_line = px * (along[0] / np.float32(squared)) + py * (along[1] / np.float32(squared))
+    t = np.clip(t_line, 0, 1)
+    qx, qy = px - t * along[0], py - t * along[1]
+    length = np.sqrt(qx * qx + qy * qy)
+    radius = np.float32(segment.radius_a) + np.float32(segment.radius_b - segment.radius_a) * t
+    if segment.bulge:
+        radius += np.float32(4 * segment.bulge) * t * (1 - t)
+    distance = length - radius
+    inverse = 1 / np.maximum(radius, length)
+    nx, ny = qx * inverse, qy * inverse
+    nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
+    surface = nz * radius - 4 * np.maximum(distance, 0)
+    if segment.depth_a or segment.depth_b:
+        surface += np.float32(segment.depth_a) + np.float32(segment.depth_b - segment.depth_a) * t
+    shade = brightness(light, nx, ny, nz)[..., None]
+    colour = np.asarray(segment.colour, dtype=np.float32)
+    if segment.beyond is None:
+        return distance, surface, colour * shade
+    edge = np.clip((t_line - np.float32(segment.split)) * np.float32(squared**0.5) + np.float32(0.5), 0, 1)[..., None]
+    return distance, surface, (colour + (np.asarray(segment.beyond, dtype=np.float32) - colour) * edge) * shade
+
+
+def polygon_distance(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(h, w) signed distance to a simple polygon (Quilez, "2D distance functions"), negative inside."""
+    squared = np.full((y.shape[0], x.shape[1]), np.inf, dtype=np.float32)
+    is_inside = np.zeros(squared.shape, dtype=bool)
+    for first, second in zip(corners.astype(np.float32), np.roll(corners, -1, axis=0).astype(np.float32)):
+        edge = second - first
+        px, py = x - first[0], y - first[1]
+        t = np.clip((px * edge[0] + py * edge[1]) / max(float(edge @ edge), 1e-6), 0, 1).astype(np.float32)
+        squared = np.minimum(squared, (px - t * edge[0]) ** 2 + (py - t * edge[1]) ** 2)
+        if edge[1]:
+            is_between = (y >= first[1]) != (y >= second[1])  # (h, 1)
+            is_inside ^= is_between & (px < py * (edge[0] / edge[1]))
+    distance = np.sqrt(squared)
+    return np.where(is_inside, -distance, distance)

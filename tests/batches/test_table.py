@@ -1,0 +1,110 @@
+"""The token table holds what the shards hold, and refuses shards that are not those of the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_shards import small_manifest, tokenized_pair
+
+from m3.batches.table import TokenTable
+from m3.core.modalities import ModalityTable
+from m3.shards.manifest import Manifest
+from m3.shards.writer import write_shards
+
+NAMES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
+
+
+def modality_table(names: tuple[str, ...] = NAMES, lengths: tuple[int, ...] = (6, 39, 6, 39)) -> ModalityTable:
+    ones = [1] * len(names)
+    return ModalityTable(names, [65536] * len(names), lengths, ones, ones, [4, 20], [4, 20])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    train = [tokenized_pair(number) for number in range(7)]
+    shards = {"train": write_shards(tmp_path, "train", train, 3), "eval": write_shards(tmp_path, "eval", train[:1], 3)}
+    replace(small_manifest(), shards={**shards, "test": ()}).save(tmp_path)
+    return tmp_path
+
+
+def test_rows_are_the_samples_in_order(data: Path):
+    table = TokenTable.open(data, "train")
+    assert isinstance(table.tokens, np.memmap) and table.tokens.dtype == np.uint16 and not table.tokens.flags.writeable
+    assert table.tokens.shape == (7, 90) and len(table) == 7
+    for number, row in enumerate(table.tokens):
+        pair = tokenized_pair(number)
+        assert np.array_equal(row, np.concatenate([pair.tokens[name].ravel() for name in NAMES]))
+        info = table.pairs[number]
+        assert (info.key, info.clip, info.reference, info.successor) == (pair.key, "0001", number, number + 1)
+        assert (info.action, info.pose_extent_px) == ("walk", 30.0)
+    assert len(TokenTable.open(data, "eval")) == 1 and TokenTable.open(data, "test").tokens.shape == (0, 90)
+
+
+def test_a_table_is_built_once_and_again_for_another_manifest(data: Path):
+    TokenTable.open(data, "train")
+    built = {path: path.stat().st_mtime_ns for path in (data / ".tables").iterdir()}
+    (data / "train/000000.tar").unlink()  # the table alone suffices
+    TokenTable.open(data, "train")
+    assert {path: path.stat().st_mtime_ns for path in (data / ".tables").iterdir()} == built
+    replace(Manifest.load(data), settings={"other": 1}).save(data)
+    with pytest.raises(FileNotFoundError, match="000000.tar: no such shard"):
+        TokenTable.open(data, "train")
+
+
+def test_columns_follow_the_run(data: Path):
+    table = TokenTable.open(data, "train")
+    assert np.shares_memory(table.columns(modality_table()), table.tokens)
+    swapped = table.columns(modality_table(("coords_next", "tok_rgb"), (39, 6)))
+    assert np.array_equal(swapped, np.concatenate([table.tokens[:, 51:], table.tokens[:, :6]], axis=1))
+    with pytest.raises(ValueError, match="wants 256 tokens of tok_rgb, the data set has 6"):
+        table.columns(modality_table(NAMES, (256, 39, 256, 39)))
+
+
+def test_a_changed_shard_is_refused(data: Path):
+    path = data / "train/000001.tar"
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="000001.tar: sha256 .* damaged or was replaced"):
+        TokenTable.open(data, "train")
+    assert not list(data.glob(".tables/train*"))
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda pairs: pairs[:-1], "2 samples, the manifest says 3"),
+        (lambda pairs: [*pairs, tokenized_pair(99)], "4 samples, the manifest says 3"),
+        (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "coords": np.full((3, 13), 8192, np.uint16)})]
+         + pairs[1:], "coords.npy has id 8192, legal are 0 … 8191"),
+        (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "tok_rgb": np.zeros((3, 2), np.uint16)})]
+         + pairs[1:], r"tok_rgb.npy is uint16 \(3, 2\)"),
+        (lambda pairs: [replace(pairs[0], tokens={"coords": pairs[0].tokens["coords"]})] + pairs[1:],
+         "no member tok_rgb.npy"),
+        (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "coords": np.full((3, 13), 2, np.uint16)})]
+         + pairs[1:], "0001-000000: coords.npy has visibility 2"),
+    ],
+)  # fmt: skip
+def test_shards_that_contradict_the_manifest_are_refused(tmp_path: Path, change, reason: str):
+    (shard,) = write_shards(tmp_path, "train", change([tokenized_pair(number) for number in range(3)]), 10)
+    shards = {"train": (replace(shard, num_pairs=3),), "eval": (), "test": ()}
+    replace(small_manifest(), shards=shards).save(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        TokenTable.open(tmp_path, "train")
+
+
+def test_no_data_and_no_split(data: Path, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="python preprocess.py out="):
+        TokenTable.open(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match="split 'valid' is not in"):
+        TokenTable.open(data, "valid")
+
+
+def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path):
+    (data / ".tables").write_text("a file in the way")
+    with pytest.raises(OSError, match="cannot write the token table .*writable"):
+        TokenTable.open(data, "train")
+    assert len(TokenTable.open(data, "train", folder=tmp_path / "elsewhere")) == 7

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.oracle import Oracle, small_table
+
+from m3.core.frames import TokenFrames, nothing_moves
+from m3.core.types import PackedTokens, PairInfo
+from m3.generation.rollout import decode, find_chains, num_steps, roll_out, true_frames
+from m3.sampling.settings import SchemeSettings
+from m3.tokens.joints import JointCodec
+
+NUM_PICTURE_IDS = 64000
+
+
+def pair(clip: str, reference: int, successor: int) -> PairInfo:
+    return PairInfo(f"{clip}-{reference:06d}", clip, reference, successor, "jump", 50.0)
+
+
+# Rows out of order, as shuffled shards have them. Clip b lacks the pair 6 → 9, which fell into another split.
+PAIRS = [
+    pair("b", 9, 12), pair("a", 3, 5), pair("b", 0, 4), pair("a", 0, 3), pair("c", 2, 3), pair("b", 4, 6),
+    pair("a", 5, 9), pair("a", 9, 10), pair("a", 10, 14),
+]  # fmt: skip
+
+
+def test_chains_follow_the_successors_of_a_clip():
+    assert [chain.rows for chain in find_chains(PAIRS, 3, "disjoint")] == [(3, 1, 6), (7, 8), (2, 5), (0,), (4,)]
+    assert [chain.rows for chain in find_chains(PAIRS, 3, "first")] == [(3, 1, 6), (2, 5), (4,)]
+    chain = find_chains(PAIRS, 6, "first")[0]
+    assert chain.rows == (3, 1, 6, 7, 8) and [p.reference for p in chain.pairs] == [0, 3, 5, 9, 10]
+
+
+def test_disjoint_chains_use_every_pair_once_even_where_references_interleave():
+    dense = [pair("a", frame, frame + 2) for frame in range(9)]
+    chains = find_chains(dense, 2, "disjoint")
+    assert sorted(row for chain in chains for row in chain.rows) == list(range(9))
+    assert chains[0].rows == (0, 2) and chains[1].rows == (1, 3)
+
+
+def test_max_samples_spreads_over_the_split():
+    pairs = [pair(f"{clip:03d}", 0, 1) for clip in range(100)]
+    chains = find_chains(pairs, 6, "first", max_samples=5)
+    assert [chain.rows[0] for chain in chains] == [0, 25, 50, 74, 99]
+    assert len(find_chains(pairs, 6, "first", max_samples=None)) == 100
+
+
+@pytest.mark.parametrize(
+    "key, changes",
+    [("frames=0", {"num_frames": 0}), ("starts='all'", {"starts": "all"}), ("max_samples=0", {"max_samples": 0})],
+)
+def test_impossible_values_name_the_key(key, changes):
+    with pytest.raises(ValueError, match=f"rollout.{key}"):
+        find_chains(PAIRS, **{"num_frames": 6, "starts": "first", **changes})
+
+
+def table_rows(pairs: list[PairInfo]) -> np.ndarray:
+    """Token rows that name their frame: picture tokens are the frame number, joints 100 plus it."""
+    table = small_table()
+    rows = np.zeros((len(pairs), table.num_tokens), np.uint16)
+    for n, p in enumerate(pairs):
+        rows[n, table.columns("tok_rgb")], rows[n, table.columns("tok_rgb_next")] = p.reference, p.successor
+        rows[n, table.columns("coords")], rows[n, table.columns("coords_next")] = 100 + p.reference, 100 + p.successor
+    return rows
+
+
+def test_truth_is_the_chain_of_pairs():
+    chains = find_chains(PAIRS, 4, "first")
+    truth = true_frames(table_rows(PAIRS), small_table(), chains, num_frames=4)
+    assert truth.tok_rgb.shape == (3, 5, 6) and truth.coords.shape == (3, 5, 39)
+    assert truth.tok_rgb[:, :, 2].tolist() == [[0, 3, 5, 9, 10], [0, 4, 6, 0, 0], [2, 3, 0, 0, 0]]
+    assert truth.coords[0, :, 38].tolist() == [100, 103, 105, 109, 110]
+    assert truth.is_present.tolist() == [[True] * 5, [True] * 3 + [False] * 2, [True] * 2 + [False] * 3]
+
+
+class Walker(Oracle):
+    """x and y tokens grow by 10 a frame; picture tokens grow by the successor's first x token; all joints visible."""
+
+    def encode(self, inputs: PackedTokens) -> dict:
+        places = zip(inputs.sample.tolist(), inputs.modality.tolist(), inputs.position.tolist())
+        return dict(zip(places, inputs.ids.tolist()))
+
+    def decode(self, context: dict, targets: PackedTokens) -> torch.Tensor:
+        hidden = []
+        for b, k, position in zip(targets.sample.tolist(), targets.modality.tolist(), targets.position.tolist()):
+            growth = 10 if k == 3 else context[b, 3, 0]  # a picture before its joints is a KeyError
+            hidden.append(1 if k == 3 and position >= 26 else context[b, k - 2, position] + growth)
+        return torch.tensor(hidden).float()[:, None]
+
+    def digit_logits(self, hidden: torch.Tensor, modality: int, num_ids: int) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.one_hot(hidden[:, 0].long(), NUM_PICTURE_IDS)[:, :num_ids] * 50.0,)
+
+
+SCHEMES = [SchemeSettings("coords_next", 3), SchemeSettings("tok_rgb_next", 2)]
+
+
+def references(num_samples: int) -> dict[str, torch.Tensor]:
+    coords = torch.arange(num_samples)[:, None] * 1000 + torch.arange(39)
+    coords[:, 26:] = 1
+    return {"tok_rgb": torch.arange(num_samples)[:, None] + torch.arange(6) * 7, "coords": coords}
+
+
+def test_each_frame_is_the_reference_of_the_next():
+    steps = []
+    reference = references(2)
+    sample = torch.arange(2)
+    out = roll_out(Walker(), reference, SCHEMES, 3, 0, sample, batch_size=1, on_step=lambda: steps.append(1))
+    assert len(steps) == 2 * 3 * (3 + 2) == num_steps(SCHEMES, 3, 2, batch_size=1) and out.is_present.all()
+    x = reference["coords"].numpy()[:, None, :26] + 10 * np.arange(4)[:, None]
+    assert (out.coords[:, :, :26] == x).all() and (out.coords[:, :, 26:] == 1).all()
+    growth = np.cumsum(np.concatenate([np.zeros((2, 1), int), x[:, 1:, 0]], 1), 1)  # (2, 4)
+    assert (out.tok_rgb == reference["tok_rgb"].numpy()[:, None] + growth[:, :, None]).all()
+
+
+def test_a_horizon_uses_only_what_came_before_it():
+    model = Oracle(scale=1.0)
+    sample = torch.tensor([5, 6, 7])
+    short = roll_out(model, references(3), SCHEMES, 2, seed=4, sample=sample, batch_size=8)
+    long = roll_out(model, references(3), SCHEMES, 4, seed=4, sample=sample, batch_size=8)
+    assert (short.coords == long.coords[:, :3]).all() and (short.tok_rgb == long.tok_rgb[:, :3]).all()
+    assert (long.coords[:, 1] != long.coords[:, 2]).any()  # horizons draw anew
+
+
+def test_samples_do_not_depend_on_their_batch():
+    model, reference = Oracle(scale=1.0), references(4)
+    whole = roll_out(model, reference, SCHEMES, 2, seed=4, sample=torch.arange(4), batch_size=3)
+    rows = torch.tensor([3, 1])
+    part = roll_out(model, {k: v[rows] for k, v in reference.items()}, SCHEMES, 2, seed=4, sample=rows, batch_size=8)
+    assert (part.tok_rgb == whole.tok_rgb[[3, 1]]).all() and (part.coords == whole.coords[[3, 1]]).all()
+
+
+@pytest.mark.parametrize("schemes", [SCHEMES[:1], [*SCHEMES, SCHEMES[0]], []])
+def test_schemes_must_generate_a_whole_successor(schemes):
+    with pytest.raises(ValueError, match="sampling generates .* needs"):
+        roll_out(Oracle(), references(1), schemes, 1, seed=0, sample=torch.arange(1), batch_size=1)
+
+
+class FlatTokenizer:
+    """A picture of one grey: the id of its first token."""
+
+    def decode(self, ids: torch.Tensor) -> torch.Tensor:
+        assert ids.shape[1:] == (2, 3 - 1)
+        return (ids[:, :1, :1, None] / 127.5 - 1).expand(-1, 3, 32, 32).float()
+
+
+def test_decoding_and_the_baseline():
+    codec = JointCodec(32)
+    xy = np.random.default_rng(0).uniform(0, 32, (1, 3, 13, 2))
+    coords = codec.encode(xy, np.ones((1, 3, 13), bool)).reshape(1, 3, 39).astype(np.int64)
+    tok_rgb = np.array([[[10] * 4, [20] * 4, [30] * 4]])
+    frames = decode(TokenFrames(tok_rgb, coords, np.array([[True, True, False]])), FlatTokenizer(), codec, 32)
+    assert frames.pictures.shape == (1, 3, 32, 32, 3) and frames.pictures.dtype == np.uint8
+    assert frames.pictures[0, :, 5, 5, 1].tolist() == [10, 20, 0]
+    assert abs(frames.xy - xy).max() < 32 / 8191 and frames.is_visible.all()
+    still = nothing_moves(frames)
+    assert (still.pictures == 10).all() and (still.xy == frames.xy[:, :1]).all()

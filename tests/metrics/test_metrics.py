@@ -1,0 +1,437 @@
+"""Scores of roll-outs by hand, by naive loops, by torchmetrics and by SciPy."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torchmetrics.classification import BinaryF1Score
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from m3 import metrics
+from m3.core.frames import Chain, Frames, TokenFrames
+from m3.core.types import PairInfo
+from m3.generation import prompts
+from m3.metrics import Context, Draw, PoseFrames, RolloutTokens, measures
+from m3.metrics.bootstrap import ClipBootstrap, interval
+from m3.metrics.kinds import KINDS
+from m3.metrics.measures import Tally
+from m3.reporting import metrics_file, plots
+from m3.tokens.joints import JointCodec
+
+
+def value(tally: Tally) -> float:
+    return tally.numerator.sum() / tally.denominator.sum()
+
+
+def test_pck_by_hand():
+    true_xy = np.zeros((2, 1, 13, 2))
+    xy = np.zeros((2, 1, 13, 2))
+    xy[0, 0, :3] = [[6, 8], [3, 4], [0, 9.99]]  # distances 10, 5, 9.99 with L = 100
+    xy[1, 0, 0] = [12, 16]  # distance 20 with L = 300
+    xy[1, 0, 1] = [500, 0]  # not scored
+    is_scored = np.zeros((2, 1, 13), bool)
+    is_scored[0, 0, :4] = True  # 10 is not < 10, 5 is, 9.99 is, 0 is
+    is_scored[1, 0, 0] = True  # 20 < 30
+    extent = np.array([100.0, 300.0])
+    assert value(measures.pck(xy, true_xy, is_scored, extent, 0.1)) == pytest.approx(4 / 5)
+    assert value(measures.pck(xy, true_xy, is_scored, extent, 0.05)) == pytest.approx(1 / 5)
+    assert value(measures.joint_error_px(xy, true_xy, is_scored)) == pytest.approx((10 + 5 + 9.99 + 0 + 20) / 5)
+    without = measures.pck(xy, true_xy, is_scored, np.array([100.0, np.nan]), 0.1)
+    assert without.denominator.tolist() == [[4], [0]]
+
+
+def test_visibility_f1_by_hand_and_by_torchmetrics():
+    truth, claim = np.zeros((2, 1, 1, 13), bool)
+    truth[..., :3], claim[..., [0, 3]] = True, True
+    here = np.ones((1, 1), bool)
+    assert value(measures.visibility_f1(claim, truth, here)) == pytest.approx(2 * 1 / (2 + 3))
+    claim, truth = np.random.default_rng(0).random((2, 5, 3, 13)) < 0.6
+    is_present = np.array([[True, True, False]] * 5)
+    expected = BinaryF1Score()(torch.tensor(claim[:, :2]).flatten().int(), torch.tensor(truth[:, :2]).flatten().int())
+    assert value(measures.visibility_f1(claim, truth, is_present)) == pytest.approx(expected.item(), abs=1e-6)
+    assert measures.visibility_f1(claim & False, truth & False, is_present).denominator.sum() == 0
+
+
+def test_psnr_by_hand_and_by_torchmetrics():
+    a, b = np.full((8, 8, 3), 100, np.uint8), np.full((8, 8, 3), 95, np.uint8)
+    assert measures.squared_error(a, b) == measures.squared_error(b, a) == 25
+    assert measures.psnr_db(np.array(25.0)) == pytest.approx(10 * np.log10(255**2 / 25))
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 16, 16, 3), np.uint8)
+    expected = peak_signal_noise_ratio(torch.tensor(a).double(), torch.tensor(b).double(), data_range=255.0)
+    assert measures.psnr_db(np.array(measures.squared_error(a, b))) == pytest.approx(expected.item(), abs=1e-6)
+    known = measures.psnr_db(np.array([0.0, np.nan]))
+    assert known[0] == pytest.approx(measures.MAX_PSNR_DB) and np.isnan(known[1])
+
+
+def test_ssim_is_one_for_equal_pictures_and_falls_with_noise():
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(60, 200, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    values = [measures.ssim(picture + rng.integers(0, top, picture.shape, np.uint8), picture) for top in (1, 10, 50)]
+    assert values[0] == pytest.approx(1) and 1 > values[1] > values[2] > 0
+
+
+# The bootstrap.
+
+
+def ratio_data(num_clips: int, seed: int) -> tuple[np.ndarray, Tally]:
+    """Clips of 1 … 6 samples each, correct with a chance of the clip's own whose mean is 0.5."""
+    rng = np.random.default_rng(seed)
+    clip = np.repeat(np.arange(num_clips), rng.integers(1, 7, num_clips))
+    chance = rng.beta(2, 2, num_clips)
+    denominator = np.full((len(clip), 1), 13.0)
+    numerator = rng.binomial(13, chance[clip])[:, None].astype(float)
+    return clip, Tally(numerator, denominator)
+
+
+def as_it_is(quotients: np.ndarray) -> np.ndarray:
+    return quotients
+
+
+def test_the_bootstrap_agrees_with_scipy():
+    clip, tally = ratio_data(40, seed=1)
+    low, high = interval(ClipBootstrap(clip, 20_000).resampled(tally, as_it_is))
+    hits, counts = (np.bincount(clip, part[:, 0]) for part in (tally.numerator, tally.denominator))
+    found = scipy.stats.bootstrap(
+        (hits, counts), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, method="percentile",
+        n_resamples=20_000, rng=np.random.default_rng(5),
+    ).confidence_interval  # fmt: skip
+    assert low[0] == pytest.approx(found.low, abs=0.004) and high[0] == pytest.approx(found.high, abs=0.004)
+
+
+def test_the_interval_covers_the_truth_and_that_over_samples_does_not():
+    covered = {"clips": 0, "samples": 0}
+    for seed in range(200):
+        clip, tally = ratio_data(50, seed)
+        for unit, labels in (("clips", clip), ("samples", np.arange(len(clip)))):
+            low, high = interval(ClipBootstrap(labels, 300).resampled(tally, as_it_is))
+            covered[unit] += bool(low[0] <= 0.5 <= high[0])
+    assert 0.90 <= covered["clips"] / 200 <= 0.98  # 95% aimed at; its standard error here is 1.5%
+    assert covered["samples"] / 200 < 0.85
+
+
+def test_the_bootstrap_by_a_naive_loop():
+    clip, tally = ratio_data(7, seed=3)
+    bootstrap = ClipBootstrap(clip, 50)
+    resampled = bootstrap.resampled(tally, as_it_is)
+    assert resampled.shape == (50, 1) and (bootstrap._times.sum(1) == 7).all()
+    for times, found in zip(bootstrap._times, resampled[:, 0]):
+        rows = [row for c in range(7) for _ in range(times[c]) for row in np.flatnonzero(clip == c)]
+        assert found == pytest.approx(tally.numerator[rows].sum() / tally.denominator[rows].sum())
+    assert (ClipBootstrap(clip, 50).resampled(tally, as_it_is) == resampled).all()
+
+
+def test_a_resample_without_any_number_is_left_out():
+    tally = Tally(np.array([[3.0, 0.0], [0.0, 0.0]]), np.array([[4.0, 0.0], [0.0, 0.0]]))
+    bootstrap = ClipBootstrap(np.array(["a", "b"]), 100)
+    assert bootstrap.clips_with(tally).tolist() == [1, 0]
+    resampled = bootstrap.resampled(tally, as_it_is)
+    assert np.isnan(resampled[:, 0]).any() and np.isnan(resampled[:, 1]).all()
+    low, high = interval(resampled)
+    assert low[0] == high[0] == 0.75 and np.isnan([low[1], high[1]]).all()
+
+
+# All scores.
+
+
+def three_roll_outs() -> tuple[Frames, Frames, np.ndarray]:
+    """(N = 3, T = 2): sample 1 ends after horizon 1, sample 2 has no pose extent; joint 12 is invisible in truth."""
+    shape = 3, 3
+    xy = np.zeros((*shape, 13, 2))
+    xy[:, 1], xy[:, 2] = 3.0, 20.0  # moves by 3·√2, then to 20·√2
+    is_visible = np.ones((*shape, 13), bool)
+    is_visible[..., 12] = False
+    is_present = np.ones(shape, bool)
+    is_present[1, 2] = False
+    pictures = np.zeros((*shape, 16, 16, 3), np.uint8)
+    pictures[:, 1], pictures[:, 2] = 10, 30
+    truth = Frames(pictures, xy, is_visible, is_present)
+    predicted_xy = xy.copy()
+    predicted_xy[:, 1:, 12] = 77
+    predicted_xy[:, 2, :6] += [3, 4]
+    predicted_pictures = pictures.copy()
+    predicted_pictures[:, 2] += 5
+    # Whatever stands where the truth has ended changes nothing.
+    predicted_pictures[1, 2], predicted_xy[1, 2] = 255, 1000
+    predicted = Frames(predicted_pictures, predicted_xy, is_visible, np.ones(shape, bool))
+    return predicted, truth, np.array([100.0, 100.0, np.nan])
+
+
+def by_name(*arguments, **options) -> dict[str, metrics.Score]:
+    return {s.name: s for s in metrics.score(*arguments, **options)}
+
+
+def test_scores_per_horizon_by_hand():
+    calls = []
+    scores = by_name(*three_roll_outs(), on_horizon=lambda: calls.append(1))
+    assert len(calls) == 2
+    pck = scores["pck@0.05"]
+    assert (pck.num_samples, pck.model, pck.nothing_moves) == ([2, 1], [1.0, pytest.approx(6 / 12)], [1.0, 0.0])
+    assert scores["pck@0.1"].model == [1.0, 1.0]
+    error = scores["joint_error"]
+    assert error.num_samples == [3, 2] and error.model == [0.0, pytest.approx(5 * 6 / 12)]
+    assert error.nothing_moves == pytest.approx([3 * 2**0.5, 20 * 2**0.5])
+    assert error.gains["nothing_moves"].value == pytest.approx([3 * 2**0.5, 20 * 2**0.5 - 2.5])  # lower is better
+    psnr = scores["psnr"]
+    assert psnr.num_samples == [3, 2] and psnr.model == pytest.approx([100.0, 10 * np.log10(255**2 / 25)])
+    assert psnr.nothing_moves == pytest.approx([10 * np.log10(255**2 / 100), 10 * np.log10(255**2 / 900)])
+    assert scores["visibility_f1"].model == [1.0, 1.0] and scores["ssim"].model[0] == pytest.approx(1)
+
+
+def test_psnr_is_that_of_the_mean_error():
+    """An equal picture beside one with an error of 100: their mean error is 50, whatever equal counts in dB."""
+    predicted, truth, extent = three_roll_outs()
+    predicted.pictures[0, 1] += 10
+    is_present = truth.is_present.copy()
+    is_present[2] = False
+    truth = Frames(truth.pictures, truth.xy, truth.is_visible, is_present)
+    assert by_name(predicted, truth, extent)["psnr"].model[0] == pytest.approx(10 * math.log10(255**2 / 50))
+
+
+def test_a_horizon_without_truth_scores_none():
+    predicted, truth, extent = three_roll_outs()
+    truth.is_present[:, 2] = False
+    for score in metrics.score(predicted, truth, extent):
+        assert score.num_samples[1] == 0 and score.model[1] is None and score.nothing_moves[1] is None
+        assert all(series.low[1] is None for series in score.series.values())
+
+
+def test_no_visible_joint_leaves_the_pictures_scored():
+    predicted, truth, extent = three_roll_outs()
+    truth.is_visible[:] = False
+    scores = by_name(predicted, truth, extent)
+    assert scores["pck@0.1"].model == [None, None] and scores["joint_error"].num_samples == [0, 0]
+    assert scores["psnr"].num_samples == [3, 2] and scores["agreement"].model == [None, None]
+
+
+def random_roll_outs(num_samples: int = 12, num_horizons: int = 3) -> tuple[Frames, Frames, np.ndarray, Context]:
+    """Everything is random, with gaps everywhere; six clips of two samples each, two actions."""
+    rng = np.random.default_rng(0)
+    shape = num_samples, num_horizons + 1
+
+    def frames() -> Frames:
+        pictures = rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8)
+        xy = rng.uniform(0, 16, (*shape, 13, 2))
+        is_present = np.arange(num_horizons + 1) <= rng.integers(1, num_horizons + 1, num_samples)[:, None]
+        return Frames(pictures, xy, rng.random((*shape, 13)) < 0.7, is_present)
+
+    def tokens(of: Frames) -> TokenFrames:
+        coords = codec.encode(of.xy, of.is_visible).reshape(*shape, 39).astype(int)
+        return TokenFrames(rng.integers(0, 3, (*shape, 1)), coords, of.is_present)
+
+    def draw() -> Draw:
+        drawn = frames()
+        drawn = Frames(drawn.pictures, drawn.xy, drawn.is_visible, np.ones(shape, bool))
+        return Draw(drawn, tokens(drawn))
+
+    codec, truth, predicted = JointCodec(16), frames(), frames()
+    predicted = Frames(predicted.pictures, predicted.xy, predicted.is_visible, np.ones(shape, bool))
+    has_previous = rng.random(num_samples) < 0.6
+    previous = rng.uniform(0, 16, (num_samples, 13, 2))
+    moving = metrics.constant_velocity(truth, previous, rng.random((num_samples, 13)) < 0.8, has_previous)
+    context = Context(
+        clip=np.repeat(list("abcdef"), num_samples // 6),
+        action=["run", "jump"] * (num_samples // 2 - 1) + ["run", None],
+        constant_velocity=moving,
+        tokens=RolloutTokens(tokens(predicted), tokens(truth), codec),
+        real_pictures=rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8),
+        is_real=rng.random(shape) < 0.8,
+        argmax=draw(),
+        draws=[draw(), draw(), draw()],
+    )
+    return predicted, truth, rng.uniform(20, 60, num_samples), context
+
+
+def naive_joint_scores(frames, truth, extent, horizon: int, rows: list[int]) -> dict[str, float]:
+    hits5 = hits10 = count = claims = agreed = 0
+    distances = []
+    for n in rows:
+        if not (truth.is_present[n, horizon] and frames.is_present[n, horizon]):
+            continue
+        for j in range(13):
+            claimed, true = frames.is_visible[n, horizon, j], truth.is_visible[n, horizon, j]
+            claims += int(claimed) + int(true)
+            agreed += int(claimed and true)
+            if true:
+                distance = math.dist(frames.xy[n, horizon, j], truth.xy[n, horizon, j])
+                distances.append(distance)
+                hits5 += distance < 0.05 * extent[n]
+                hits10 += distance < 0.1 * extent[n]
+                count += 1
+    return {"pck@0.05": hits5 / count, "pck@0.1": hits10 / count, "joint_error": sum(distances) / count,
+            "visibility_f1": 2 * agreed / claims}  # fmt: skip
+
+
+def test_every_joint_score_by_a_naive_loop():
+    predicted, truth, extent, context = random_roll_outs()
+    scores = by_name(predicted, truth, extent, context=context)
+    still = Frames(truth.pictures, np.repeat(truth.xy[:, :1], 4, 1), np.repeat(truth.is_visible[:, :1], 4, 1),
+                   truth.is_present)  # fmt: skip
+    everyone = list(range(12))
+    runs = [n for n in everyone if context.action[n] == "run"]
+    lines = {"model": predicted, "nothing_moves": still, "constant_velocity": context.constant_velocity}
+    for horizon in (1, 2, 3):
+        for series, frames in lines.items():
+            for name, expected in naive_joint_scores(frames, truth, extent, horizon, everyone).items():
+                assert scores[name].series[series].value[horizon - 1] == pytest.approx(expected), (name, series)
+        for name, expected in naive_joint_scores(predicted, truth, extent, horizon, runs).items():
+            assert scores[name].by_action["run"].model[horizon - 1] == pytest.approx(expected)
+    assert set(scores["psnr"].by_action) == {"run", "jump"}
+    # The gain is that over the samples which the baseline has too.
+    has_both = [n for n in everyone if context.constant_velocity.is_present[n, 0]]
+    ours = naive_joint_scores(predicted, truth, extent, 1, has_both)["joint_error"]
+    theirs = naive_joint_scores(context.constant_velocity, truth, extent, 1, has_both)["joint_error"]
+    assert scores["joint_error"].gains["constant_velocity"].value[0] == pytest.approx(theirs - ours)
+    assert scores["joint_error"].model[0] != pytest.approx(ours)
+
+
+def test_every_picture_score_by_a_naive_loop():
+    predicted, truth, extent, context = random_roll_outs()
+    scores = by_name(predicted, truth, extent, context=context)
+    real, is_real = context.real_pictures, context.is_real
+    for horizon in (1, 2, 3):
+        rows = [n for n in range(12) if truth.is_present[n, horizon]]
+        seen = [n for n in rows if is_real[n, horizon]]
+        copied = [n for n in seen if is_real[n, 0]]
+        for name, series, made, true, chosen in (
+            ("psnr", "model", predicted.pictures[:, horizon], truth.pictures[:, horizon], rows),
+            ("psnr", "nothing_moves", truth.pictures[:, 0], truth.pictures[:, horizon], rows),
+            ("psnr_real", "model", predicted.pictures[:, horizon], real[:, horizon], seen),
+            ("psnr_real", "nothing_moves", truth.pictures[:, 0], real[:, horizon], seen),
+            ("psnr_real", "tokenizer", truth.pictures[:, horizon], real[:, horizon], seen),
+            ("psnr_real", "real_reference", real[:, 0], real[:, horizon], copied),
+        ):
+            errors = (made[chosen].astype(float) - true[chosen]) ** 2
+            line = scores[name].series[series]
+            assert line.num_samples[horizon - 1] == len(chosen)
+            assert line.value[horizon - 1] == pytest.approx(10 * math.log10(255**2 / errors.mean())), (name, series)
+            mean = np.mean([measures.ssim(made[n], true[n]) for n in chosen])
+            name = name.replace("psnr", "ssim")
+            assert scores[name].series[series].value[horizon - 1] == pytest.approx(mean)
+
+
+def test_token_accuracy_by_a_naive_loop():
+    predicted, truth, extent, context = random_roll_outs()
+    scores = by_name(predicted, truth, extent, context=context)
+    made, true = context.tokens.predicted, context.tokens.truth
+    for horizon in (1, 2, 3):
+        for series, of, at in (("model", made, horizon), ("nothing_moves", true, 0)):
+            right = count = pictures_right = pictures = 0
+            for n in np.flatnonzero(true.is_present[:, horizon]):
+                pictures_right += int((of.tok_rgb[n, at] == true.tok_rgb[n, horizon]).sum())
+                pictures += 1
+                for place in range(39):
+                    if place >= 26 or truth.is_visible[n, horizon, place % 13]:
+                        right += of.coords[n, at, place] == true.coords[n, horizon, place]
+                        count += 1
+            k = horizon - 1
+            assert scores["coords_accuracy"].series[series].value[k] == pytest.approx(right / count)
+            assert scores["tok_rgb_accuracy"].series[series].value[k] == pytest.approx(pictures_right / pictures)
+    assert scores["coords_accuracy"].series["constant_velocity"].value[0] is not None
+    assert "constant_velocity" not in scores["tok_rgb_accuracy"].series
+
+
+# Constant velocity.
+
+
+def test_constant_velocity_by_hand():
+    _, truth, _ = three_roll_outs()
+    truth.xy[:, 0] = 50.0
+    previous = np.full((3, 13, 2), [48.0, 53.0])
+    is_visible = np.ones((3, 13), bool)
+    is_visible[:, 4] = False  # before; joint 12 is invisible in the reference
+    moving = metrics.constant_velocity(truth, previous, is_visible, np.array([True, False, True]))
+    assert moving.xy[0, :, 0].tolist() == [[50, 50], [52, 47], [54, 44]]
+    assert (moving.xy[0, :, [4, 12]] == 50).all()
+    assert moving.is_present.tolist() == [[True] * 3, [False] * 3, [True] * 3]
+    assert (moving.is_visible == truth.is_visible[:, :1]).all()
+
+
+def test_constant_velocity_is_right_about_straight_lines_and_absent_without_a_previous_frame():
+    predicted, truth, extent = three_roll_outs()
+    truth.xy[:] = np.arange(3)[:, None, None] * np.array([4.0, -1.0]) + 30
+    moving = metrics.constant_velocity(truth, truth.xy[:, 0] - [4, -1], np.ones((3, 13), bool), np.ones(3, bool))
+    scores = by_name(predicted, truth, extent, context=Context(constant_velocity=moving))
+    assert scores["joint_error"].series["constant_velocity"].value == pytest.approx([0, 0])
+    nowhere = PoseFrames(moving.xy, moving.is_visible, np.zeros_like(moving.is_present))
+    scores = by_name(predicted, truth, extent, context=Context(constant_velocity=nowhere))
+    line = scores["joint_error"].series["constant_velocity"]
+    assert line.value == [None, None] and line.num_samples == [0, 0]
+
+
+def test_the_pair_before_a_chain():
+    def pair(clip: str, reference: int, successor: int) -> PairInfo:
+        return PairInfo("", clip, reference, successor, None, None)
+
+    pairs = [pair("a", 0, 3), pair("a", 3, 5), pair("b", 1, 3), pair("a", 2, 5), pair("a", 5, 6)]
+    starts = [pairs[0], pairs[1], pairs[2], pairs[4]]
+    chains = [Chain((0,), (start,)) for start in starts]
+    assert prompts.previous_rows(pairs, chains).tolist() == [-1, 0, -1, 1]
+
+
+# The record.
+
+
+def test_metrics_json(tmp_path):
+    scores = metrics.score(*three_roll_outs())
+    path = tmp_path / "metrics.json"
+    metrics_file.write_metrics(path, metrics_file.metrics_record(scores, {"split": "test"}))
+    record = json.loads(path.read_text())
+    assert record["schema_version"] == 2 and record["split"] == "test"
+    assert set(record["scores"]) == {
+        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim", "agreement",
+        "agreement@0.05"}  # fmt: skip
+    assert set(record["absent"]) == {
+        "psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy", "diversity_joints",
+        "diversity_pictures"}  # fmt: skip
+    assert "source=" in record["absent"]["psnr_real"]
+    entry = record["scores"]["joint_error"]["horizons"][1]
+    low, high = entry["nothing_moves_ci95"]
+    assert low == high == pytest.approx(20 * 2**0.5, abs=1e-6) and entry["model_ci95"] == [2.5, 2.5]
+    assert entry["gain_over_nothing_moves"] == pytest.approx(20 * 2**0.5 - 2.5, abs=1e-6)
+    known = ("horizon", "num_samples", "num_clips", "model")
+    assert {key: entry[key] for key in known} == {"horizon": 2, "num_samples": 2, "num_clips": 2, "model": 2.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_metrics_json_of_all_that_can_be_known(tmp_path):
+    predicted, truth, extent, context = random_roll_outs()
+    record = metrics_file.metrics_record(metrics.score(predicted, truth, extent, context=context), {})
+    metrics_file.write_metrics(tmp_path / "metrics.json", record)
+    assert record["absent"] == {} and set(record["scores"]) == set(KINDS)
+    assert set(record["by_action"]) == {"run", "jump"}
+    for entry in record["scores"].values():
+        for horizon in entry["horizons"]:
+            for name in (key for key in record["series"] if key in horizon):
+                low, high = horizon[f"{name}_ci95"]
+                assert low <= horizon[name] <= high
+    assert {name for entry in record["scores"].values() for name in entry["horizons"][0]} >= set(record["series"])
+    first = record["scores"]["joint_error"]["horizons"][0]
+    assert first["constant_velocity_num_samples"] < first["num_samples"] and first["num_clips"] == 6
+
+
+def test_one_clip_has_no_interval():
+    predicted, truth, extent = three_roll_outs()
+    error = by_name(predicted, truth, extent, context=Context(clip=np.array(["a", "a", "a"])))["joint_error"]
+    assert error.model[1] == pytest.approx(2.5)
+    assert error.series["model"].low == [None, None] and error.gains["nothing_moves"].high == [None, None]
+
+
+def test_metrics_json_refuses_numbers_that_are_not_finite(tmp_path):
+    with pytest.raises(ValueError):
+        metrics_file.write_metrics(tmp_path / "metrics.json", {"value": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plot_shows_what_is_known():
+    predicted, truth, extent, context = random_roll_outs()
+    scores = metrics.score(predicted, truth, extent, context=context)
+    whole = plots.scores_plot(scores, "all")
+    assert whole.mode == "RGB" and len(whole.getcolors(2**24)) > 100
+    few = plots.scores_plot(metrics.score(*three_roll_outs()), "few")  # 6 panels of 12
+    assert few.height < whole.height

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from m3.clips.demo import demo_clip
+from m3.tokens.base import to_frames, to_pixels
+from m3.tokens.mini import WEIGHTS, MiniAutoEncoder, MiniTokenizer, save_weights
+from m3.training.rendered_frames import held_out, pose_frames
+
+LABELS = Path(__file__).parents[3] / "shared" / "penn_action" / "labels"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MiniTokenizer:
+    return MiniTokenizer()
+
+
+def unseen_frames(size: int, num_frames: int) -> np.ndarray:
+    """Clips of a seed that no training used, one frame of each, with twelve actions and as many places."""
+    return np.stack([demo_clip(987_654, k, 8, (size, size)).render(k % 8, (size, size)) for k in range(num_frames)])
+
+
+def mean_psnr(frames: np.ndarray, decoded: np.ndarray) -> float:
+    error = ((frames.astype(np.float64) - decoded) ** 2).mean(axis=(1, 2, 3))
+    return float((10 * np.log10(255**2 / error)).mean())
+
+
+def test_shapes_and_legal_ids(tokenizer):
+    ids = tokenizer.encode(to_pixels(np.zeros((2, 64, 96, 3), dtype=np.uint8)))
+    assert ids.shape == (2, 4, 6) and ids.dtype == torch.int64
+    assert 0 <= ids.min() and ids.max() < 64_000
+    pixels = tokenizer.decode(ids.to(torch.int32))
+    assert pixels.shape == (2, 3, 64, 96) and pixels.dtype == torch.float32
+    assert pixels.abs().max() <= 1
+
+
+@pytest.mark.parametrize("wrong", [-1, 64_000, 65_535])
+def test_an_illegal_id_raises(tokenizer, wrong):
+    ids = torch.zeros(1, 4, 4, dtype=torch.int64)
+    ids[0, 3, 2] = wrong
+    with pytest.raises(ValueError, match=str(wrong)):
+        tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 60, 64), (1, 3, 64, 0)])
+def test_pixels_of_a_wrong_shape_raise(tokenizer, shape):
+    with pytest.raises(ValueError, match="multiples of 16"):
+        tokenizer.encode(torch.zeros(shape))
+
+
+def test_all_ids_decode(tokenizer):
+    assert tokenizer.decode(torch.arange(64_000).reshape(4, 160, 100)[:, ::8, ::8]).isfinite().all()
+
+
+def test_the_fingerprint_is_that_of_the_file(tokenizer, tmp_path):
+    assert tokenizer.fingerprint == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    other = tmp_path / "other.safetensors"
+    save_weights(MiniAutoEncoder(), other)
+    assert MiniTokenizer(str(other)).fingerprint == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_saved_weights_come_back_as_half_precision(tmp_path):
+    model = MiniAutoEncoder()
+    model.initialize(torch.Generator().manual_seed(3))
+    save_weights(model, tmp_path / "weights.safetensors")
+    loaded = MiniTokenizer(str(tmp_path / "weights.safetensors")).model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded[name], tensor.half().float()), name
+
+
+def test_initial_weights_depend_on_the_generator_alone():
+    first, second, third = MiniAutoEncoder(), MiniAutoEncoder(), MiniAutoEncoder()
+    first.initialize(torch.Generator().manual_seed(0))
+    second.initialize(torch.Generator().manual_seed(0))
+    third.initialize(torch.Generator().manual_seed(1))
+    for name, tensor in first.named_parameters():
+        assert torch.equal(tensor, second.get_parameter(name)), name
+    assert not torch.equal(first.encoder[1].weight, third.encoder[1].weight)
+
+
+def test_missing_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
+        MiniTokenizer(str(tmp_path / "nowhere.safetensors"))
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk.safetensors"):
+        MiniTokenizer(str(tmp_path / "junk.safetensors"))
+
+
+def test_the_same_pictures_give_the_same_ids(tokenizer):
+    pixels = to_pixels(unseen_frames(128, 3))
+    ids = tokenizer.encode(pixels)
+    assert torch.equal(tokenizer.encode(pixels), ids)
+    assert torch.equal(MiniTokenizer().encode(pixels), ids)
+
+
+@pytest.mark.parametrize("size, least", [(256, 28.5), (128, 23.5)])
+def test_unseen_generated_motion_survives(tokenizer, size, least):
+    frames = unseen_frames(size, 12)
+    decoded = to_frames(tokenizer.decode(tokenizer.encode(to_pixels(frames))))
+    assert mean_psnr(frames, decoded) >= least
+
+
+@pytest.mark.skipif(not LABELS.is_dir(), reason="needs ../shared/penn_action/labels")
+@pytest.mark.parametrize("size, least", [(256, 29.0), (128, 24.5)])
+def test_unseen_real_poses_survive(tokenizer, size, least):
+    ids = held_out(sorted(path.stem for path in LABELS.glob("*.mat")))[::8]
+    frames = np.concatenate([pose_frames(str(LABELS), clip_id, 987_654, 1, size) for clip_id in ids])
+    decoded = to_frames(tokenizer.decode(tokenizer.encode(to_pixels(frames))))
+    assert mean_psnr(frames, decoded) >= least
+
+
+def test_the_weights_are_small():
+    assert WEIGHTS.stat().st_size <= 8_000_000
+    assert sum(p.numel() for p in MiniAutoEncoder().parameters()) * 2 < WEIGHTS.stat().st_size
