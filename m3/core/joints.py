@@ -1,4 +1,4 @@
-"""The 13 joints: their names and order, the record of their positions, and their mirror image."""
+"""The 13 joints: their names and order, the limbs between them, their positions, and their mirror image."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ JOINT_NAMES = (
     "left_ankle", "right_ankle",
 )  # fmt: skip
 NUM_JOINTS = len(JOINT_NAMES)
+
+
+def limbs_of(side: str) -> tuple[tuple[str, str], ...]:
+    """The 5 limbs of a side, "left" or "right", as pairs of joint names: arm, leg, and the trunk's edge."""
+    parts = (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"), ("shoulder", "hip"))
+    return tuple((f"{side}_{first}", f"{side}_{second}") for first, second in parts)
+
+
+LIMBS = (
+    ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"), *limbs_of("right"), *limbs_of("left"),
+)  # fmt: skip
+"""All 12 limbs in the order in which they are drawn: the left side lies over the right one."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from m3.core.frames import Frames, TokenFrames
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH, PICTURE_STRIDE, ModalityTable
+from m3.core.palette import BLANK
 from m3.generation.prompts import Starts
 from m3.generation.rollout import decode
 from m3.metrics.context import Context, Draw
@@ -28,9 +29,6 @@ from m3.tokens.joints import JointCodec
 
 FRAMES = {"reference": ("tok_rgb", "coords"), "successor": ("tok_rgb_next", "coords_next")}
 """The frames of a pair and their modalities."""
-
-_HIDDEN = (58, 62, 72)
-"""RGB of the parts of a picture that nobody gave."""
 
 _OF_PICTURES = ("psnr", "ssim", "psnr_real", "ssim_real", "tok_rgb_accuracy")
 
@@ -135,7 +133,7 @@ def pair_frames(
     tokens = TokenFrames(tok_rgb, coords, np.ones(shape, bool))
     frames = decode(tokens, tokenizer, codec, codec.canvas_size)
     is_pixel_seen = is_seen.repeat(PICTURE_STRIDE, 2).repeat(PICTURE_STRIDE, 3)[..., None]
-    return replace(frames, pictures=np.where(is_pixel_seen, frames.pictures, np.uint8(_HIDDEN))), tokens
+    return replace(frames, pictures=np.where(is_pixel_seen, frames.pictures, np.uint8(BLANK))), tokens
 
 
 def completion_scores(

@@ -18,6 +18,7 @@ from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel
 from m3.core.joints import JOINT_NAMES, NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH
+from m3.core.palette import BLANK, INK, PAPER
 from m3.core.rng import numpy_generator
 from m3.core.validation import check
 from m3.metrics.bootstrap import ClipBootstrap, interval
@@ -35,7 +36,6 @@ GUESSES = {
 }
 _BATCH_SIZE = 64
 _CELL_PX, _GAP = 168, 8
-_PAPER, _INK, _BLANK = (252, 252, 250), (35, 38, 46), (58, 62, 72)
 
 
 @dataclass(frozen=True)
@@ -250,13 +250,13 @@ def sheet(result: Result, is_visible: np.ndarray, canvas_size: int, num_shown: i
         "truth": (result.truth, is_visible)
     }
     font, left, step = ImageFont.load_default(_CELL_PX * 0.085), round(_CELL_PX * 0.9), _CELL_PX + _GAP
-    picture = Image.new("RGB", (left + num_shown * step, len(shown) * step + _GAP), _PAPER)
+    picture = Image.new("RGB", (left + num_shown * step, len(shown) * step + _GAP), PAPER)
     pen = ImageDraw.Draw(picture)
     for row, (name, (xy, is_drawn)) in enumerate(shown.items()):
         top = _GAP + row * step
-        pen.text((left - 2 * _GAP, top + _CELL_PX // 2), name, fill=_INK, font=font, anchor="rm")
+        pen.text((left - 2 * _GAP, top + _CELL_PX // 2), name, fill=INK, font=font, anchor="rm")
         for n in range(num_shown):
-            cell = Image.new("RGB", (_CELL_PX, _CELL_PX), _BLANK)
+            cell = Image.new("RGB", (_CELL_PX, _CELL_PX), BLANK)
             cell = draw_skeleton(cell, xy[n] * _CELL_PX / canvas_size, is_drawn[n])
             picture.paste(cell, (left + n * step, top))
     return picture

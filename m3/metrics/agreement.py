@@ -24,16 +24,12 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from skimage.color import rgb2lab
 
-from m3.core.joints import JOINT_NAMES
+from m3.core.joints import JOINT_NAMES, limbs_of
 from m3.core.rng import numpy_generator
 from m3.metrics.measures import Tally
 
-LIMBS = tuple(
-    (f"{side}_{a}", f"{side}_{b}")
-    for side in ("left", "right")
-    for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"), ("shoulder", "hip"))
-)
-_ENDS = np.array([[JOINT_NAMES.index(name) for name in limb] for limb in LIMBS])  # (10, 2)
+SIDE_LIMBS = (*limbs_of("left"), *limbs_of("right"))
+_ENDS = np.array([[JOINT_NAMES.index(name) for name in limb] for limb in SIDE_LIMBS])  # (10, 2)
 _ALONG = np.array([0.2, 0.5, 0.8])
 """Where on a limb colours are taken: 0 is its first joint, 1 its second."""
 _AROUND = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]) / 256

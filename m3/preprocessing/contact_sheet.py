@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
+from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
 from m3.reporting.figures import draw_skeleton
 from m3.shards.manifest import Manifest
@@ -23,7 +24,6 @@ from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
-_PAPER, _INK, _FAINT, _BLANK = (252, 252, 250), (35, 38, 46), (120, 124, 134), (58, 62, 72)
 _GAP = 6
 _NUM_COLUMNS = 2  # of pairs
 
@@ -81,15 +81,15 @@ def contact_sheet(pairs: Sequence[SheetPair]) -> Image.Image:
     block = num_panels * (cell_px + _GAP) + 3 * _GAP, title_px + name_px + cell_px + 4 * _GAP
     columns = min(_NUM_COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
-    sheet = Image.new("RGB", (columns * block[0] + 3 * _GAP, rows * block[1] + 2 * _GAP), _PAPER)
+    sheet = Image.new("RGB", (columns * block[0] + 3 * _GAP, rows * block[1] + 2 * _GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
     for n, pair in enumerate(pairs):
         left, top = 3 * _GAP + n % columns * block[0], 2 * _GAP + n // columns * block[1]
         widest = block[0] - 3 * _GAP
-        pen.text((left, top), _fitted(pair.title, pen, font, widest), fill=_INK, font=font)
+        pen.text((left, top), _fitted(pair.title, pen, font, widest), fill=INK, font=font)
         for column, (name, picture) in enumerate(pair.panels):
             x = left + column * (cell_px + _GAP)
-            pen.text((x, top + title_px), name, fill=_FAINT, font=small)
+            pen.text((x, top + title_px), name, fill=FAINT, font=small)
             sheet.paste(picture, (x, top + title_px + name_px + _GAP))
     return sheet
 
@@ -158,7 +158,7 @@ def _panel(
 ) -> tuple[str, Image.Image]:
     size = (cell_px, cell_px)
     if frame is None:
-        picture = Image.new("RGB", size, _BLANK)
+        picture = Image.new("RGB", size, BLANK)
     else:
         picture = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
     if joints is not None:

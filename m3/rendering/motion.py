@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from m3.core.joints import MIRRORED
 from m3.rendering import body
 
 SIDES = np.array([1.0, -1.0])
@@ -316,5 +317,4 @@ LYING = ("pushup", "situp")
 
 def mirrored(points: np.ndarray) -> np.ndarray:
     """The same movement by a left-handed subject: (T, 13, 3) → (T, 13, 3)."""
-    swap = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
-    return points[:, swap] * [-1, 1, 1]
+    return points[:, MIRRORED] * [-1, 1, 1]

@@ -11,21 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from m3.core.frames import Chain, Frames
-from m3.core.joints import JOINT_NAMES
+from m3.core.joints import JOINT_NAMES, LIMBS
+from m3.core.palette import FAINT, INK, LEFT, MIDDLE, NO_FRAME, OUTLINE, PAPER, RIGHT
 
-LEFT, RIGHT, MIDDLE = (255, 138, 31), (38, 190, 255), (250, 247, 240)
-"""RGB of the limbs of left and right side, and of what joins them."""
-
-_LIMBS = (
-    ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"),
-    ("right_shoulder", "right_hip"), ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
-    ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"),
-    ("left_shoulder", "left_hip"), ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
-    ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
-)  # fmt: skip
-_OUTLINE = (20, 22, 30, 190)
-_PAPER, _INK, _FAINT = (252, 252, 250), (35, 38, 46), (120, 124, 134)
-_NO_FRAME = (236, 236, 233)
 _SUPERSAMPLING = 3
 _GAP = 6
 Panels = Sequence[tuple[str, Frames]]
@@ -56,17 +44,17 @@ def draw_skeleton(picture: Image.Image, xy: np.ndarray, is_visible: np.ndarray) 
     layer = Image.new("RGBA", size)
     pen = ImageDraw.Draw(layer)
     points = {name: tuple(xy[j] * _SUPERSAMPLING) for j, name in enumerate(JOINT_NAMES) if is_visible[j]}
-    segments = [(points[a], points[b], _colour(a, b)) for a, b in _LIMBS if a in points and b in points]
+    segments = [(points[a], points[b], _colour(a, b)) for a, b in LIMBS if a in points and b in points]
     if {"head", "left_shoulder", "right_shoulder"} <= points.keys():
         neck = tuple(np.mean([points["left_shoulder"], points["right_shoulder"]], axis=0))
         segments.insert(0, (points["head"], neck, MIDDLE))
     for widening, opaque in ((2.4, False), (0.0, True)):
         for start, end, colour in segments:
             width = round((3.4 + widening) * scale)
-            pen.line([start, end], fill=(*colour, 255) if opaque else _OUTLINE, width=width)
+            pen.line([start, end], fill=(*colour, 255) if opaque else OUTLINE, width=width)
         for name, (x, y) in points.items():
             radius = (3.0 + widening / 2) * scale
-            colour = (*_colour(name, name), 255) if opaque else _OUTLINE
+            colour = (*_colour(name, name), 255) if opaque else OUTLINE
             pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     drawn = picture.convert("RGBA")
     drawn.alpha_composite(layer.resize(picture.size, Image.Resampling.BOX))
@@ -81,10 +69,10 @@ def _colour(a: str, b: str) -> tuple[int, int, int]:
 def cell(frames: Frames, sample: int, horizon: int, cell_px: int) -> Image.Image:
     """One frame with its skeleton, cell_px on each side; grey where the frame is not present."""
     if not frames.is_present[sample, horizon]:
-        grey = Image.new("RGB", (cell_px, cell_px), _NO_FRAME)
+        grey = Image.new("RGB", (cell_px, cell_px), NO_FRAME)
         centre, font = (cell_px / 2, cell_px / 2), ImageFont.load_default(cell_px * 0.08)
         words = "clip has ended" if frames.is_present[sample, 1:].any() else "not known"
-        ImageDraw.Draw(grey).text(centre, words, fill=_FAINT, font=font, anchor="mm")
+        ImageDraw.Draw(grey).text(centre, words, fill=FAINT, font=font, anchor="mm")
         return grey
     picture = Image.fromarray(np.ascontiguousarray(frames.pictures[sample, horizon]))
     scale = cell_px / picture.width
@@ -111,17 +99,17 @@ def rollout_sheet(shown: Panels, titles: Sequence[str], cell_px: int) -> Image.I
     left, title_px, line_px, margin = cell_px // 2, cell_px // 5, cell_px // 6, 2 * _GAP
     step = cell_px + _GAP
     block = title_px + len(shown) * step + _GAP
-    sheet = Image.new("RGB", (left + num_columns * step + margin, num_samples * block + 2 * line_px), _PAPER)
+    sheet = Image.new("RGB", (left + num_columns * step + margin, num_samples * block + 2 * line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column in range(num_columns):
         centre = left + column * step + cell_px // 2
-        pen.text((centre, line_px // 2), _column_name(column), fill=_INK, font=font, anchor="mm")
+        pen.text((centre, line_px // 2), _column_name(column), fill=INK, font=font, anchor="mm")
     for n in range(num_samples):
         top = line_px + n * block
-        pen.text((left, top + title_px // 2), titles[n], fill=_FAINT, font=small, anchor="lm")
+        pen.text((left, top + title_px // 2), titles[n], fill=FAINT, font=small, anchor="lm")
         for row, (name, frames) in enumerate(shown):
             y = top + title_px + row * step
-            pen.text((left - margin, y + cell_px // 2), name, fill=_INK, font=font, anchor="rm")
+            pen.text((left - margin, y + cell_px // 2), name, fill=INK, font=font, anchor="rm")
             for column in range(num_columns):
                 sheet.paste(cell(frames, n, column, cell_px), (left + column * step, y))
     _write_legend(pen, (left, sheet.height - line_px // 2), small)
@@ -133,15 +121,15 @@ def column_sheet(columns: Panels, titles: Sequence[str], cell_px: int) -> Image.
     font, small = _fonts(cell_px)
     title_px, line_px, step = cell_px // 6, cell_px // 5, cell_px + _GAP
     block = title_px + step
-    sheet = Image.new("RGB", (len(columns) * step + 3 * _GAP, len(titles) * block + 2 * line_px), _PAPER)
+    sheet = Image.new("RGB", (len(columns) * step + 3 * _GAP, len(titles) * block + 2 * line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, (name, frames) in enumerate(columns):
         x = 2 * _GAP + column * step
-        pen.text((x, line_px // 2), name, fill=_INK, font=font, anchor="lm")
+        pen.text((x, line_px // 2), name, fill=INK, font=font, anchor="lm")
         for n in range(len(titles)):
             sheet.paste(cell(frames, n, 0, cell_px), (x, line_px + n * block + title_px))
     for n, title in enumerate(titles):
-        pen.text((2 * _GAP, line_px + n * block + title_px // 2), title, fill=_FAINT, font=small, anchor="lm")
+        pen.text((2 * _GAP, line_px + n * block + title_px // 2), title, fill=FAINT, font=small, anchor="lm")
     _write_legend(pen, (2 * _GAP, sheet.height - line_px // 2), small)
     return sheet
 
@@ -159,14 +147,14 @@ def rollout_animation(shown: Panels, titles: Sequence[str], cell_px: int, num_co
     rows = -(-num_samples // columns)
     animation = []
     for horizon in range(num_frames):
-        picture = Image.new("RGB", (columns * block[0] + margin, rows * block[1] + margin), _PAPER)
+        picture = Image.new("RGB", (columns * block[0] + margin, rows * block[1] + margin), PAPER)
         pen = ImageDraw.Draw(picture)
         for n in range(num_samples):
             x, y = margin + n % columns * block[0], margin // 2 + n // columns * block[1]
-            pen.text((x, y + line_px // 2), titles[n], fill=_FAINT, font=small, anchor="lm")
+            pen.text((x, y + line_px // 2), titles[n], fill=FAINT, font=small, anchor="lm")
             for place, (name, frames) in enumerate(shown):
                 words = name if place else f"{name}  {_column_name(horizon)}"
-                pen.text((x, y + line_px * 1.5), words, fill=_INK, font=font, anchor="lm")
+                pen.text((x, y + line_px * 1.5), words, fill=INK, font=font, anchor="lm")
                 picture.paste(cell(frames, n, horizon, cell_px), (x, y + 2 * line_px))
                 x += cell_px + _GAP
         animation.append(picture)
@@ -183,7 +171,7 @@ def _write_legend(pen: ImageDraw.ImageDraw, place: tuple[int, int], font: ImageF
         radius = font.size * 0.3
         pen.ellipse([x, y - radius, x + 2 * radius, y + radius], fill=colour)
         x += 3 * radius
-        pen.text((x, y), words, fill=_FAINT, font=font, anchor="lm")
+        pen.text((x, y), words, fill=FAINT, font=font, anchor="lm")
         x += pen.textlength(words, font=font) + 4 * radius
 
 

@@ -7,7 +7,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from m3.core.joints import JOINT_NAMES
-from m3.metrics.agreement import LIMBS, agreement, limb_colours
+from m3.metrics.agreement import SIDE_LIMBS, agreement, limb_colours
 from m3.rendering.render import random_scene, render_frame
 
 SIZE, NUM_PEOPLE = 96, 14
@@ -106,9 +106,9 @@ def test_colours_are_those_along_the_limb():
     is_visible = np.ones((1, 13), bool)
     is_visible[0, JOINT_NAMES.index("right_knee")] = False
     colours = limb_colours(picture, xy, is_visible)
-    limb = LIMBS.index(("left_elbow", "left_wrist"))
+    limb = SIDE_LIMBS.index(("left_elbow", "left_wrist"))
     red, blue = rgb2lab(np.array([[200, 30, 30], [20, 60, 220]]) / 255)
     assert np.allclose(colours[0, limb, 0], red) and np.allclose(colours[0, limb, 2], blue)
     assert np.allclose(colours[0, limb, 1], rgb2lab((np.array([200, 30, 30]) + [20, 60, 220]) / 2 / 255), atol=1)
-    hidden = [limb for limb, ends in enumerate(LIMBS) if "right_knee" in ends]
+    hidden = [limb for limb, ends in enumerate(SIDE_LIMBS) if "right_knee" in ends]
     assert np.isnan(colours[0, hidden]).all() and np.isfinite(np.delete(colours[0], hidden, 0)).all()

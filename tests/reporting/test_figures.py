@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops
 
+from m3.core import palette
 from m3.core.frames import Chain, Frames
 from m3.core.joints import JOINT_NAMES
 from m3.core.types import PairInfo
@@ -34,9 +35,9 @@ def drawn(is_visible: np.ndarray, size: int = 256) -> np.ndarray:
 def test_limbs_lie_where_the_joints_are_in_the_colours_of_their_side():
     picture = drawn(np.ones(13, bool))
     for a, b, colour in [
-        ("left_hip", "left_knee", pictures.LEFT),
-        ("right_elbow", "right_wrist", pictures.RIGHT),
-        ("left_shoulder", "right_shoulder", pictures.MIDDLE),
+        ("left_hip", "left_knee", palette.LEFT),
+        ("right_elbow", "right_wrist", palette.RIGHT),
+        ("left_shoulder", "right_shoulder", palette.MIDDLE),
     ]:
         x, y = (standing_person()[[JOINT_NAMES.index(a), JOINT_NAMES.index(b)]].mean(0) * 4).round().astype(int)
         assert abs(picture[y, x] - colour).max() < 12, (a, b, picture[y, x])
