@@ -16,7 +16,7 @@ from rich.table import Table
 
 from m3.checkpoint import LoadedModel
 from m3.clips.canvas import PadCanvas
-from m3.core.files import write_whole
+from m3.core.files import write_text_atomic
 from m3.core.modalities import NUM_HORIZONS
 from m3.core.progress import track
 from m3.core.types import Rejection
@@ -111,7 +111,7 @@ class Benchmark:
         num_clips = len({clip.id for clip, _ in batches})
         result = ForecastResult(scores, by_action, num_clips, skipped, out / RECORD_NAME)
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(result.path, (json.dumps(self._record(result, loaded), indent=1) + "\n").encode())
+        write_text_atomic(result.path, json.dumps(self._record(result, loaded), indent=1) + "\n")
         report(result)
         return result
 

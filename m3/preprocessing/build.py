@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from m3.captions import Captioner
 from m3.clips.base import ClipError
+from m3.core.files import WriteError
 from m3.core.modalities import MAX_VOCAB_SIZE
 from m3.core.progress import track
 from m3.core.types import Rejection, TokenizedPair
@@ -139,12 +140,25 @@ def build_dataset(out: Path, recipe: Recipe, executor: Executor, overwrite: bool
     check_replaceable(staging_root, Staging.names)
     clip_ids = recipe.preparer.source.clip_ids()
     recipe.splitter.check(len(clip_ids))
-    with locked(staging_root):
+    with locked(staging_root), _resumable():
         staging = Staging(staging_root, _without_layout(identity))
         _stage_clips(staging, clip_ids, recipe, executor)
         manifest = _write(out, staging, clip_ids, recipe, identity)
         staging.remove()
     return Built(manifest, True)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Adds to the message of a failed write how to continue the build."""
+    try:
+        yield
+    except WriteError as error:
+        error.remedy = (
+            "make room there, or choose another disk with out=…, and run the same command again; "
+            "finished clips are kept"
+        )
+        raise
 
 
 def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:

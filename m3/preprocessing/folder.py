@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m3.core.files import write_whole
+from m3.core.files import final_name, write_atomic, write_text_atomic
 from m3.shards.manifest import CONTACT_SHEET_NAME, MANIFEST_NAME, TABLES_FOLDER, TEXT_TOKENIZER_NAME, Manifest
 from m3.shards.split import SPLITS
 from m3.shards.transport import is_stored
@@ -59,7 +59,7 @@ def check_replaceable(out: Path, also: Sequence[str] = ()) -> None:
         raise ValueError(f"out={out} is a file; choose a folder")
     known = {MANIFEST_NAME, REJECTED_NAME, TEXT_TOKENIZER_NAME, CONTACT_SHEET_NAME, TABLES_FOLDER, *SPLITS, *also}
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    if foreign := [name for name in names if name.removesuffix(".tmp") not in known]:
+    if foreign := [name for name in names if final_name(name) not in known]:
         raise ValueError(f"out={out} holds {foreign[0]!r}, which is not part of a data set; choose another folder")
 
 
@@ -69,7 +69,7 @@ def write_text_tokenizer(root: Path, captions: Sequence[str], vocab_size: int) -
         return None
     text = train_text_tokenizer(captions, vocab_size)
     content = text.encode("utf-8")
-    write_whole(root / TEXT_TOKENIZER_NAME, content)
+    write_atomic(root / TEXT_TOKENIZER_NAME, content)
     sha256 = hashlib.sha256(content).hexdigest()
     return {"file": TEXT_TOKENIZER_NAME, "sha256": sha256, "num_ids": TextTokenizer(text).num_ids}
 
@@ -80,7 +80,7 @@ def move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
     All is written before, so that a full disk cannot stop it half-way.
     """
     lines = "".join(json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in manifest.rejected)
-    write_whole(staged / REJECTED_NAME, lines.encode("utf-8"))
+    write_text_atomic(staged / REJECTED_NAME, lines)
     manifest.save(staged)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)

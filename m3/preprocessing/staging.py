@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows has other locks: there, two runs at once are not told from one
     fcntl = None  # type: ignore[assignment]
 
-from m3.core.files import write_whole
+from m3.core.files import write_atomic, write_text_atomic
 from m3.core.types import FramePair, Rejection, TokenizedPair
 
 
@@ -124,7 +124,7 @@ class Staging:
         if not _is_of(root, identity):
             self._clear()
             self._clips.mkdir(parents=True)
-            write_whole(root / _MARKER, _marker_text(identity).encode("utf-8"))
+            write_text_atomic(root / _MARKER, _marker_text(identity))
         for path in self._clips.glob("*.unreadable.json"):
             path.unlink()
 
@@ -143,13 +143,13 @@ class Staging:
     def add(self, clip: StagedClip | Rejection) -> None:
         if isinstance(clip, Rejection):
             path = self._rejection_paths(clip.clip)[isinstance(clip, Unreadable)]
-            write_whole(path, json.dumps(asdict(clip)).encode("utf-8"))
+            write_text_atomic(path, json.dumps(asdict(clip)))
             return
         fields = {name: value for name, value in vars(clip).items() if name != "tokens"}
         content = BytesIO()
         record = np.frombuffer(json.dumps(fields).encode("utf-8"), dtype=np.uint8)
         np.savez(content, record=record, **clip.tokens)
-        write_whole(self._path(clip.clip), content.getvalue())
+        write_atomic(self._path(clip.clip), content.getvalue())
 
     def read(self, clip: str) -> StagedClip | Rejection:
         """What was added of a clip. Raises ValueError where its file is damaged."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m3.core.files import write_whole
+from m3.core.files import write_text_atomic
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, PICTURE
 from m3.core.types import Rejection
@@ -140,7 +140,7 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write `root/dataset.json`, whole or not at all."""
-        write_whole(root / MANIFEST_NAME, self.to_json().encode("utf-8"))
+        write_text_atomic(root / MANIFEST_NAME, self.to_json())
 
     @classmethod
     def load(cls, root: str | Path) -> Manifest:

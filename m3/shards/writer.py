@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from webdataset import TarWriter
 
-from m3.core.files import whole_file
+from m3.core.files import atomic_file
 from m3.core.types import TokenizedPair
 from m3.shards.manifest import Shard
 
@@ -43,7 +43,7 @@ def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_p
 
 def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
     """Write one tar and return its sha256."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         hashing = _Hashing(file)
         with TarWriter(hashing, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
             for pair in pairs:
