@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +63,8 @@ class Vocabulary:
 MAX_VOCAB_SIZE = 65536
 """Shards and token tables hold ids as uint16."""
 
+_WORD = re.compile(r"[a-z][a-z0-9_]*")
+
 PICTURE = Vocabulary("picture", math.prod(FSQ_LEVELS), FSQ_LEVELS)
 JOINTS = Vocabulary("joints", NUM_JOINT_BINS, JOINT_LEVELS)
 STEP = Vocabulary("step", NUM_STEP_IDS)
@@ -77,6 +80,18 @@ _VOCABULARY_OF = {
 }
 
 _LENGTH_OF = {JOINTS: COORDS_LENGTH, MOTION: MOTION_LENGTH}
+
+_NEXT = "_next"
+
+
+def successor_of(name: str) -> str:
+    """The name of a frame's modality where the frame is the successor: "coords" → "coords_next"."""
+    return name + _NEXT
+
+
+def frame_of(name: str) -> tuple[str, int]:
+    """The modality of a frame and the frame, 0 reference or 1 successor: "coords_next" → ("coords", 1)."""
+    return (name.removesuffix(_NEXT), 1) if name.endswith(_NEXT) else (name, 0)
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,8 @@ class ModalityTable:
 
     Constructed from `conf/modalities/*.yaml`, whose keys are these fields.
 
-    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, step, motion
-        (`m3.batches.futures`).
+    modalities: names, of tok_rgb, coords, tok_rgb_next, coords_next, step, motion (`m3.batches.futures`), and those of
+        `extra_vocabularies`. "NAME_next" is modality NAME of the successor frame.
     vocab_sizes: padded table sizes, per modality; read by `logits=table`.
     max_seq_lens: tokens per modality (L).
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
@@ -107,6 +122,8 @@ class ModalityTable:
     clamped: what happens to tokens drawn beyond a modality's length: "drop" (published) or "redistribute".
     mixture: None, or alpha sets of which each sample takes one by weight, as mappings {weight, input_alphas,
         target_alphas}. A set without one of the two alphas has those of the fields above.
+    extra_vocabularies: None, or the vocabularies of modalities that m3 itself does not have, as mappings
+        {name, num_ids} by modality. "NAME_next" has that of NAME. `m3.vocabularies` decodes, draws and scores them.
 
     Raises ValueError naming the key for fields that disagree or that no draw can satisfy.
     """
@@ -120,6 +137,7 @@ class ModalityTable:
     target_tokens_range: Sequence[int]
     clamped: Literal["drop", "redistribute"] = "redistribute"
     mixture: Sequence[Mapping[str, Any] | AlphaSet] | None = None
+    extra_vocabularies: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for key in ("modalities", "vocab_sizes", "max_seq_lens", "input_alphas", "target_alphas",
@@ -127,6 +145,7 @@ class ModalityTable:
             object.__setattr__(self, key, _as_tuple(key, getattr(self, key)))
         if self.mixture is not None:
             object.__setattr__(self, "mixture", self._read_mixture())
+        self._check_extra_vocabularies()
         self._check_columns()
         self._check_alphas()
         self._check_ranges()
@@ -149,11 +168,38 @@ class ModalityTable:
             raise ValueError("modalities.mixture=[]: need an alpha set, or null for the table's own alphas")
         return tuple(sets)
 
+    def _check_extra_vocabularies(self) -> None:
+        """Names become parts of file names (`m3.vocabularies`, shards), so they are words."""
+        if not isinstance(self.extra_vocabularies, Mapping | None):
+            raise ValueError(f"modalities.extra_vocabularies={self.extra_vocabularies!r}: need a mapping, or null")
+        num_ids = {vocabulary.name: vocabulary.num_ids for vocabulary in _VOCABULARY_OF.values()}
+        for modality, entry in (self.extra_vocabularies or {}).items():
+            key = f"modalities.extra_vocabularies.{modality}"
+            if not _WORD.fullmatch(modality) or modality.endswith(_NEXT) or modality in _VOCABULARY_OF:
+                raise ValueError(f"{key}: need a new name of a-z, 0-9 and _ that does not end in {_NEXT}")
+            if not isinstance(entry, Mapping) or entry.keys() != {"name", "num_ids"}:
+                raise ValueError(f"{key}={entry!r}: need name and num_ids")
+            if not isinstance(entry["name"], str) or not _WORD.fullmatch(entry["name"]):
+                raise ValueError(f"{key}.name={entry['name']!r}: need a word of a-z, 0-9 and _")
+            check(f"{key}.num_ids", entry["num_ids"], int, low=1, high=MAX_VOCAB_SIZE)
+            if num_ids.setdefault(entry["name"], entry["num_ids"]) != entry["num_ids"]:
+                raise ValueError(
+                    f"{key}.num_ids={entry['num_ids']}: vocabulary {entry['name']} has {num_ids[entry['name']]} ids"
+                )
+
+    def _vocabulary_of(self, name: str) -> Vocabulary | None:
+        if name in _VOCABULARY_OF:
+            return _VOCABULARY_OF[name]
+        extra = (self.extra_vocabularies or {}).get(frame_of(name)[0])
+        return None if extra is None else Vocabulary(extra["name"], extra["num_ids"])
+
     def _check_columns(self) -> None:
-        unknown = [name for name in self.modalities if name not in _VOCABULARY_OF]
+        unknown = [name for name in self.modalities if self._vocabulary_of(name) is None]
         if unknown or len(set(self.modalities)) != self.num_modalities or not self.modalities:
+            known = [*_VOCABULARY_OF, *(self.extra_vocabularies or {})]
             raise ValueError(
-                f"modalities.modalities={list(self.modalities)}: need distinct names of {list(_VOCABULARY_OF)}"
+                f"modalities.modalities={list(self.modalities)}: need distinct names of {known}; "
+                "modalities.extra_vocabularies defines new ones"
             )
         for key in ("vocab_sizes", "max_seq_lens"):
             self._check_length(key, getattr(self, key))
@@ -238,7 +284,8 @@ class ModalityTable:
     @cached_property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
         """One per modality; modalities of one kind share theirs."""
-        return tuple(_VOCABULARY_OF[name] for name in self.modalities)
+        found = [self._vocabulary_of(name) for name in self.modalities]
+        return tuple(vocabulary for vocabulary in found if vocabulary is not None)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
