@@ -17,7 +17,7 @@ MAX_FRAME_PIXELS = 2**24
 """Larger frames (4,096 × 4,096 px; 5K video has 14.7 million) are refused before they are decoded."""
 
 
-def writable(text: str) -> str:
+def replace_unencodable(text: str) -> str:
     """`text` with "?" for what UTF-8 cannot write: file names may hold any bytes, manifests not."""
     return text.encode(errors="replace").decode()
 
@@ -26,7 +26,7 @@ class ClipError(ValueError):
     """A clip or label that cannot be used; its message is the reason, and names the file."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(writable(reason))
+        super().__init__(replace_unencodable(reason))
 
 
 class DamagedFrame(ClipError):
@@ -59,7 +59,7 @@ class ClipSource(Protocol):
         """Number of clips, good or bad."""
 
 
-class RecentFrames(Sequence):
+class FrameCache(Sequence):
     """Frames of a clip, the last few of them kept, so that a frame just read is not decoded again.
 
     Args:
@@ -82,7 +82,7 @@ class RecentFrames(Sequence):
             del self._held[next(iter(self._held))]
         return frame
 
-    def is_held(self, index: int) -> bool:
+    def is_cached(self, index: int) -> bool:
         """Whether a frame costs nothing to read again."""
         return index in self._held
 
@@ -117,13 +117,13 @@ def frames_before(clip: Clip, damage: DamagedFrame) -> Clip:
     return replace(first_frames(clip, damage.index), notes=(*clip.notes, note))
 
 
-def require_pair(where: str, num_frames: int) -> None:
+def check_num_frames(where: str, num_frames: int) -> None:
     """Raises ClipError for a clip of fewer than 2 frames."""
     if num_frames < 2:
         raise ClipError(f"{where}: {num_frames} frame{'s' * (num_frames != 1)}, a pair needs 2")
 
 
-def require_frame_size(where: str, size: tuple[int, int]) -> None:
+def check_frame_size(where: str, size: tuple[int, int]) -> None:
     """Raises ClipError for frames of (height, width) pixels that are empty or too large."""
     height, width = size
     if min(size) < 1 or height * width > MAX_FRAME_PIXELS:
@@ -153,7 +153,7 @@ def file_identity(path: Path, block: int = 65_536) -> bytes:
     return f"{size} {digest.hexdigest()}\n".encode()
 
 
-def spread(ids: list[str], max_clips: int | None) -> list[str]:
+def evenly_spaced(ids: list[str], max_clips: int | None) -> list[str]:
     """At most `max_clips` ids, evenly spread over the list: data sets are often sorted by action."""
     if max_clips is None or max_clips >= len(ids):
         return ids

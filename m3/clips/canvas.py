@@ -1,7 +1,7 @@
 """The canvas: the square picture that tokens are made of, and the one map between it and the source.
 
 Pictures and joints both go through a `Window`, so they can never disagree. Both use continuous pixels: (0, 0) is
-the top-left corner of a picture and the centre of its first pixel is (0.5, 0.5), so the map is one factor and one
+the top-left corner of a picture and the center of its first pixel is (0.5, 0.5), so the map is one factor and one
 offset per axis.
 """
 
@@ -104,7 +104,7 @@ class Canvas(ABC):
 
 
 class CropCanvas(Canvas):
-    """The shorter side of the frame fills the canvas, the longer one is cropped at its centre."""
+    """The shorter side of the frame fills the canvas, the longer one is cropped at its center."""
 
     mode = "crop"
 
@@ -125,9 +125,9 @@ class StretchCanvas(Canvas):
 
 
 class PersonCanvas(Canvas):
-    """As large as `crop`, but centred on the clip's median visible joint as far as the frame reaches.
+    """As large as `crop`, but centered on the clip's median visible joint as far as the frame reaches.
 
-    The window stays where it is for the whole clip. A clip without visible joints is cropped at its centre.
+    The window stays where it is for the whole clip. A clip without visible joints is cropped at its center.
     """
 
     mode = "person"
@@ -135,10 +135,10 @@ class PersonCanvas(Canvas):
     def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
         height, width = source_size
         side = min(height, width)
-        centre = np.array([width / 2, height / 2])
+        center = np.array([width / 2, height / 2])
         if joints is not None and joints.is_visible.any():
-            centre = np.median(joints.xy[joints.is_visible], axis=0)
-        left, top = (centre - side / 2).clip(0, (width - side, height - side)).tolist()
+            center = np.median(joints.xy[joints.is_visible], axis=0)
+        left, top = (center - side / 2).clip(0, (width - side, height - side)).tolist()
         return Window(source_size, left, top, side, side, self.size)
 
 

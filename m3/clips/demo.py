@@ -20,7 +20,7 @@ from m3.core.joints import Joints
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
 from m3.rendering.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
-from m3.rendering.motion import ACTIONS, LYING, mirrored, random_bones
+from m3.rendering.motion import ACTIONS, LYING, mirror_points, random_bones
 from m3.rendering.render import render_frame
 from m3.rendering.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
 
@@ -36,7 +36,7 @@ class DemoClip:
 
     points: (T, 13, 3) float64 in statures, in the subject's axes (see `m3.rendering.motion`).
     joints: where the camera sees them.
-    depth: (T, 13) float64 pixels towards the viewer.
+    depth: (T, 13) float64 pixels toward the viewer.
     ground_y: pixels, where the feet stand.
     pose: side of the body that the camera sees, as Penn Action spells it: front, back, left, right.
     """
@@ -67,7 +67,7 @@ def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> D
 
     def perform(cycles: np.ndarray) -> np.ndarray:
         points = ACTIONS[action](cycles, scope, bones, numpy_generator(style))
-        return mirrored(points) if is_mirrored else points
+        return mirror_points(points) if is_mirrored else points
 
     yaw, pose, travel = _choose_view(rng, action, perform(start + np.linspace(0, 1, 33)))
     period = float(np.clip(travel / rng.uniform(0.024, 0.032), 10, 26))  # frames of a cycle
@@ -121,7 +121,7 @@ def _film(
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Perspective view of the clip from a level camera that does not move, the whole movement large in the picture.
 
-    Returns (T, 13, 2) pixels, (T, 13) depth in pixels towards the viewer, the ground's y in pixels, and the horizon
+    Returns (T, 13, 2) pixels, (T, 13) depth in pixels toward the viewer, the ground's y in pixels, and the horizon
     as a fraction of the height.
     """
     height, width = size
@@ -151,16 +151,16 @@ def _random_occluder(rng: np.random.Generator, action: str, xy: np.ndarray, size
     """An object that hides the legs, a side, or a limb, and never most of the person."""
     (left, top), (right, bottom) = xy.min((0, 1)) / size[::-1], xy.max((0, 1)) / size[::-1]
     kind = "post" if action in LYING else str(rng.choice(OCCLUDER_KINDS))
-    colour = {
+    color = {
         "box": (176, 132, 84), "post": (120, 124, 130), "bench": (142, 96, 60), "hedge": (62, 108, 62)
     }[kind]  # fmt: skip
     if kind == "post":
         half, x = 0.025, left + (right - left) * rng.choice([rng.uniform(0.0, 0.25), rng.uniform(0.75, 1.0)])
-        return Occluder(kind, (float(x - half), -0.05, float(x + half), min(float(bottom) + 0.12, 1.05)), colour)
+        return Occluder(kind, (float(x - half), -0.05, float(x + half), min(float(bottom) + 0.12, 1.05)), color)
     middle = left + (right - left) * rng.uniform(0.25, 0.75)
     half = {"box": 0.12, "bench": 0.25, "hedge": 0.2}[kind] * rng.uniform(0.8, 1.2)
     y0 = bottom - (bottom - top) * rng.uniform(0.18, 0.36)
-    return Occluder(kind, (float(middle - half), float(y0), float(middle + half), float(bottom) + 0.09), colour)
+    return Occluder(kind, (float(middle - half), float(y0), float(middle + half), float(bottom) + 0.09), color)
 
 
 def _behind_occluder(xy: np.ndarray, scene: Scene, size: tuple[int, int]) -> np.ndarray:
@@ -288,7 +288,7 @@ def _write_clip(root: Path, seed: int, number: int, num_frames: int, size: tuple
 
 def _label_bytes(clip: DemoClip, size: tuple[int, int]) -> bytes:
     """A Penn Action label file, free of the date that scipy writes into it."""
-    xy, num_frames = clip.joints.xy + 0.5, len(clip.joints.xy)  # 1-based pixel centres
+    xy, num_frames = clip.joints.xy + 0.5, len(clip.joints.xy)  # 1-based pixel centers
     low, high = xy.min(1), xy.max(1)
     buffer = io.BytesIO()
     scipy.io.savemat(

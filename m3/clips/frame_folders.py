@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from m3.clips.base import ClipError, file_identity, reason_of, require_pair, spread, writable
-from m3.clips.names import clip_ids
-from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size, shown
+from m3.clips.base import ClipError, check_num_frames, evenly_spaced, file_identity, reason_of, replace_unencodable
+from m3.clips.names import ids_from_paths
+from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, display_name, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
 from m3.core.types import Clip
 
@@ -19,12 +19,12 @@ class FrameFolders:
     """Clips of a folder, each a folder at any depth with jpg, png or webp pictures, or the folder itself.
 
     Pictures follow each other by the numbers in their names (2 before 10), whatever number they start with; a hole in
-    the numbering is noted and otherwise nothing. EXIF orientation is honoured. All pictures of a clip have one size.
+    the numbering is noted and otherwise nothing. EXIF orientation is honored. All pictures of a clip have one size.
     Joints come from a sidecar beside the clip's folder (`walk.csv` for `walk/`, see `m3.clips.sidecar`) or not at all.
 
     Args:
         root: the folder.
-        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        max_clips: use that many, evenly spaced over the sorted ids; None for all.
         name: of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where there is no such folder, or no picture in it.
@@ -40,10 +40,10 @@ class FrameFolders:
         if not num_pictures:
             raise FileNotFoundError(f"source.root={root}: no {', '.join(PICTURE_SUFFIXES)} files in it or below it")
         below = {path: path.relative_to(root_path).as_posix() for path in folders if path != root_path}
-        named = clip_ids(
+        named = ids_from_paths(
             {name: name for name in below.values()} | ({".": root_path.name} if root_path in folders else {})
         )
-        self._folders = {clip_id: root_path / named[clip_id] for clip_id in spread(list(named), max_clips)}
+        self._folders = {clip_id: root_path / named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -70,12 +70,12 @@ class FrameFolders:
     def read(self, clip_id: str) -> Clip:
         """One clip: the pictures before the first that has no readable header."""
         folder = self._folders[clip_id]
-        pictures, order_notes = in_number_order(_pictures(folder), folder.name)
+        pictures, order_notes = sort_by_number(_pictures(folder), folder.name)
         size, num_frames, damage_notes = _measured(pictures)
         path = find_sidecar(folder)
         sidecar = Sidecar(None) if path is None else read_sidecar(path, num_frames, size)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
-        require_pair(folder.name, num_frames)
+        check_num_frames(folder.name, num_frames)
         return Clip(
             id=clip_id,
             frames=PictureFiles(pictures[:num_frames], size, "the first picture", is_upright=True),
@@ -83,11 +83,11 @@ class FrameFolders:
             joints=sidecar.joints,
             action=sidecar.action,
             is_train=sidecar.is_train,
-            notes=tuple(map(writable, (*order_notes, *damage_notes, *sidecar.notes))),
+            notes=tuple(map(replace_unencodable, (*order_notes, *damage_notes, *sidecar.notes))),
         )
 
 
-def in_number_order(paths: Sequence[Path], folder: str) -> tuple[list[Path], tuple[str, ...]]:
+def sort_by_number(paths: Sequence[Path], folder: str) -> tuple[list[Path], tuple[str, ...]]:
     """Pictures sorted by the numbers in their names, and notes on pictures without number and holes in the numbering.
 
     Raises ClipError where no name holds a number, or two names hold the same ("1.jpg" and "01.png").
@@ -129,7 +129,7 @@ def _measured(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[str
             return size, index, (f"{error}: used the {index} frames before it",)
         if found != size:
             raise ClipError(
-                f"{shown(path)}: {found[0]} x {found[1]} px (height x width), {pictures[0].name} has "
+                f"{display_name(path)}: {found[0]} x {found[1]} px (height x width), {pictures[0].name} has "
                 f"{size[0]} x {size[1]}; a clip's pictures need one size"
             )
     return size, len(pictures), ()

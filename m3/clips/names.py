@@ -12,7 +12,7 @@ _MAX_BYTES = 100
 _DIGITS_OF_HASH = 8
 
 
-def clip_ids(names: Mapping[str, str]) -> dict[str, str]:
+def ids_from_paths(names: Mapping[str, str]) -> dict[str, str]:
     """Clip id → path, sorted by id, for paths with the names that their clips should have ("walks/tom").
 
     An id is the name with "/" as "__" and everything but letters, digits and "+=,@-" as "_". Where that gives two

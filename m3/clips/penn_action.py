@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from m3.clips.base import ClipError, reason_of, require_frame_size, spread
+from m3.clips.base import ClipError, check_frame_size, evenly_spaced, reason_of
 from m3.clips.picture_files import PictureFiles
-from m3.clips.sanitize_joints import has_place, placed_joints
+from m3.clips.sanitize_joints import is_valid_position, sanitize_joints
 from m3.core.joints import NUM_JOINTS, Joints
 from m3.core.types import Clip
 
@@ -25,12 +25,12 @@ class Label:
     """What one label file says.
 
     joints: of T frames, continuous pixels of the source frame (a 1-based label x is x − 0.5 here).
-        Joints labelled visible outside the frame are invisible here.
+        Joints labeled visible outside the frame are invisible here.
     size: (height, width) in pixels.
     action: as the data set spells it ("golf_swing"), or None where the file does not say.
     is_train: the data set's own split, or None where the file does not say.
     num_frames: T, frames that have joints.
-    is_marked: (T, 13) bool, joints that the file calls visible and gives a place, inside the frame or not.
+    is_annotated: (T, 13) bool, joints that the file calls visible and gives a place, inside the frame or not.
     notes: what was odd about the file, for the manifest.
     """
 
@@ -39,7 +39,7 @@ class Label:
     action: str | None
     is_train: bool | None
     num_frames: int
-    is_marked: np.ndarray
+    is_annotated: np.ndarray
     notes: tuple[str, ...] = ()
 
 
@@ -58,14 +58,14 @@ def read_label(path: str | Path) -> Label:
         raise ClipError(f"{path.name}: visibility must be 0 or 1, found {visibility[~np.isin(visibility, (0, 1))][0]}")
     size = _frame_size(fields, path)
     num_frames, frame_notes = _num_frames(fields, len(x), path)
-    xy = np.stack([x, y], axis=-1)[:num_frames] - 0.5  # (T, 13, 2): 1-based pixel centres → continuous pixels
+    xy = np.stack([x, y], axis=-1)[:num_frames] - 0.5  # (T, 13, 2): 1-based pixel centers → continuous pixels
     is_visible = visibility[:num_frames].astype(bool)
-    joints, joint_notes = placed_joints(xy, is_visible, size, path.name)
-    is_marked = is_visible & has_place(xy)
+    joints, joint_notes = sanitize_joints(xy, is_visible, size, path.name)
+    is_annotated = is_visible & is_valid_position(xy)
     action, action_notes = _action(fields, path)
     is_train, train_notes = _is_train(fields, path)
     notes = (*frame_notes, *joint_notes, *action_notes, *train_notes)
-    return Label(joints, size, action, is_train, num_frames, is_marked, notes)
+    return Label(joints, size, action, is_train, num_frames, is_annotated, notes)
 
 
 def _loaded(path: Path) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class PennAction:
 
     Args:
         root: the folder.
-        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        max_clips: use that many, evenly spaced over the sorted ids; None for all.
         name: of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where the folder does not have that layout.
@@ -173,11 +173,11 @@ class PennAction:
                     f"source.root={root}: no folder {folder}/ in it; "
                     "Penn Action has frames/0001/000001.jpg … and labels/0001.mat …"
                 )
-        labelled = {path.stem for path in (self.root / "labels").glob("*.mat")}
+        labeled = {path.stem for path in (self.root / "labels").glob("*.mat")}
         filmed = {path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name[0] != "."}
-        if not labelled | filmed:
+        if not labeled | filmed:
             raise FileNotFoundError(f"source.root={root}: no labels/*.mat and no folders in frames/")
-        self._ids = spread(sorted(labelled | filmed), max_clips)
+        self._ids = evenly_spaced(sorted(labeled | filmed), max_clips)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -202,7 +202,7 @@ class PennAction:
         if "." in clip_id:
             raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
         label = read_label(self.root / "labels" / f"{clip_id}.mat")
-        require_frame_size(f"{clip_id}.mat", label.size)
+        check_frame_size(f"{clip_id}.mat", label.size)
         pictures = _pictures(self.root / "frames" / clip_id)
         if not pictures:
             raise ClipError(f"frames/{clip_id}: no JPEGs")

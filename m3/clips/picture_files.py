@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from m3.clips.base import ClipError, DamagedFrame, reason_of, require_frame_size
+from m3.clips.base import ClipError, DamagedFrame, check_frame_size, reason_of
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -44,7 +44,7 @@ class PictureFiles(Sequence):
             raise DamagedFrame(_unreadable(path, error), range(len(self))[index]) from error
         if frame.shape[:2] != self._size:
             raise ClipError(
-                f"{shown(path)}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
+                f"{display_name(path)}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
                 f"{self._size_of} says {self._size[0]} x {self._size[1]}"
             )
         return frame
@@ -66,19 +66,19 @@ def picture_size(path: Path, is_upright: bool) -> tuple[int, int]:
 def to_rgb(picture: Image.Image) -> np.ndarray:
     """(height, width, 3) uint8 of a picture of any mode.
 
-    16-bit greyscale is scaled to 8 bits (65,535 → 255); of 16-bit colours Pillow keeps the upper byte. Transparent
+    16-bit grayscale is scaled to 8 bits (65,535 → 255); of 16-bit colors Pillow keeps the upper byte. Transparent
     pictures lie on black. CMYK is converted as Pillow does, which takes every CMYK JPEG for Adobe's inverted kind.
     """
     if picture.mode == "I" or picture.mode.startswith("I;16"):
-        grey = (np.asarray(picture).astype(np.float64).clip(0, 65_535) / 257).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+        gray = (np.asarray(picture).astype(np.float64).clip(0, 65_535) / 257).round().astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=-1)
     if picture.has_transparency_data:
         over = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
     return np.asarray(picture.convert("RGB"))
 
 
-def shown(path: Path) -> str:
+def display_name(path: Path) -> str:
     """A picture's name in messages: that of its folder and its own."""
     return f"{path.parent.name}/{path.name}"
 
@@ -94,7 +94,7 @@ def _opened(path: Path) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here, by name
         picture = Image.open(path)
     try:
-        require_frame_size(shown(path), (picture.height, picture.width))
+        check_frame_size(display_name(path), (picture.height, picture.width))
     except ClipError:
         picture.close()
         raise
@@ -103,4 +103,6 @@ def _opened(path: Path) -> Image.Image:
 
 def _unreadable(path: Path, error: Exception) -> str:
     is_empty = isinstance(error, UnidentifiedImageError) and path.stat().st_size == 0
-    return f"{shown(path)}: not a readable picture ({'the file is empty' if is_empty else reason_of(error, path)})"
+    return (
+        f"{display_name(path)}: not a readable picture ({'the file is empty' if is_empty else reason_of(error, path)})"
+    )

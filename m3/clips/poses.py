@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import ClipError, require_frame_size, require_pair, spread
+from m3.clips.base import ClipError, check_frame_size, check_num_frames, evenly_spaced
 from m3.clips.penn_action import label_identity, read_label
 from m3.core.joints import Joints
 from m3.core.rng import numpy_generator
@@ -38,7 +38,7 @@ class RenderedFrames(Sequence):
 
     def __getitem__(self, index: int) -> np.ndarray:
         """(height, width, 3) uint8. Raises ClipError for pictures too large to make."""
-        require_frame_size(f"{self._clip_id}.mat", self._size)
+        check_frame_size(f"{self._clip_id}.mat", self._size)
         return render_frame(self._joints.xy[index], self._joints.is_visible[index], self._size, self._scene)
 
     @cached_property
@@ -52,7 +52,7 @@ class Poses:
 
     Args:
         labels: the folder with the `.mat` files.
-        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        max_clips: use that many, evenly spaced over the sorted ids; None for all.
         max_side: render at the label's own frame size, but with no side longer than this; None for no limit.
         seed: of bodies, clothes and backgrounds.
         name: of the data set, for the manifest and the default output folder.
@@ -77,7 +77,7 @@ class Poses:
         ids = sorted(path.stem for path in self.labels.glob("*.mat"))
         if not ids:
             raise FileNotFoundError(f"source.labels={labels}: no *.mat files there; give Penn Action's labels/ folder")
-        self._ids = spread(ids, max_clips)
+        self._ids = evenly_spaced(ids, max_clips)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -96,7 +96,7 @@ class Poses:
         if "." in clip_id:
             raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
         label = read_label(self.labels / f"{clip_id}.mat")
-        require_pair(f"{clip_id}.mat", label.num_frames)
+        check_num_frames(f"{clip_id}.mat", label.num_frames)
         size = self._render_size(label.size)
         factor = np.array([size[1] / label.size[1], size[0] / label.size[0]])  # along x and y
         joints = Joints(label.joints.xy * factor, label.joints.is_visible)

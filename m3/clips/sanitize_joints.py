@@ -11,12 +11,12 @@ MAX_COORDINATE = 1e5
 """Pixels; what lies farther away is a mistake, and a place no more than NaN is."""
 
 
-def has_place(xy: np.ndarray) -> np.ndarray:
+def is_valid_position(xy: np.ndarray) -> np.ndarray:
     """(T, 13, 2) → (T, 13) bool: both coordinates are finite and no absurd numbers."""
     return (np.abs(xy) <= MAX_COORDINATE).all(axis=-1)  # NaN compares false
 
 
-def placed_joints(
+def sanitize_joints(
     xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], where: str
 ) -> tuple[Joints, tuple[str, ...]]:
     """Joints that are finite everywhere and visible only inside the frame, and notes on what that changed.
@@ -33,7 +33,7 @@ def placed_joints(
 
     Raises ClipError where no joint of the clip has a place.
     """
-    is_placed = has_place(xy)  # (T, 13)
+    is_placed = is_valid_position(xy)  # (T, 13)
     if not is_placed.any():
         raise ClipError(f"{where}: no joint has a place, the first one is {xy[0, 0].tolist()}")
     height, width = size

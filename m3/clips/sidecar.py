@@ -7,7 +7,7 @@
         `frame`, `action`.
 
 x and y of `.npz` and `.csv` are continuous pixels of the picture as it is shown (rotated as its metadata asks): (0, 0)
-is its top-left corner, the centre of its first pixel (0.5, 0.5). NaN or an empty cell means: not known, invisible.
+is its top-left corner, the center of its first pixel (0.5, 0.5). NaN or an empty cell means: not known, invisible.
 Without visibilities a joint with a place is visible. `frame` counts a video's own frames (before `source.fps`), or a
 folder's pictures in order, from 0; frames without a row have all joints invisible. Without `frame` row t is frame t.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from m3.clips.base import ClipError, reason_of
 from m3.clips.penn_action import read_label
-from m3.clips.sanitize_joints import placed_joints
+from m3.clips.sanitize_joints import sanitize_joints
 from m3.core.joints import JOINT_NAMES, NUM_JOINTS, Joints
 
 _AXES = ("x", "y", "visibility")
@@ -74,7 +74,7 @@ def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
     length = min(len(xy), num_frames) if "frame" not in columns else num_frames
     placed, visible = np.full((length, NUM_JOINTS, 2), np.nan), np.zeros((length, NUM_JOINTS), dtype=bool)
     placed[frames[is_used]], visible[frames[is_used]] = xy[is_used], is_visible[is_used]
-    joints, joint_notes = placed_joints(placed, visible, size, path.name)
+    joints, joint_notes = sanitize_joints(placed, visible, size, path.name)
     return Sidecar(joints, _action(columns, path), notes=(*notes, *joint_notes))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import file_identity, require_pair, spread, writable
-from m3.clips.names import clip_ids
+from m3.clips.base import check_num_frames, evenly_spaced, file_identity, replace_unencodable
+from m3.clips.names import ids_from_paths
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
 from m3.clips.video_frames import VideoFrames, scan
 from m3.core.joints import Joints
@@ -29,7 +29,7 @@ class VideoFiles:
     Args:
         root: a folder, a file, or a pattern like "/data/**/run_*.mp4".
         fps: frames per second, each the frame that is nearest in time; a video with fewer repeats some. None: all.
-        max_clips: use that many, evenly spread over the sorted ids; None for all.
+        max_clips: use that many, evenly spaced over the sorted ids; None for all.
         name: of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where there is no video.
@@ -49,8 +49,8 @@ class VideoFiles:
             )
         self._base = base
         relative = [path.relative_to(base).as_posix() for path in videos]
-        named = clip_ids({path: os.path.splitext(path)[0] for path in relative})
-        self._names = {clip_id: named[clip_id] for clip_id in spread(list(named), max_clips)}
+        named = ids_from_paths({path: os.path.splitext(path)[0] for path in relative})
+        self._names = {clip_id: named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -77,7 +77,7 @@ class VideoFiles:
         sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, table.size)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
         order, notes = _sampled(table.seconds[:num_frames], self.fps, name)
-        require_pair(name, len(order))
+        check_num_frames(name, len(order))
         joints = sidecar.joints and Joints(sidecar.joints.xy[order], sidecar.joints.is_visible[order])
         return Clip(
             id=clip_id,
@@ -86,7 +86,7 @@ class VideoFiles:
             joints=joints,
             action=sidecar.action,
             is_train=sidecar.is_train,
-            notes=tuple(map(writable, (*table.notes, *sidecar.notes, *notes))),
+            notes=tuple(map(replace_unencodable, (*table.notes, *sidecar.notes, *notes))),
         )
 
 

@@ -15,11 +15,11 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m3.clips.base import ClipError, DamagedFrame, reason_of, require_frame_size
+from m3.clips.base import ClipError, DamagedFrame, check_frame_size, reason_of
 
 
 @dataclass(frozen=True)
-class Turn:
+class Orientation:
     """From the stored picture to the one that is shown: axes exchanged, then rows and columns reversed."""
 
     is_transposed: bool = False
@@ -33,7 +33,7 @@ class Turn:
         return np.ascontiguousarray(picture)
 
 
-def turn_of(matrix: Sequence[float]) -> Turn | None:
+def orientation_of(matrix: Sequence[float]) -> Orientation | None:
     """The turn of a display matrix (a, b, u, c, d, v, x, y, w), or None where it is no multiple of 90°.
 
     The stored point (p, q) is shown at (a p + c q, b p + d q), up to a shift.
@@ -42,11 +42,11 @@ def turn_of(matrix: Sequence[float]) -> Turn | None:
     straight, crossed = max(abs(a), abs(d)), max(abs(b), abs(c))
     if min(straight, crossed) > 0.01 * max(straight, crossed):
         return None
-    return Turn(True, b < 0, c < 0) if crossed > straight else Turn(False, d < 0, a < 0)
+    return Orientation(True, b < 0, c < 0) if crossed > straight else Orientation(False, d < 0, a < 0)
 
 
 @dataclass(frozen=True)
-class FrameTable:
+class FrameIndex:
     """What is known of a video's frames, in the order in which they are shown.
 
     ticks: (T,) int64 time stamps, ascending, `seconds_per_tick` apart.
@@ -62,7 +62,7 @@ class FrameTable:
     seconds_per_tick: float
     can_seek: bool
     size: tuple[int, int]
-    turn: Turn
+    turn: Orientation
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,7 +76,7 @@ class FrameTable:
         return (self.ticks - self.ticks[0]) * self.seconds_per_tick
 
 
-def scan(path: Path, name: str) -> FrameTable:
+def scan(path: Path, name: str) -> FrameIndex:
     """The frames that a video has. Raises ClipError, which calls the file `name`, where it has none.
 
     Where every packet is a frame with a time stamp, in a sound file, only the first frame is decoded. Other files (AVI,
@@ -90,7 +90,7 @@ def scan(path: Path, name: str) -> FrameTable:
             claimed_frames, claimed_seconds = stream.frames, (container.duration or 0) / av.time_base
             slack_seconds = 0.2 if len(container.streams) == 1 else 1.0  # sound may last a little longer
         with _opened(path, name) as (container, stream):
-            packets = _sound_packets(container, stream, first)
+            packets = _reliable_packets(container, stream, first)
         table = _of_decoded(path, name, table) if packets is None else _of_packets(packets, table)
     except ClipError:
         raise
@@ -116,7 +116,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream
         context = videos[0].codec_context
         context.thread_count = 1  # clips are spread over the cores, and errors come at the same frame everywhere
         if context.width or context.height:
-            require_frame_size(name, (context.height, context.width))
+            check_frame_size(name, (context.height, context.width))
         yield container, videos[0]
 
 
@@ -126,25 +126,27 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             yield from packet.decode()
 
 
-def _table_of_one(frame: VideoFrame, stream: VideoStream, name: str) -> FrameTable:
+def _table_of_one(frame: VideoFrame, stream: VideoStream, name: str) -> FrameIndex:
     """The table of the first frame alone."""
     notes: tuple[str, ...] = ()
-    turn: Turn | None = Turn()
+    turn: Orientation | None = Orientation()
     if "DISPLAYMATRIX" in frame.side_data:
-        turn = turn_of(struct.unpack("<9i", bytes(frame.side_data["DISPLAYMATRIX"])))
+        turn = orientation_of(struct.unpack("<9i", bytes(frame.side_data["DISPLAYMATRIX"])))
         if turn is None:
             notes += (f"{name}: turned by {frame.rotation}°, no multiple of 90: used as stored",)
     aspect = float(stream.sample_aspect_ratio or 1)
     if abs(aspect - 1) > 0.02:
         notes += (f"{name}: its pixels are {aspect:.3g} times as wide as high: used as square ones",)
-    turn = turn or Turn()
+    turn = turn or Orientation()
     size = (frame.width, frame.height) if turn.is_transposed else (frame.height, frame.width)
-    require_frame_size(name, size)
+    check_frame_size(name, size)
     tick = float(stream.time_base or 1 / (stream.average_rate or 25))
-    return FrameTable(np.array([frame.pts or 0]), np.array([True]), tick, False, size, turn, notes)
+    return FrameIndex(np.array([frame.pts or 0]), np.array([True]), tick, False, size, turn, notes)
 
 
-def _sound_packets(container: InputContainer, stream: VideoStream, first: VideoFrame) -> list[tuple[int, bool]] | None:
+def _reliable_packets(
+    container: InputContainer, stream: VideoStream, first: VideoFrame
+) -> list[tuple[int, bool]] | None:
     """Time stamp of each packet, and whether it is a keyframe; None where these may not be the frames."""
     if stream.codec_context.name == "vp8" or not {"mov", "matroska"} & set(container.format.name.split(",")):
         return None
@@ -159,21 +161,21 @@ def _sound_packets(container: InputContainer, stream: VideoStream, first: VideoF
     except av.FFmpegError:
         return None
     ticks = [tick for tick, _ in packets]
-    is_sound = packets and packets[0][1] and len(set(ticks)) == len(ticks) and first.pts == min(ticks)
-    return packets if is_sound else None
+    is_reliable = packets and packets[0][1] and len(set(ticks)) == len(ticks) and first.pts == min(ticks)
+    return packets if is_reliable else None
 
 
-def _of_packets(packets: list[tuple[int, bool]], table: FrameTable) -> FrameTable:
+def _of_packets(packets: list[tuple[int, bool]], table: FrameIndex) -> FrameIndex:
     ticks, is_key = zip(*sorted(packets))
     return replace(table, ticks=np.array(ticks), is_key=np.array(is_key), can_seek=True)
 
 
-def _of_decoded(path: Path, name: str, table: FrameTable) -> FrameTable:
+def _of_decoded(path: Path, name: str, table: FrameIndex) -> FrameIndex:
     """The frames before the first damaged one, with a note on that one."""
     ticks: list[int | None] = []
     notes = table.notes
     try:
-        for _, frame in numbered_frames(path, name, table):
+        for _, frame in decode_frames(path, name, table):
             ticks.append(frame.pts)
     except DamagedFrame as error:
         if error.index < 2:
@@ -186,8 +188,8 @@ def _of_decoded(path: Path, name: str, table: FrameTable) -> FrameTable:
     return replace(table, ticks=shown, is_key=np.arange(len(shown)) == 0, notes=notes)
 
 
-def numbered_frames(
-    path: Path, name: str, table: FrameTable, near: int | None = None
+def decode_frames(
+    path: Path, name: str, table: FrameIndex, near: int | None = None
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Frames with their numbers from the start on, or from the last keyframe before frame `near`.
 
@@ -214,7 +216,7 @@ def numbered_frames(
             number += 1
 
 
-def _fault(frame: VideoFrame, number: int, table: FrameTable) -> str | None:
+def _fault(frame: VideoFrame, number: int, table: FrameIndex) -> str | None:
     if frame.is_corrupt:
         return "is damaged"
     if (frame.height, frame.width) != table.stored_size:
@@ -235,7 +237,7 @@ class VideoFrames(Sequence):
         order: (T,) int64, ascending, which of the table's frames these are; a frame may come several times.
     """
 
-    def __init__(self, path: Path, name: str, table: FrameTable, order: np.ndarray) -> None:
+    def __init__(self, path: Path, name: str, table: FrameIndex, order: np.ndarray) -> None:
         self._path = path
         self._name = name
         self._table = table
@@ -264,12 +266,12 @@ class VideoFrames(Sequence):
         if self._number < number and not self._has_key_between(number):
             return self._advance(number)
         if self._table.can_seek and number:
-            self._decoder = numbered_frames(self._path, self._name, self._table, near=number)
+            self._decoder = decode_frames(self._path, self._name, self._table, near=number)
             try:
                 return self._advance(number)
             except DamagedFrame:  # the jump may have missed; the way from the start does not
                 pass
-        self._decoder = numbered_frames(self._path, self._name, self._table)
+        self._decoder = decode_frames(self._path, self._name, self._table)
         return self._advance(number)
 
     def _has_key_between(self, number: int) -> bool:

@@ -34,7 +34,7 @@ LIMBS = (
 class Joints:
     """Joint positions of T frames in continuous pixels: (0, 0) is the top-left corner of the frame.
 
-    xy: (T, 13, 2) float64, x then y; the centre of the first pixel is (0.5, 0.5).
+    xy: (T, 13, 2) float64, x then y; the center of the first pixel is (0.5, 0.5).
     is_visible: (T, 13) bool, False where the annotator saw no joint or where it lies outside the frame.
     """
 

@@ -20,27 +20,27 @@ def track(
     total: int,
     description: str,
     console: Console | None = None,
-    facts: Callable[[], str] = lambda: "",
+    status: Callable[[], str] = lambda: "",
 ) -> Iterator[Item]:
     """The items of a loop of `total` steps, while their progress is shown.
 
-    facts: more to say of the work so far ("310 pairs, 2 rejected").
+    status: more to say of the work so far ("310 pairs, 2 rejected").
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield from _track_in_log(items, total, description, console, facts)
+        yield from _track_in_log(items, total, description, console, status)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
                TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total, facts=facts())
+        task = progress.add_task(description, total=total, status=status())
         for item in items:
             yield item
-            progress.update(task, advance=1, facts=facts())
+            progress.update(task, advance=1, status=status())
 
 
 def _track_in_log(
-    items: Iterable[Item], total: int, description: str, console: Console, facts: Callable[[], str]
+    items: Iterable[Item], total: int, description: str, console: Console, status: Callable[[], str]
 ) -> Iterator[Item]:
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
@@ -49,12 +49,12 @@ def _track_in_log(
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             last, elapsed = now, now - start
             eta = elapsed / done * (total - done)
-            words = [f"{description}: {done}/{total}", facts(), f"{elapsed:.0f} s", f"ETA {eta:.0f} s"]
+            words = [f"{description}: {done}/{total}", status(), f"{elapsed:.0f} s", f"ETA {eta:.0f} s"]
             console.print(", ".join(filter(None, words)), highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def counted(total: int, description: str, console: Console | None = None) -> Iterator[Callable[[], None]]:
+def progress_callback(total: int, description: str, console: Console | None = None) -> Iterator[Callable[[], None]]:
     """A function to call after each of `total` steps, for work that calls back instead of yielding."""
     ticks = track(range(total), total, description, console)
     next(ticks)

@@ -25,7 +25,7 @@ def numpy_generator(seed: int, *labels: int | str) -> np.random.Generator:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) on int64, which wraps like uint64."""
+    """The finalizer of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) on int64, which wraps like uint64."""
     return _mix_in_place(x.clone())
 
 

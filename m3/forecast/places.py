@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m3.core.modalities import MOTION_SIDE
-from m3.tokens.motion import cell_centres, lines
+from m3.tokens.motion import cell_centers, grid_to_displacement
 
 EXTENT_RATIOS = (1.01, 1.07, 1.2, 1.49)
 """L over the larger side of the box of one pose of the clip: means of four equal parts of the training poses."""
@@ -23,9 +23,9 @@ def disc_shares(radius: float) -> Tensor:
 
     The mean over the discs of radius ratio · `radius`, in sides of the pose's box: L itself is not known.
     """
-    centres = cell_centres()  # (V, 2)
+    centres = cell_centers()  # (V, 2)
     inside = (np.arange(MOTION_SIDE)[:, None] + (np.arange(_SUBCELLS) + 0.5) / _SUBCELLS).ravel()
-    points = lines(inside)  # along an axis
+    points = grid_to_displacement(inside)  # along an axis
     shares = np.empty((len(centres), len(centres)), dtype=np.float32)
     for place, (x, y) in enumerate(centres):
         distance = np.hypot(points[:, None] - y, points - x)  # rows along y
@@ -50,5 +50,5 @@ def best_places(probabilities: Tensor, radius: float) -> Tensor:
     worth = probabilities @ disc_shares(radius).to(probabilities)  # (R, V)
     still = worth[:, worth.shape[1] // 2, None]  # (R, 1)
     best, place = worth.max(1, keepdim=True)
-    moved = torch.from_numpy(cell_centres()).float().to(worth.device)[place[:, 0]]
+    moved = torch.from_numpy(cell_centers()).float().to(worth.device)[place[:, 0]]
     return torch.where(best > still, moved, 0.0)

@@ -106,7 +106,7 @@ class Tally:
 def score_forecast(clip: ForecastClip, starts: np.ndarray, predicted: np.ndarray) -> Tally:
     """Compares (N, 16, 13, 2) predicted places, in continuous pixels of the label's frame, with the truth."""
     frames = clip.future_frames(starts)  # (N, 16)
-    is_scored = clip.label.is_marked[frames]  # (N, 16, 13)
+    is_scored = clip.label.is_annotated[frames]  # (N, 16, 13)
     distance = np.linalg.norm(predicted - clip.label.joints.xy[frames], axis=-1)
     is_hit = is_scored & (distance < THRESHOLD * clip.extent)
     return Tally(is_hit.sum(axis=(0, 2)), is_scored.sum(axis=(0, 2)), len(starts))

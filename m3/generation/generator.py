@@ -12,7 +12,7 @@ from torch import Tensor
 from m3.checkpoint import LoadedModel
 from m3.core.frames import Frames, TokenFrames
 from m3.core.modalities import ModalityTable
-from m3.core.progress import counted
+from m3.core.progress import progress_callback
 from m3.core.validation import check
 from m3.generation.completion import Completion, Filled, complete, completion_scores, given_pairs
 from m3.generation.prompts import Starts, completed_truth
@@ -150,7 +150,7 @@ class Generator:
             argmax=made.argmax,
             draws=made.draws,
         )
-        with counted(num_frames, "scores") as on_horizon:
+        with progress_callback(num_frames, "scores") as on_horizon:
             scores = score(predicted.frames, truth, starts.extent, on_horizon, context)
         return [each for each in scores if starts.has_truth or each.name.startswith("diversity")]
 
@@ -162,7 +162,7 @@ class Generator:
         def filled(chosen: Sequence[SchemeSettings], draw: int) -> Filled:
             sample = starts.sample_ids(draw).to(self.device)
             total = sum(scheme.num_steps for scheme in chosen) * -(-len(sample) // self.batch_size)
-            with counted(total, f"{', '.join(self.sampling.generate)} of {len(sample)} pairs") as on_step:
+            with progress_callback(total, f"{', '.join(self.sampling.generate)} of {len(sample)} pairs") as on_step:
                 return complete(self.loaded.model, given, chosen, self.seed, sample, self.batch_size, on_step)
 
         numbers = range(1, self.num_draws + 1) if self.num_draws > 1 else []
@@ -194,7 +194,7 @@ class Generator:
             {name: values.repeat(len(numbers), 1) for name, values in each.items()}
             for each in (starts.reference(self.device), starts.is_known(is_given, self.table, self.device))
         )
-        with counted(
+        with progress_callback(
             num_steps(schemes, num_frames, len(sample), self.batch_size), f"roll-out of {len(sample)} samples"
         ) as on_step:
             tokens = roll_out(self.loaded.model, reference, schemes, num_frames, self.seed, sample, self.batch_size,

@@ -11,7 +11,7 @@ import numpy as np
 
 from m3.clips.base import ClipError, DamagedFrame, frames_before
 from m3.clips.canvas import CANVASES, Canvas, CropCanvas
-from m3.clips.names import clip_ids
+from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
 from m3.clips.video_files import VIDEO_SUFFIXES, VideoFiles
@@ -145,7 +145,7 @@ def read_clip(path: Path, clip_id: str, joints: Path | None, fps: float | None) 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Ids for people and for folders: the files' names."""
-    return {name: Path(path) for name, path in clip_ids({str(path): Path(path).stem for path in paths}).items()}
+    return {name: Path(path) for name, path in ids_from_paths({str(path): Path(path).stem for path in paths}).items()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from m3.core.types import FramePair
-from m3.pairs.ssim import FastSsim, Moments, exact_ssim, grey_picture
+from m3.pairs.ssim import FastSsim, Moments, exact_ssim, gray_picture
 
 SSIM_DIGITS = 6
 """Decimals of a stored SSIM."""
@@ -58,12 +58,12 @@ class Chain(_SsimMiner):
     """The successor is the next reference. Each frame is read once, in order; a pair's successor was read last."""
 
     def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
-        first = grey_picture(frames[0])
+        first = gray_picture(frames[0])
         fast_ssim = FastSsim(first.shape)
         reference, candidate, reference_index = fast_ssim.empty(), fast_ssim.empty(), 0
         fast_ssim.fill(reference, first)
         for index in range(1, len(frames)):
-            fast_ssim.fill(candidate, grey_picture(frames[index]))
+            fast_ssim.fill(candidate, gray_picture(frames[index]))
             similarity = self._ssim_if_different(fast_ssim, reference, candidate)
             if similarity is not None:
                 yield FramePair(reference_index, index, similarity)
@@ -96,7 +96,7 @@ class Dense(_SsimMiner):
         free: list[Moments] = []
         for index in range(references.start, len(frames)):
             candidate = free.pop() if free else fast_ssim.empty()
-            fast_ssim.fill(candidate, grey_picture(frames[index]))
+            fast_ssim.fill(candidate, gray_picture(frames[index]))
             for reference, moments in list(waiting.items()):
                 similarity = self._ssim_if_different(fast_ssim, moments, candidate)
                 if similarity is not None:

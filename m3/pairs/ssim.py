@@ -1,4 +1,4 @@
-"""SSIM of greyscale frames: scikit-image's, and a fast one that says almost always what scikit-image would say.
+"""SSIM of grayscale frames: scikit-image's, and a fast one that says almost always what scikit-image would say.
 
 Sums of 8-bit numbers or of their products over a 7 × 7 window are whole numbers below 2²⁴: uint16 and float32 hold
 them exactly, so that they may be summed in any order. Frames are taken in strips that stay in the processor's cache,
@@ -24,7 +24,7 @@ _C2 = (0.03 * 255) ** 2 * (_NUM - 1) / _NUM  # scikit-image's covariances are _N
 _STRIP = 2**15  # pixels
 
 
-def grey_picture(frame: np.ndarray) -> np.ndarray:
+def gray_picture(frame: np.ndarray) -> np.ndarray:
     """(height, width, 3) uint8 → (height, width) uint8, Pillow's `L`."""
     return np.asarray(Image.fromarray(frame).convert("L"))
 
@@ -36,7 +36,7 @@ def exact_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass
 class Moments:
-    """A greyscale frame and what every comparison with it needs.
+    """A grayscale frame and what every comparison with it needs.
 
     picture: (height, width) uint8.
     planes: (4, height · width) float32. The pixels; and at each window's top left pixel its mean, mean² + C1 / 2, and

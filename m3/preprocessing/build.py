@@ -189,7 +189,7 @@ def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe, exec
         Console(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
     tally = _Tally()
     with closing(executor.encoded(recipe.encoder, recipe.options.encode_threads, to_do)) as encoded:
-        for clip, num_frames in track(encoded, len(to_do), "clips → tokens", facts=tally.__str__):
+        for clip, num_frames in track(encoded, len(to_do), "clips → tokens", status=tally.__str__):
             if isinstance(clip, Rejection):
                 if recipe.options.strict:
                     raise _strict_error(clip)

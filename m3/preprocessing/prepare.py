@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from m3.clips.base import ClipError, ClipSource, DamagedFrame, RecentFrames, first_frames, frames_before
+from m3.clips.base import ClipError, ClipSource, DamagedFrame, FrameCache, first_frames, frames_before
 from m3.clips.canvas import Canvas, Window
 from m3.core.joints import NUM_JOINTS, Joints, mirror_joints, pose_extent
 from m3.core.types import Clip, FramePair, Rejection
@@ -131,10 +131,10 @@ class ClipPreparer:
         """The pairs, and those pictures of their frames that cost no second decoding."""
         if not self.miner.needs_pictures:
             return list(self.miner.pairs(clip.frames)), {}
-        frames, pairs, pictures = RecentFrames(clip.frames), [], {}
+        frames, pairs, pictures = FrameCache(clip.frames), [], {}
 
         def take(index: int) -> None:
-            if index not in pictures and len(pictures) < self._max_pictures and frames.is_held(index):
+            if index not in pictures and len(pictures) < self._max_pictures and frames.is_cached(index):
                 pictures[index] = window.picture(frames[index])
 
         needs_all = self.stores("tok_rgb")

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from m3.core.rng import numpy_generator
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """sRGB red, green, blue in 0 … 255."""
 
 _SUPERSAMPLING = 2
@@ -24,21 +24,21 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Background:
-    """kind: a key of `PAINTERS`; seed: of colours and shapes; horizon: where the ground begins, 0 top … 1 bottom."""
+    """kind: a key of `PAINTERS`; seed: of colors and shapes; horizon: where the ground begins, 0 top … 1 bottom."""
 
     kind: str
     seed: int
     horizon: float
 
 
-def hsv(hue: float, saturation: float, value: float) -> Colour:
+def hsv(hue: float, saturation: float, value: float) -> Color:
     """All three in 0 … 1 (the hue wraps around)."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return (255 * red, 255 * green, 255 * blue)
 
 
-def blend(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` = 0 gives the first colour, 1 the second."""
+def blend(first: Color, second: Color, share: float) -> Color:
+    """`share` = 0 gives the first color, 1 the second."""
     return tuple(a + (b - a) * share for a, b in zip(first, second))
 
 
@@ -51,7 +51,7 @@ class _Easel:
         self.draw = ImageDraw.Draw(self.image)
         self.aspect = self.width / self.height
 
-    def gradient(self, y0: float, y1: float, top: Colour, bottom: Colour) -> None:
+    def gradient(self, y0: float, y1: float, top: Color, bottom: Color) -> None:
         """Fills the full width between two heights."""
         first, last = round(y0 * self.height), round(y1 * self.height)
         share = np.linspace(0, 1, max(last - first, 1))[:, None]
@@ -59,39 +59,39 @@ class _Easel:
         strip = np.repeat(rows[:, None].round().clip(0, 255).astype(np.uint8), self.width, axis=1)
         self.image.paste(Image.fromarray(strip), (0, first))
 
-    def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
-        self.draw.polygon([(x * self.width, y * self.height) for x, y in points], fill=_ints(colour))
+    def polygon(self, points: list[tuple[float, float]], color: Color) -> None:
+        self.draw.polygon([(x * self.width, y * self.height) for x, y in points], fill=_ints(color))
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> None:
+        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color)
 
-    def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, colour: Colour) -> None:
+    def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, color: Color) -> None:
         """`radius_x` and `radius_y` are fractions of the height, so that equal ones give a circle."""
         cx, cy, rx, ry = x * self.width, y * self.height, radius_x * self.height, radius_y * self.height
-        self.draw.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=_ints(colour))
+        self.draw.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=_ints(color))
 
-    def glow(self, x: float, y: float, radius: float, colour: Colour, strength: float) -> None:
+    def glow(self, x: float, y: float, radius: float, color: Color, strength: float) -> None:
         """Lightens or darkens softly around a point."""
         pixels = np.asarray(self.image, dtype=np.float32)
         along = (np.arange(self.width, dtype=np.float32) / self.width - x) * self.aspect
         down = np.arange(self.height, dtype=np.float32) / self.height - y
         share = strength * np.exp(-(along[None, :] ** 2 + down[:, None] ** 2) / radius**2)[..., None]
-        mixed = pixels + (np.asarray(colour, dtype=np.float32) - pixels) * share
+        mixed = pixels + (np.asarray(color, dtype=np.float32) - pixels) * share
         self.image = Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
         self.draw = ImageDraw.Draw(self.image)
 
-    def converging(self, x_near: float, width: float, horizon: float, colour: Colour, vanish: float = 0.5) -> None:
+    def converging(self, x_near: float, width: float, horizon: float, color: Color, vanish: float = 0.5) -> None:
         """A stripe on the ground that runs away from the viewer to the vanishing point."""
         far_x = vanish + (x_near - vanish) * 0.25
         half, far_half = width / 2, width / 8
         self.polygon(
             [(far_x - far_half, horizon), (far_x + far_half, horizon), (x_near + half, 1.0), (x_near - half, 1.0)],
-            colour,
+            color,
         )
 
 
-def _ints(colour: Colour) -> tuple[int, ...]:
-    return tuple(int(min(max(round(channel), 0), 255)) for channel in colour)
+def _ints(color: Color) -> tuple[int, ...]:
+    return tuple(int(min(max(round(channel), 0), 255)) for channel in color)
 
 
 def _gym(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
@@ -130,7 +130,7 @@ def _sky(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
             easel.ellipse(x + offset, y, radius * 1.8, radius, (240, 244, 248))
 
 
-def _tree(easel: _Easel, x: float, base: float, height: float, leaf: Colour) -> None:
+def _tree(easel: _Easel, x: float, base: float, height: float, leaf: Color) -> None:
     easel.box(x - 0.05 * height, base - 0.5 * height, x + 0.05 * height, base, (104, 78, 58))
     for dx, dy, radius in ((-0.16, 0.62, 0.26), (0.17, 0.66, 0.25), (0.0, 0.85, 0.29)):
         easel.ellipse(x + dx * height / easel.aspect, base - dy * height, radius * height, radius * height, leaf)
@@ -201,12 +201,12 @@ def _street(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
             easel.box(x + width * 0.36, horizon - (horizon - top) * 0.28, x + width * 0.64, horizon + 0.02,
                       hsv(rng.uniform(), 0.5, 0.45))  # fmt: skip
         x += width + (0.05 if rng.uniform() < 0.3 else 0.0)
-    kerb = horizon + (1 - horizon) * rng.uniform(0.25, 0.5)
-    easel.gradient(horizon, kerb, (168, 166, 162), (188, 186, 182))
-    easel.gradient(kerb, 1, (104, 106, 112), (128, 130, 136))
-    easel.box(0, kerb, 1, kerb + 0.018, (214, 212, 206))
+    curb = horizon + (1 - horizon) * rng.uniform(0.25, 0.5)
+    easel.gradient(horizon, curb, (168, 166, 162), (188, 186, 182))
+    easel.gradient(curb, 1, (104, 106, 112), (128, 130, 136))
+    easel.box(0, curb, 1, curb + 0.018, (214, 212, 206))
     if rng.uniform() < 0.7:
-        line = kerb + (1 - kerb) * 0.6
+        line = curb + (1 - curb) * 0.6
         for x in np.arange(rng.uniform(-0.3, 0), 1, 0.45):
             easel.polygon(
                 [(x + 0.02, line), (x + 0.27, line), (x + 0.25, line + 0.03), (x, line + 0.03)], (224, 214, 160)
@@ -299,19 +299,17 @@ def _mountains(easel: _Easel, rng: np.random.Generator, horizon: float) -> None:
     _sky(easel, rng, horizon)
     rock = hsv(rng.uniform(0.55, 0.75), rng.uniform(0.15, 0.35), rng.uniform(0.45, 0.65))
     for layer in range(2):
-        colour = blend(rock, (210, 220, 235), 0.4 - 0.3 * layer)
+        color = blend(rock, (210, 220, 235), 0.4 - 0.3 * layer)
         for _ in range(3):
             x, top, half = (
                 rng.uniform(0, 1),
                 horizon * rng.uniform(0.2 + 0.25 * layer, 0.5 + 0.25 * layer),
                 rng.uniform(0.2, 0.4),
             )
-            easel.polygon([(x - half, horizon), (x, top), (x + half, horizon)], colour)
+            easel.polygon([(x - half, horizon), (x, top), (x + half, horizon)], color)
             cut = (horizon - top) * 0.28
             side = half * cut / (horizon - top)
-            easel.polygon(
-                [(x - side, top + cut), (x, top), (x + side, top + cut)], blend(colour, (255, 255, 255), 0.75)
-            )
+            easel.polygon([(x - side, top + cut), (x, top), (x + side, top + cut)], blend(color, (255, 255, 255), 0.75))
     snow = rng.uniform() < 0.4
     ground = (226, 232, 240) if snow else hsv(rng.uniform(0.12, 0.3), rng.uniform(0.25, 0.45), rng.uniform(0.55, 0.7))
     easel.gradient(horizon, 1, blend(ground, (90, 100, 110), 0.2), ground)

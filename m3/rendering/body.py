@@ -1,7 +1,7 @@
 """From 13 joints in the picture to a posed body: how large it is, where it looks, and what is in front of what.
 
 Lengths are in statures (1 = the height of the standing person); `Pose.scale` converts them to pixels. Where no depth
-is known it is inferred from the labels: a person seen from the side shows knees that bend towards the face, and the
+is known it is inferred from the labels: a person seen from the side shows knees that bend toward the face, and the
 joints that the annotator could not see are on the far side.
 """
 
@@ -34,14 +34,14 @@ _BONES = (
 class Pose:
     """A person in the picture, in pixels.
 
-    xy: (13, 2) joints; those of an absent head, shoulder or hip are filled in from their neighbours.
-    is_usable: (13,) bool, False where neither a label nor a neighbour says where the joint is.
+    xy: (13, 2) joints; those of an absent head, shoulder or hip are filled in from their neighbors.
+    is_usable: (13,) bool, False where neither a label nor a neighbor says where the joint is.
     scale: pixels per stature.
     neck, pelvis: (2,) middles of the shoulders and of the hips.
     up: (2,) unit vector from pelvis to neck.
     facing: (3,) unit vector of the chest: along `side` (the picture's right for an upright person), along `up`,
-        and towards the viewer.
-    depth: (13,) pixels towards the viewer, of any origin.
+        and toward the viewer.
+    depth: (13,) pixels toward the viewer, of any origin.
     """
 
     xy: np.ndarray
@@ -91,12 +91,12 @@ def estimate_scale(xy: np.ndarray, is_usable: np.ndarray, depth: np.ndarray | No
     return float(chosen.mean())
 
 
-def pose_of(
+def estimate_pose(
     xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], depth: np.ndarray | None = None
 ) -> Pose | None:
     """The posed body behind the labels of one frame, or None where they show too little of one.
 
-    xy (13, 2) pixels, is_visible (13,) bool, size (height, width), depth (13,) pixels towards the viewer or None.
+    xy (13, 2) pixels, is_visible (13,) bool, size (height, width), depth (13,) pixels toward the viewer or None.
     """
     xy = np.array(xy, dtype=np.float64)
     is_usable = plausible_joints(xy, is_visible, size)
@@ -161,7 +161,7 @@ def _guess_facing(
         float((xy[left] - xy[right]) @ side) / (width * scale)
         for (left, right), width in ((SHOULDERS, SHOULDER_WIDTH), (HIPS, HIP_WIDTH))
     ]
-    towards = float(np.clip(0.6 * across[0] + 0.4 * across[1], -1, 1))
+    toward = float(np.clip(0.6 * across[0] + 0.4 * across[1], -1, 1))
     evidence = 4 * float((xy[HEAD] - xy[list(SHOULDERS)].mean(0)) @ side) / scale
     for k in range(2):
         for (start, bend, end), weight in (((HIPS, KNEES, ANKLES), 8.0), ((SHOULDERS, ELBOWS, WRISTS), -4.0)):
@@ -175,13 +175,13 @@ def _guess_facing(
                     evidence += 2 * float(chord @ side) / scale
     limbs = np.array([SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES])
     evidence += 0.35 * float(is_visible[limbs[:, 1]].sum() - is_visible[limbs[:, 0]].sum())
-    sideways = float(np.tanh(1.5 * evidence)) * np.sqrt(1 - towards**2)
-    facing = np.array([sideways, 0.0, towards])
+    sideways = float(np.tanh(1.5 * evidence)) * np.sqrt(1 - toward**2)
+    facing = np.array([sideways, 0.0, toward])
     return facing / max(np.linalg.norm(facing), 0.3)
 
 
 def _guess_depth(facing: np.ndarray, scale: float) -> np.ndarray:
-    """Turning the chest moves the left side away from, or towards, the viewer; hands are before the chest."""
+    """Turning the chest moves the left side away from, or toward, the viewer; hands are before the chest."""
     depth = np.zeros(13)
     ahead = 0.5 + facing[2]  # people seen from behind hold their hands before them, and unseen
     for (left, right), half_width in (
@@ -198,7 +198,7 @@ def _facing_of(xy: np.ndarray, depth: np.ndarray, up: np.ndarray) -> np.ndarray:
     (own_left, own_right), hips = SHOULDERS, HIPS
     left = (points[own_left] - points[own_right]) + 0.5 * (points[hips[0]] - points[hips[1]])
     spine = points[list(SHOULDERS)].mean(0) - points[list(HIPS)].mean(0)
-    forward = np.cross(spine, left)  # x right, y down, z towards the viewer
+    forward = np.cross(spine, left)  # x right, y down, z toward the viewer
     forward /= max(float(np.linalg.norm(forward)), 1e-6)
     side = np.array([-up[1], up[0]])
     return np.array([forward[:2] @ side, forward[:2] @ up, forward[2]])

@@ -52,7 +52,7 @@ def random_bones(rng: np.random.Generator) -> Bones:
     return Bones(**{field.name: float(field.default * rng.uniform(0.93, 1.07)) for field in fields(Bones)})
 
 
-def turned(lean: np.ndarray, twist: np.ndarray, roll: np.ndarray) -> np.ndarray:
+def rotation_matrices(lean: np.ndarray, twist: np.ndarray, roll: np.ndarray) -> np.ndarray:
     """(T, 3, 3) rotations: lean forward, then roll to the subject's left, then twist to the left; radians (T,)."""
     cx, sx, cy, sy, cz, sz = (f(angle) for angle in (lean, twist, -roll) for f in (np.cos, np.sin))
     zero, one = np.zeros_like(cx), np.ones_like(cx)
@@ -62,10 +62,12 @@ def turned(lean: np.ndarray, twist: np.ndarray, roll: np.ndarray) -> np.ndarray:
     return about_y @ about_z @ about_x
 
 
-def bend(root: np.ndarray, target: np.ndarray, upper: float, lower: float, hint: np.ndarray) -> tuple[np.ndarray, ...]:
+def two_bone_ik(
+    root: np.ndarray, target: np.ndarray, upper: float, lower: float, hint: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Two-bone inverse kinematics: the middle and the end joint (…, 3) of a limb that reaches for `target` (…, 3).
 
-    The middle joint leans towards `hint` (…, 3). A target out of reach is approached along the straight line.
+    The middle joint leans toward `hint` (…, 3). A target out of reach is approached along the straight line.
     """
     way = target - root
     distance = np.linalg.norm(way, axis=-1, keepdims=True)
@@ -90,7 +92,7 @@ class Rig:
         self.shoulders = self.neck[:, None] + bones.shoulder * SIDES[:, None] * chest[:, None, :, 0]
         self.hip_joints = pelvis[:, None] + bones.hip * SIDES[:, None] * hips[:, None, :, 0]
 
-    def towards(self, forward: np.ndarray, outward: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
+    def toward(self, forward: np.ndarray, outward: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
         """(T, 2, 3) hands: arms raised forward and outward from hanging, (T, 2) radians, stretched to `reach` 0 … 1."""
         way = np.stack(
             [SIDES * np.sin(outward), -np.cos(outward) * np.cos(forward), np.cos(outward) * np.sin(forward)], -1
@@ -103,10 +105,10 @@ class Rig:
         points = np.empty((len(self.pelvis), 13, 3))
         points[:, body.HEAD] = self.neck + bones.head * self.chest[:, :, 1]
         points[:, body.SHOULDERS], points[:, body.HIPS] = self.shoulders, self.hip_joints
-        points[:, body.ELBOWS], points[:, body.WRISTS] = bend(
+        points[:, body.ELBOWS], points[:, body.WRISTS] = two_bone_ik(
             self.shoulders, hands, bones.upper_arm, bones.forearm, np.broadcast_to(elbow_hint, hands.shape)
         )
-        points[:, body.KNEES], points[:, body.ANKLES] = bend(
+        points[:, body.KNEES], points[:, body.ANKLES] = two_bone_ik(
             self.hip_joints, feet, bones.thigh, bones.shin, np.broadcast_to(knee_hint, feet.shape)
         )
         return points
@@ -148,7 +150,7 @@ def _upright(bones: Bones, pelvis: np.ndarray, lean=0.0, twist=0.0, roll=0.0, hi
         np.broadcast_to(np.asarray(angle, dtype=np.float64), num_frames) for angle in (lean, twist, roll, hip_twist)
     ]
     still = np.zeros(num_frames)
-    return Rig(bones, pelvis, turned(*curves[:3]), turned(still, curves[3], still))
+    return Rig(bones, pelvis, rotation_matrices(*curves[:3]), rotation_matrices(still, curves[3], still))
 
 
 def jumping_jacks(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -> np.ndarray:
@@ -156,7 +158,7 @@ def jumping_jacks(p: np.ndarray, size: float, bones: Bones, rng: np.random.Gener
     hop = 0.05 * size * _wave(p) ** 2
     rig = _upright(bones, _at(0, bones.standing - 0.03 + hop, 0, n))
     outward = 0.2 + 2.6 * min(size, 1.05) * c
-    hands = rig.towards(np.full((n, 2), 0.15), _both(outward, outward), 0.96)
+    hands = rig.toward(np.full((n, 2), 0.15), _both(outward, outward), 0.96)
     return rig.pose(hands, _feet(n, bones, 0.06 + 0.17 * size * c, hop), np.array([0, -0.3, -1.0]), KNEES_AHEAD)
 
 
@@ -164,7 +166,7 @@ def squat(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) ->
     n, c = len(p), _ease(p)
     rig = _upright(bones, _at(0, bones.standing - 0.25 * size * c, -0.11 * c, n), lean=0.7 * c)
     raised = 0.2 + 1.4 * c
-    hands = rig.towards(_both(raised, raised), np.full((n, 2), 0.12), 0.95)
+    hands = rig.toward(_both(raised, raised), np.full((n, 2), 0.12), 0.95)
     return rig.pose(hands, _feet(n, bones, 0.11), ELBOWS_BACK, KNEES_AHEAD * [1.8, 1, 1])
 
 
@@ -180,7 +182,7 @@ def walk(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -> 
     rig = _upright(
         bones, _at(0, bones.standing - 0.035 - 0.012 * np.cos(4 * np.pi * p), 0, n), lean=0.08, twist=0.25 * swing
     )
-    hands = rig.towards(_both(-swing, swing), np.full((n, 2), 0.12), 0.93)
+    hands = rig.toward(_both(-swing, swing), np.full((n, 2), 0.12), 0.93)
     points = rig.pose(hands, np.stack(feet, 1), ELBOWS_BACK, KNEES_AHEAD)
     if rng.uniform() < 0.5:  # across the picture; otherwise in place, as on a treadmill
         points[..., 2] += 2 * stride * (p - p.mean())[:, None]
@@ -193,7 +195,7 @@ def high_knees(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generato
     feet = [_at(s * 0.07, bones.sole + 0.27 * size * up, 0.10 * up, n) for s, up in zip(SIDES, lift)]
     rig = _upright(bones, _at(0, bones.standing - 0.03 + 0.03 * _wave(p) ** 2, 0, n), lean=0.1, twist=-0.2 * _wave(p))
     swing = 0.7 * _wave(p)
-    hands = rig.towards(_both(0.6 - swing, 0.6 + swing), np.full((n, 2), 0.15), 0.72)
+    hands = rig.toward(_both(0.6 - swing, 0.6 + swing), np.full((n, 2), 0.15), 0.72)
     return rig.pose(hands, np.stack(feet, 1), ELBOWS_BACK, KNEES_AHEAD)
 
 
@@ -234,7 +236,7 @@ def tennis_serve(p: np.ndarray, size: float, bones: Bones, rng: np.random.Genera
         bones, pelvis, lean=0.06 + 0.28 * size * _wave(p, 0.5), twist=-0.45 * _wave(p), hip_twist=-0.2 * _wave(p)
     )
     toss = 0.2 + 2.4 * _ease(p, 0.1) ** 1.5
-    hands = rig.towards(
+    hands = rig.toward(
         _both(toss, circle), np.full((n, 2), 0.2), _both(np.full(n, 0.93), 0.78 - 0.18 * np.cos(2 * np.pi * p))
     )
     feet = _both(_at(0.07, bones.sole, 0.11, n), _at(-0.09, bones.sole + 0.03 * dip, -0.11, n))
@@ -247,7 +249,7 @@ def bowl(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -> 
         bones, _at(0, bones.standing - 0.03 - 0.13 * size * c, 0.10 * c, n), lean=0.15 + 0.5 * c, twist=0.3 * _wave(p)
     )
     swing = 1.35 * size * _wave(p)
-    hands = rig.towards(_both(0.3 * c, swing), _both(0.3 + 0.7 * c, np.full(n, 0.05)), 0.97)
+    hands = rig.toward(_both(0.3 * c, swing), _both(0.3 + 0.7 * c, np.full(n, 0.05)), 0.97)
     feet = _both(
         _at(0.07, bones.sole, 0.08 + 0.22 * size * c, n), _at(-0.07, bones.sole + 0.03 * c, -0.05 - 0.22 * size * c, n)
     )
@@ -284,7 +286,7 @@ def wave(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -> 
         twist=0.15 * _wave(p),
     )
     outward = _both(0.5 + 0.4 * c, 1.5 + 1.4 * size * c)
-    hands = rig.towards(np.full((n, 2), 0.25), outward, _both(np.full(n, 0.8), 0.96 - 0.2 * _wave(p) ** 2))
+    hands = rig.toward(np.full((n, 2), 0.25), outward, _both(np.full(n, 0.8), 0.96 - 0.2 * _wave(p) ** 2))
     return rig.pose(hands, _feet(n, bones, 0.10), np.array([[0.7, -0.5, -0.6], [-0.5, -1.0, -0.3]]), KNEES_AHEAD)
 
 
@@ -315,6 +317,6 @@ ACTIONS: dict[str, Action] = {
 LYING = ("pushup", "situp")
 
 
-def mirrored(points: np.ndarray) -> np.ndarray:
+def mirror_points(points: np.ndarray) -> np.ndarray:
     """The same movement by a left-handed subject: (T, 13, 3) → (T, 13, 3)."""
     return points[:, MIRRORED] * [-1, 1, 1]

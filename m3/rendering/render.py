@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from m3.rendering.backgrounds import Colour, blend, paint_background
-from m3.rendering.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS, Pose, pose_of
-from m3.rendering.scene import Scene, painted_occluder, random_scene
-from m3.rendering.shapes import Canvas, Segment, brightness, paint_chain, polygon_distance
+from m3.rendering.backgrounds import Color, blend, paint_background
+from m3.rendering.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS, Pose, estimate_pose
+from m3.rendering.scene import Scene, paint_occluder, random_scene
+from m3.rendering.shapes import RenderTarget, Segment, brightness, paint_chain, polygon_distance
 
 __all__ = ["Scene", "random_scene", "render_frame"]
 
@@ -34,7 +34,7 @@ def render_frame(
             hides it); one without is left out, and so is the whole person where no shoulder and no hip is known.
         size: (height, width).
         scene: what to draw; its background is the same in every frame.
-        depth: (13,) float pixels towards the viewer, or None to infer what is in front of what.
+        depth: (13,) float pixels toward the viewer, or None to infer what is in front of what.
         ground_y: where the shadow lies, in pixels, or None for below the lowest joint.
 
     Returns: (height, width, 3) uint8 RGB.
@@ -42,42 +42,42 @@ def render_frame(
     height, width = size
     if xy.shape != (13, 2) or is_visible.shape != (13,):
         raise ValueError(f"a pose has joints (13, 2) and visibilities (13,), got {xy.shape} and {is_visible.shape}")
-    canvas = Canvas(paint_background(scene.background, size), scene.light)
-    pose = pose_of(xy, is_visible, size, depth)
+    target = RenderTarget(paint_background(scene.background, size), scene.light)
+    pose = estimate_pose(xy, is_visible, size, depth)
     if pose is not None:
-        _shadow(canvas, pose, ground_y)
-        for _, part in sorted(_parts(canvas, pose, scene), key=lambda keyed: keyed[0]):
+        _shadow(target, pose, ground_y)
+        for _, part in sorted(_parts(target, pose, scene), key=lambda keyed: keyed[0]):
             part()
-    pixels = canvas.rgb
+    pixels = target.rgb
     pixels *= np.asarray(scene.tint, dtype=np.float32)
     if scene.occluder is not None:
-        colour, cover = painted_occluder(scene.occluder, size)
-        pixels += (colour - pixels) * cover[..., None]
+        color, cover = paint_occluder(scene.occluder, size)
+        pixels += (color - pixels) * cover[..., None]
     pixels += np.float32(0.5)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
-def _parts(canvas: Canvas, pose: Pose, scene: Scene) -> Iterator[tuple[float, Callable[[], None]]]:
+def _parts(target: RenderTarget, pose: Pose, scene: Scene) -> Iterator[tuple[float, Callable[[], None]]]:
     """Pairs of (depth in pixels, function that draws the part)."""
     z, s = pose.depth, pose.scale
     trunk = z[list(SHOULDERS + HIPS)].mean()
-    yield trunk, lambda: _torso(canvas, pose, scene)
-    yield trunk + 0.02 * s, lambda: _head(canvas, pose, scene)
+    yield trunk, lambda: _torso(target, pose, scene)
+    yield trunk + 0.02 * s, lambda: _head(target, pose, scene)
     for k in range(2):
         arm = [SHOULDERS[k], ELBOWS[k], WRISTS[k]]
         leg = [HIPS[k], KNEES[k], ANKLES[k]]
         arm_depth, leg_depth = z[arm] @ [0.3, 0.45, 0.25], z[leg] @ [0.5, 0.4, 0.1]
-        yield arm_depth + 0.03 * s, lambda arm=arm: _arm(canvas, pose, scene, arm)
-        yield leg_depth - 0.02 * s, lambda leg=leg: _leg(canvas, pose, scene, leg)
+        yield arm_depth + 0.03 * s, lambda arm=arm: _arm(target, pose, scene, arm)
+        yield leg_depth - 0.02 * s, lambda leg=leg: _leg(target, pose, scene, leg)
 
 
-def _dimmed(colour: Colour, pose: Pose, joints: list[int]) -> Colour:
+def _dimmed(color: Color, pose: Pose, joints: list[int]) -> Color:
     """Limbs on the far side are a little darker."""
     behind = (pose.depth[[*SHOULDERS, *HIPS]].mean() - pose.depth[joints].mean()) / pose.scale
-    return blend(colour, (30, 34, 44), float(np.clip(1.6 * behind, 0, 0.22)))
+    return blend(color, (30, 34, 44), float(np.clip(1.6 * behind, 0, 0.22)))
 
 
-def _arm(canvas: Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
+def _arm(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> None:
     """Upper arm, forearm and hand, as far as their joints are known."""
     if not pose.is_usable[joints[:2]].all():
         return
@@ -102,10 +102,10 @@ def _arm(canvas: Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
         reach = reach / max(np.hypot(*reach), 0.06 * s)
         heel, tip, near = wrist + 0.012 * s * reach, wrist + 0.045 * s * reach, depth[2] + 0.01 * s
         segments.append(Segment(heel, tip, 0.022 * thick, 0.021 * thick, skin, depth_a=near, depth_b=near))
-    paint_chain(canvas, segments, 0.014 * s, shoulder)
+    paint_chain(target, segments, 0.014 * s, shoulder)
 
 
-def _leg(canvas: Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
+def _leg(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> None:
     """Thigh, shin and shoe, as far as their joints are known."""
     if not pose.is_usable[joints[:2]].all():
         return
@@ -132,7 +132,7 @@ def _leg(canvas: Canvas, pose: Pose, scene: Scene, joints: list[int]) -> None:
         near = depth[2] + 0.01 * s
         ahead_of = near + 0.08 * s * max(pose.facing[2], 0)
         segments.append(Segment(heel, tip, 0.027 * thick, 0.023 * thick, shoe, depth_a=near, depth_b=ahead_of))
-    paint_chain(canvas, segments, 0.014 * s, hip)
+    paint_chain(target, segments, 0.014 * s, hip)
 
 
 def _outline(pose: Pose, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -155,16 +155,16 @@ def _outline(pose: Pose, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([middle + half, (middle - half)[::-1]]), np.hypot(*half.T)
 
 
-def _torso(canvas: Canvas, pose: Pose, scene: Scene) -> None:
+def _torso(target: RenderTarget, pose: Pose, scene: Scene) -> None:
     """Chest, waist and pelvis as one rounded shape, shaded like an upright cylinder."""
     s = pose.scale
     corners, half_widths = _outline(pose, scene)
     rounding = 0.04 * s
     margin = rounding + 0.03 * s + 2
-    window = canvas.window(corners.min(0) - margin, corners.max(0) + margin)
-    if window is None:
+    region = target.region(corners.min(0) - margin, corners.max(0) + margin)
+    if region is None:
         return
-    where, x, y = window
+    where, x, y = region
     distance = polygon_distance(corners, x, y) - np.float32(rounding)
     spine = pose.pelvis - pose.neck
     length = max(float(np.hypot(*spine)), 0.05 * s)
@@ -177,50 +177,50 @@ def _torso(canvas: Canvas, pose: Pose, scene: Scene) -> None:
     tilt = np.clip((v - np.float32(0.35)) * np.float32(0.5), -0.4, 0.35)  # the chest looks up a little, the belly down
     nz = np.sqrt(np.maximum(1 - u * u, 0)) * np.sqrt(1 - tilt * tilt)
     nx, ny = u * np.float32(-down[1]) + tilt * np.float32(down[0]), u * np.float32(down[0]) + tilt * np.float32(down[1])
-    shade = brightness(canvas.light, nx, ny, nz)[..., None]
-    colour = np.asarray(scene.shirt, dtype=np.float32)
+    shade = brightness(target.light, nx, ny, nz)[..., None]
+    color = np.asarray(scene.shirt, dtype=np.float32)
     if scene.band is not None:
         inside = np.clip((np.float32(0.11) - np.abs(v - np.float32(0.36))) * np.float32(length) + np.float32(0.5), 0, 1)
-        colour = colour + (np.asarray(scene.band, dtype=np.float32) - colour) * inside[..., None]
+        color = color + (np.asarray(scene.band, dtype=np.float32) - color) * inside[..., None]
     hem = np.clip((v - np.float32(0.90)) * np.float32(length) + np.float32(0.5), 0, 1)[..., None]
-    colour = (colour + (np.asarray(scene.trousers, dtype=np.float32) - colour) * hem) * shade
+    color = (color + (np.asarray(scene.trousers, dtype=np.float32) - color) * hem) * shade
     halo = np.exp(np.maximum(distance, 0) ** 2 * np.float32(-1 / (0.014 * s) ** 2))
     halo *= np.clip((np.float32(0.95) - v) * 5, 0, 1)  # legs grow out of the pelvis
-    canvas.paint(where, distance, colour, halo)
+    target.paint(where, distance, color, halo)
 
 
-def _head(canvas: Canvas, pose: Pose, scene: Scene) -> None:
+def _head(target: RenderTarget, pose: Pose, scene: Scene) -> None:
     """Neck, then an ellipsoid whose face looks where the chest looks, under a cap of hair."""
     s, thick = pose.scale, pose.scale * (0.5 + 0.5 * scene.build)
-    centre = pose.xy[HEAD]
-    axis = (centre - pose.neck) / s + 0.04 * pose.up
+    center = pose.xy[HEAD]
+    axis = (center - pose.neck) / s + 0.04 * pose.up
     axis = axis / max(np.hypot(*axis), 1e-6)
     side = np.array([-axis[1], axis[0]])
     face = np.array([pose.facing[0], -0.12, pose.facing[2]])
-    face = face / np.linalg.norm(face)  # along side, axis, towards the viewer
-    fall = centre - axis * 0.05 * s - side * 0.035 * s * face[0]
+    face = face / np.linalg.norm(face)  # along side, axis, toward the viewer
+    fall = center - axis * 0.05 * s - side * 0.035 * s * face[0]
     hair = [
-        Segment(centre - side * 0.02 * s * face[0], fall - axis * 0.055 * s, 0.055 * thick, 0.04 * thick, scene.hair)
+        Segment(center - side * 0.02 * s * face[0], fall - axis * 0.055 * s, 0.055 * thick, 0.04 * thick, scene.hair)
     ]
     if scene.is_long_haired and face[2] > -0.2:
-        paint_chain(canvas, hair, 0.012 * s, pose.neck)
+        paint_chain(target, hair, 0.012 * s, pose.neck)
     nape = pose.neck - 0.01 * s * axis
-    paint_chain(canvas, [Segment(nape, centre, 0.034 * thick, 0.032 * thick, blend(scene.skin, (60, 30, 20), 0.15))],
+    paint_chain(target, [Segment(nape, center, 0.034 * thick, 0.032 * thick, blend(scene.skin, (60, 30, 20), 0.15))],
                  0.012 * s, pose.neck)  # fmt: skip
-    _skull(canvas, scene, centre, axis, side, face, 0.057 * thick, 0.073 * thick)
+    _skull(target, scene, center, axis, side, face, 0.057 * thick, 0.073 * thick)
     if scene.is_long_haired and face[2] <= -0.2:
-        paint_chain(canvas, hair, 0.012 * s, centre)
+        paint_chain(target, hair, 0.012 * s, center)
 
 
 def _skull(
-    canvas: Canvas, scene: Scene, centre: np.ndarray, axis: np.ndarray, side: np.ndarray, face: np.ndarray,
+    target: RenderTarget, scene: Scene, center: np.ndarray, axis: np.ndarray, side: np.ndarray, face: np.ndarray,
     radius_x: float, radius_y: float,
 ) -> None:  # fmt: skip
-    window = canvas.window(centre - 1.3 * radius_y - 2, centre + 1.3 * radius_y + 2)
-    if window is None:
+    region = target.region(center - 1.3 * radius_y - 2, center + 1.3 * radius_y + 2)
+    if region is None:
         return
-    where, x, y = window
-    px, py = x - np.float32(centre[0]), y - np.float32(centre[1])
+    where, x, y = region
+    px, py = x - np.float32(center[0]), y - np.float32(center[1])
     u = (px * np.float32(side[0]) + py * np.float32(side[1])) / np.float32(radius_x)
     v = (px * np.float32(axis[0]) + py * np.float32(axis[1])) / np.float32(radius_y)
     u = u * (1 - 0.16 * np.minimum(v, 0))  # a narrower chin
@@ -230,34 +230,34 @@ def _skull(
     u, v = u * inverse, v * inverse
     w = np.sqrt(np.maximum(1 - u * u - v * v, 0))
     nx, ny = u * np.float32(side[0]) + v * np.float32(axis[0]), u * np.float32(side[1]) + v * np.float32(axis[1])
-    shade = brightness(canvas.light, nx, ny, w)[..., None]
-    towards = u * np.float32(face[0]) + v * np.float32(face[1]) + w * np.float32(face[2])
-    is_face = towards - np.float32(0.12) - np.float32(0.9) * np.maximum(v - np.float32(0.28), 0)
+    shade = brightness(target.light, nx, ny, w)[..., None]
+    toward = u * np.float32(face[0]) + v * np.float32(face[1]) + w * np.float32(face[2])
+    is_face = toward - np.float32(0.12) - np.float32(0.9) * np.maximum(v - np.float32(0.28), 0)
     share = np.clip(is_face * np.float32(radius_x) + np.float32(0.5), 0, 1)[..., None]
     hair, skin = np.asarray(scene.hair, dtype=np.float32), np.asarray(scene.skin, dtype=np.float32)
-    colour = hair + (skin - hair) * share
+    color = hair + (skin - hair) * share
     for yaw in (-0.36, 0.36):
         ex, ez = face[0] * np.cos(yaw) + face[2] * np.sin(yaw), face[2] * np.cos(yaw) - face[0] * np.sin(yaw)
         if ez > 0.1:
             dark = np.exp(((u - np.float32(0.93 * ex)) ** 2 + (v - np.float32(0.06)) ** 2) * np.float32(-1 / 0.15**2))
-            colour = colour + (np.float32(40) - colour) * (np.float32(0.75 * min(1.0, 2 * ez)) * dark)[..., None]
+            color = color + (np.float32(40) - color) * (np.float32(0.75 * min(1.0, 2 * ez)) * dark)[..., None]
     halo = np.exp(np.maximum(distance, 0) ** 2 * np.float32(-1 / (0.2 * radius_x) ** 2))
-    canvas.paint(where, distance, colour * shade, halo)
+    target.paint(where, distance, color * shade, halo)
 
 
-def _shadow(canvas: Canvas, pose: Pose, ground_y: float | None) -> None:
+def _shadow(target: RenderTarget, pose: Pose, ground_y: float | None) -> None:
     """A soft ellipse on the ground under the body."""
     points = pose.xy[pose.is_usable]
     lowest = points[:, 1].max() + 0.04 * pose.scale if ground_y is None else ground_y
     low_x, high_x = points[:, 0].min(), points[:, 0].max()
     is_near = points[:, 1] > lowest - 0.35 * pose.scale
     foot = points[is_near, 0].mean() if is_near.any() else 0.5 * (low_x + high_x)
-    centre_x = 0.5 * foot + 0.5 * pose.pelvis[0] - 0.06 * pose.scale * np.sign(canvas.light[0])
+    center_x = 0.5 * foot + 0.5 * pose.pelvis[0] - 0.06 * pose.scale * np.sign(target.light[0])
     radius_x = max(0.16 * pose.scale, 0.45 * (high_x - low_x))
     radius_y = 0.05 * pose.scale
-    centre, reach = np.array([centre_x, lowest]), np.array([2 * radius_x, 2 * radius_y])
-    if (window := canvas.window(centre - reach, centre + reach)) is None:
+    center, reach = np.array([center_x, lowest]), np.array([2 * radius_x, 2 * radius_y])
+    if (region := target.region(center - reach, center + reach)) is None:
         return
-    where, x, y = window
-    dx, dy = (x - np.float32(centre_x)) / np.float32(radius_x), (y - np.float32(lowest)) / np.float32(radius_y)
-    canvas.rgb[where] *= (1 - np.float32(0.42) * np.exp(-((dx * dx) ** 1.5) - dy * dy))[..., None]
+    where, x, y = region
+    dx, dy = (x - np.float32(center_x)) / np.float32(radius_x), (y - np.float32(lowest)) / np.float32(radius_y)
+    target.rgb[where] *= (1 - np.float32(0.42) * np.exp(-((dx * dx) ** 1.5) - dy * dy))[..., None]

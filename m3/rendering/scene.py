@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3.rendering.backgrounds import PAINTERS, Background, Colour, blend, hsv
+from m3.rendering.backgrounds import PAINTERS, Background, Color, blend, hsv
 
 OCCLUDER_KINDS = ("box", "post", "bench", "hedge")
 
@@ -18,7 +18,7 @@ class Occluder:
 
     kind: str
     box: tuple[float, float, float, float]
-    colour: Colour
+    color: Color
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class Scene:
 
     build: thickness of the limbs, 1 is average. shirt, trousers, shoes, skin, hair: sRGB in 0 … 255.
     sleeve: share of the arm (shoulder to wrist) that the shirt covers. leg: the same of the trousers.
-    band: colour of a broad band across the chest, or None. is_long_haired: whether hair falls on the neck.
-    light: unit vector towards the light (right, down, towards the viewer). tint: factor of red, green and blue.
+    band: color of a broad band across the chest, or None. is_long_haired: whether hair falls on the neck.
+    light: unit vector toward the light (right, down, toward the viewer). tint: factor of red, green and blue.
     """
 
     build: float
-    shirt: Colour
-    trousers: Colour
-    shoes: Colour
-    skin: Colour
-    hair: Colour
+    shirt: Color
+    trousers: Color
+    shoes: Color
+    skin: Color
+    hair: Color
     sleeve: float
     leg: float
-    band: Colour | None
+    band: Color | None
     is_long_haired: bool
     light: tuple[float, float, float]
     tint: tuple[float, float, float]
@@ -88,16 +88,16 @@ def occluder_cover(scene: Scene, size: tuple[int, int]) -> np.ndarray:
     """(height, width) float32 share of each pixel that the scene's occluder hides."""
     if scene.occluder is None:
         return np.zeros(size, dtype=np.float32)
-    return painted_occluder(scene.occluder, size)[1]
+    return paint_occluder(scene.occluder, size)[1]
 
 
 @lru_cache(maxsize=4)
-def painted_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (height, width, 3) and cover (height, width), float32, of an object made of rounded boxes."""
+def paint_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Color (height, width, 3) and cover (height, width), float32, of an object made of rounded boxes."""
     height, width = size
     x0, y0, x1, y1 = np.array(occluder.box) * [width, height, width, height]
     w, h = x1 - x0, y1 - y0
-    base = occluder.colour
+    base = occluder.color
     boards = {
         "box": [(x0, y0, x1, y1, base, 0.03), (x0, y0, x1, y0 + 0.16 * h, blend(base, (255, 255, 255), 0.25), 0.03)],
         "post": [(x0, y0, x1, y1, base, 0.1)],
@@ -108,7 +108,7 @@ def painted_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndar
                   (x0 + 0.45 * w, y0 + 0.04 * h, x1 - 0.05 * w, y1, base, 0.4)],
     }[occluder.kind]  # fmt: skip
     x, y = np.arange(width, dtype=np.float32)[None, :] + 0.5, np.arange(height, dtype=np.float32)[:, None] + 0.5
-    colour, cover = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    color, cover = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
     for left, top, right, bottom, paint, roundness in boards:
         rounding = roundness * min(right - left, bottom - top)
         dx = np.abs(x - 0.5 * (left + right)) - (0.5 * (right - left) - rounding)
@@ -117,10 +117,10 @@ def painted_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndar
         part = np.clip(0.5 - distance, 0, 1).astype(np.float32)
         across = (x - left) / max(right - left, 1) if occluder.kind == "post" else (y - top) / max(bottom - top, 1)
         shade = np.broadcast_to(1.08 - 0.32 * np.clip(across, 0, 1), part.shape)
-        # `colour` is not weighted by `cover`: where only this board is, its full colour must stand.
+        # `color` is not weighted by `cover`: where only this board is, its full color must stand.
         share = np.where(cover > 0, part, (part > 0).astype(np.float32))[..., None]
-        colour += (np.asarray(paint, dtype=np.float32) * shade[..., None] - colour) * share
+        color += (np.asarray(paint, dtype=np.float32) * shade[..., None] - color) * share
         cover = np.maximum(cover, part)
-    colour.setflags(write=False)
+    color.setflags(write=False)
     cover.setflags(write=False)
-    return colour.astype(np.float32), cover
+    return color.astype(np.float32), cover

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3.rendering.backgrounds import Colour
+from m3.rendering.backgrounds import Color
 
 
-class Canvas:
+class RenderTarget:
     """A picture to paint on.
 
     rgb: (height, width, 3) float32; body: (height, width) share of the pixel that a body covers.
-    light: unit vector towards the light.
+    light: unit vector toward the light.
     """
 
     def __init__(self, background: np.ndarray, light: tuple[float, float, float]) -> None:
@@ -24,7 +24,7 @@ class Canvas:
         self.body = np.zeros(background.shape[:2], dtype=np.float32)
         self.light = light
 
-    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
+    def region(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
         """Slices of the pixels between two corners, and their x (1, w) and y (h, 1); None when all lie outside."""
         height, width = self.body.shape
         x0, x1 = max(int(low[0]), 0), min(int(high[0]) + 2, width)
@@ -36,17 +36,17 @@ class Canvas:
         return (slice(y0, y1), slice(x0, x1)), x, y
 
     def paint(
-        self, where: tuple[slice, slice], distance: np.ndarray, colour: np.ndarray, halo: np.ndarray | None
+        self, where: tuple[slice, slice], distance: np.ndarray, color: np.ndarray, halo: np.ndarray | None
     ) -> None:
         """Lays a part over the picture, first darkening (`halo`) what it nearly touches.
 
-        distance: (h, w) signed pixels to its outline, negative inside. colour: (h, w, 3).
+        distance: (h, w) signed pixels to its outline, negative inside. color: (h, w, 3).
         """
         rgb, body = self.rgb[where], self.body[where]
         if halo is not None:
             rgb *= (1 - halo * (0.10 + 0.25 * body))[..., None]
         cover = np.clip(0.5 - distance, 0, 1)
-        change = colour - rgb
+        change = color - rgb
         change *= cover[..., None]
         rgb += change
         np.maximum(body, cover, out=body)
@@ -60,21 +60,23 @@ def brightness(light: tuple[float, float, float], nx: np.ndarray, ny: np.ndarray
 
 @dataclass(frozen=True)
 class Segment:
-    """A tapered capsule from a to b (pixels): radii, depths, swelling between them, two colours and where they meet."""
+    """A tapered capsule from a to b (pixels): radii, depths, swelling between them, two colors and where they meet."""
 
     a: np.ndarray
     b: np.ndarray
     radius_a: float
     radius_b: float
-    colour: Colour
-    beyond: Colour | None = None
+    color: Color
+    beyond: Color | None = None
     split: float = 1.0
     bulge: float = 0.0
     depth_a: float = 0.0
     depth_b: float = 0.0
 
 
-def paint_chain(canvas: Canvas, segments: list[Segment], halo_width: float, root: np.ndarray | None = None) -> None:
+def paint_chain(
+    target: RenderTarget, segments: list[Segment], halo_width: float, root: np.ndarray | None = None
+) -> None:
     """Draws capsules as one body: where they overlap, the surface nearer to the viewer shows, with a soft seam.
 
     halo_width: pixels. root: where the chain grows out of another part, which it does not darken there.
@@ -83,34 +85,34 @@ def paint_chain(canvas: Canvas, segments: list[Segment], halo_width: float, root
     for segment in segments:
         margin = max(segment.radius_a, segment.radius_b) + segment.bulge + 2 * halo_width + 1
         corners.append((np.minimum(segment.a, segment.b) - margin, np.maximum(segment.a, segment.b) + margin))
-    window = canvas.window(np.min([low for low, _ in corners], axis=0), np.max([high for _, high in corners], axis=0))
-    if window is None:
+    region = target.region(np.min([low for low, _ in corners], axis=0), np.max([high for _, high in corners], axis=0))
+    if region is None:
         return
-    where, x, y = window
+    where, x, y = region
     shape, (top, left) = (y.shape[0], x.shape[1]), (where[0].start, where[1].start)
     best, distance = np.full(shape, -1e9, dtype=np.float32), np.full(shape, 1e9, dtype=np.float32)
-    colour = np.zeros((*shape, 3), dtype=np.float32)
+    color = np.zeros((*shape, 3), dtype=np.float32)
     for segment, (low, high) in zip(segments, corners):
-        if (own := canvas.window(low, high)) is None:
+        if (own := target.region(low, high)) is None:
             continue
         (rows, columns), own_x, own_y = own
         inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
-        own_distance, surface, rgb = _capsule(segment, own_x, own_y, canvas.light)
+        own_distance, surface, rgb = _capsule(segment, own_x, own_y, target.light)
         share = np.clip((surface - best[inside]) * np.float32(0.4) + np.float32(0.5), 0, 1)
-        colour[inside] += (rgb - colour[inside]) * share[..., None]
+        color[inside] += (rgb - color[inside]) * share[..., None]
         best[inside] = np.maximum(best[inside], surface)
         distance[inside] = np.minimum(distance[inside], own_distance)
     halo = np.exp(np.clip(distance, 0, 9 * halo_width) ** 2 * np.float32(-1 / halo_width**2))
     if root is not None:
         away = (x - np.float32(root[0])) ** 2 + (y - np.float32(root[1])) ** 2
         halo = halo * (1 - np.exp(away * np.float32(-1 / (6 * halo_width) ** 2)))
-    canvas.paint(where, distance, colour, halo)
+    target.paint(where, distance, color, halo)
 
 
 def _capsule(
     segment: Segment, x: np.ndarray, y: np.ndarray, light: tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signed distance, height of the surface (falling off outside), and colour, of a capsule on a grid."""
+    """Signed distance, height of the surface (falling off outside), and color, of a capsule on a grid."""
     along = (segment.b - segment.a).astype(np.float32)
     squared = max(float(along @ along), 1e-3)
     px, py = x - np.float32(segment.a[0]), y - np.float32(segment.a[1])
@@ -129,11 +131,11 @@ def _capsule(
     if segment.depth_a or segment.depth_b:
         surface += np.float32(segment.depth_a) + np.float32(segment.depth_b - segment.depth_a) * t
     shade = brightness(light, nx, ny, nz)[..., None]
-    colour = np.asarray(segment.colour, dtype=np.float32)
+    color = np.asarray(segment.color, dtype=np.float32)
     if segment.beyond is None:
-        return distance, surface, colour * shade
+        return distance, surface, color * shade
     edge = np.clip((t_line - np.float32(segment.split)) * np.float32(squared**0.5) + np.float32(0.5), 0, 1)[..., None]
-    return distance, surface, (colour + (np.asarray(segment.beyond, dtype=np.float32) - colour) * edge) * shade
+    return distance, surface, (color + (np.asarray(segment.beyond, dtype=np.float32) - color) * edge) * shade
 
 
 def polygon_distance(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Convolutions throughout, so that every canvas whose sides are multiples of 16 works. Most of the width is at stride
 16, where wide depthwise kernels let each token and each decoded patch see the picture around it: sixteen bits are too
-few for 16 × 16 pixels on their own, but neighbours can share what is common to them, such as a sky.
+few for 16 × 16 pixels on their own, but neighbors can share what is common to them, such as a sky.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class MiniAutoEncoder(nn.Module):
             if isinstance(module, (ResidualBlock, ContextBlock)):
                 module.body[-1].weight.data *= 0.1
             elif isinstance(module, Upsample):
-                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies: no checkerboard (Aitken et al. 2017)
+                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies: no checcurboard (Aitken et al. 2017)
                 kernel.copy_(kernel[::4].repeat_interleave(4, dim=0))
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ REACH = 1.0
 _LAST = np.arcsinh(REACH / FINENESS)
 
 
-def lines(places: np.ndarray) -> np.ndarray:
+def grid_to_displacement(places: np.ndarray) -> np.ndarray:
     """Places on the axis of the cells, 0 … 33 from the first one's edge to the last one's → displacements."""
     return FINENESS * np.sinh((2 * places / MOTION_SIDE - 1) * _LAST)
 
 
-def cell_centres() -> np.ndarray:
+def cell_centers() -> np.ndarray:
     """(33 · 33, 2) displacement of each id, x then y; that of the middle id is exactly 0."""
-    line = lines(np.arange(MOTION_SIDE) + 0.5)
+    line = grid_to_displacement(np.arange(MOTION_SIDE) + 0.5)
     line[MOTION_SIDE // 2] = 0.0
     return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
 
@@ -42,9 +42,9 @@ def blurred_cells(std: float) -> np.ndarray:
 
     std: in sides of the pose's box. Each row sums to 1; the id of the unseen stays alone.
     """
-    centres = cell_centres()
-    squares = np.square(centres[:, None] - centres).sum(-1)
+    centers = cell_centers()
+    squares = np.square(centers[:, None] - centers).sum(-1)
     shares = np.exp(-squares / (2 * std**2))
-    table = np.eye(len(centres) + 1, dtype=np.float32)
+    table = np.eye(len(centers) + 1, dtype=np.float32)
     table[:-1, :-1] = shares / shares.sum(1, keepdims=True)
     return table

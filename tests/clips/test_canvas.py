@@ -21,7 +21,7 @@ def joints_at(xy: np.ndarray) -> Joints:
 
 
 def centroid(picture: np.ndarray) -> np.ndarray:
-    """Brightness-weighted mean of the pixel centres, x then y."""
+    """Brightness-weighted mean of the pixel centers, x then y."""
     weight = picture[..., 0].astype(np.float64)
     rows, columns = np.indices(weight.shape) + 0.5
     return np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
@@ -50,13 +50,13 @@ def test_a_dot_lands_where_its_joint_lands(canvas: Canvas, size: tuple[int, int]
 
 @pytest.mark.parametrize("size", [(101, 201), (200, 101), (100, 201)])
 def test_a_gradient_says_which_source_pixels_are_shown(size: tuple[int, int]):
-    """The colour of a frame that encodes x, read at the canvas's middle row, is the x that the window says."""
-    ramp = np.tile(np.arange(size[1], dtype=np.uint8)[None, :, None], (size[0], 1, 3))  # value v at centre v + 0.5
+    """The color of a frame that encodes x, read at the canvas's middle row, is the x that the window says."""
+    ramp = np.tile(np.arange(size[1], dtype=np.uint8)[None, :, None], (size[0], 1, 3))  # value v at center v + 0.5
     for canvas in (CropCanvas(64), StretchCanvas(64), PersonCanvas(64)):
         window = canvas.window(size)
         middles = np.stack([np.arange(64) + 0.5, np.full(64, 32.0)], axis=-1)  # (64, 2)
         expected = window.to_source(middles)[:, 0] - 0.5
-        inner = slice(3, -3)  # at the borders of the frame the filter has no neighbours
+        inner = slice(3, -3)  # at the borders of the frame the filter has no neighbors
         assert np.abs(window.picture(ramp)[32, inner, 0] - expected[inner]).max() <= 0.51
 
 

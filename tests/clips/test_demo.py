@@ -15,7 +15,7 @@ from m3.clips.demo import Demo, demo_clip, write_demo
 from m3.clips.penn_action import read_label
 from m3.core.rng import numpy_generator
 from m3.rendering import body
-from m3.rendering.motion import ACTIONS, Bones, Rig, bend, mirrored, turned
+from m3.rendering.motion import ACTIONS, Bones, Rig, mirror_points, rotation_matrices, two_bone_ik
 from m3.rendering.scene import occluder_cover
 
 SIZE = (96, 128)
@@ -68,34 +68,34 @@ def test_two_bones_reach_their_target():
     root, hint = rng.normal(size=(500, 3)), rng.normal(size=(500, 3))
     way = rng.normal(size=(500, 3))
     target = root + way / np.linalg.norm(way, axis=-1, keepdims=True) * rng.uniform(0.1, 0.49, (500, 1))
-    middle, end = bend(root, target, 0.3, 0.2, hint)
+    middle, end = two_bone_ik(root, target, 0.3, 0.2, hint)
     assert end[np.linalg.norm(target - root, axis=-1) > 0.13] == pytest.approx(
         target[np.linalg.norm(target - root, axis=-1) > 0.13], abs=1e-9
     )
     assert np.linalg.norm(middle - root, axis=-1) == pytest.approx(0.3) and np.linalg.norm(
         end - middle, axis=-1
     ) == pytest.approx(0.2)
-    _, far = bend(root, root + 5 * (target - root) / 0.1, 0.3, 0.2, hint)
+    _, far = two_bone_ik(root, root + 5 * (target - root) / 0.1, 0.3, 0.2, hint)
     assert np.linalg.norm(far - root, axis=-1) == pytest.approx(0.999 * 0.5)
 
 
 def test_rotations_of_the_trunk():
     angle, zero = np.array([0.3]), np.array([0.0])
     lean, twist, roll = (
-        turned(*angles)[0] for angles in ((angle, zero, zero), (zero, angle, zero), (zero, zero, angle))
+        rotation_matrices(*angles)[0] for angles in ((angle, zero, zero), (zero, angle, zero), (zero, zero, angle))
     )
     assert lean @ [0, 1, 0] == pytest.approx([0, np.cos(0.3), np.sin(0.3)])  # forward
     assert twist @ [0, 0, 1] == pytest.approx([np.sin(0.3), 0, np.cos(0.3)])  # to the own left
     assert roll @ [0, 1, 0] == pytest.approx([np.sin(0.3), np.cos(0.3), 0])  # to the own left
     rig = Rig(Bones(), np.zeros((1, 3)), np.eye(3)[None], np.eye(3)[None])
     assert rig.shoulders[0, 0, 0] > 0 > rig.shoulders[0, 1, 0]
-    assert rig.towards(np.array([[np.pi / 2] * 2]), np.zeros((1, 2)), 1.0)[0, 0, 2] == pytest.approx(Bones().arm)
+    assert rig.toward(np.array([[np.pi / 2] * 2]), np.zeros((1, 2)), 1.0)[0, 0, 2] == pytest.approx(Bones().arm)
 
 
 def test_mirroring_swaps_sides():
     points = np.random.default_rng(0).normal(size=(4, 13, 3))
-    assert (mirrored(points)[:, 5] == points[:, 6] * [-1, 1, 1]).all()
-    assert (mirrored(mirrored(points)) == points).all()
+    assert (mirror_points(points)[:, 5] == points[:, 6] * [-1, 1, 1]).all()
+    assert (mirror_points(mirror_points(points)) == points).all()
 
 
 @pytest.mark.parametrize("clip", range(NUM_ACTIONS))
@@ -106,8 +106,8 @@ def test_clip_is_large_inside_the_picture_and_moves(clip: int):
     assert (xy > 0).all() and (xy < size[::-1]).all()
     extent = np.ptp(xy, axis=(0, 1)) / 224
     assert extent.max() > 0.6
-    travelled = np.linalg.norm(np.diff(xy, axis=0), axis=-1).mean() / 224
-    assert 0.01 < travelled < 0.05
+    traveled = np.linalg.norm(np.diff(xy, axis=0), axis=-1).mean() / 224
+    assert 0.01 < traveled < 0.05
     assert 0.3 < demo.joints.is_visible.mean() <= 1
 
 

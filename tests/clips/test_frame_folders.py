@@ -119,7 +119,7 @@ def test_frames_before_a_damaged_one_are_used(tmp_path: Path):
     assert prepared.staged.notes[0].startswith("middle/4.png: not a readable picture (")
 
 
-def test_exif_orientation_is_honoured(tmp_path: Path):
+def test_exif_orientation_is_honored(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # seen turned clockwise
     for number in (1, 2):

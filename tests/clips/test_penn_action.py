@@ -13,7 +13,7 @@ import scipy.io
 from PIL import Image
 from support.tiny_world import frame, label_fields, write_clip, write_label, write_world
 
-from m3.clips.base import ClipError, DamagedFrame, spread
+from m3.clips.base import ClipError, DamagedFrame, evenly_spaced
 from m3.clips.canvas import CropCanvas, Window
 from m3.clips.penn_action import PennAction, read_label
 from m3.core.joints import Joints
@@ -321,9 +321,9 @@ def test_the_fingerprint_knows_labels_and_pictures(tmp_path: Path):
 
 def test_fewer_clips_are_spread_over_all():
     ids = [f"{n:04d}" for n in range(10)]
-    assert spread(ids, 5) == ["0000", "0002", "0004", "0006", "0008"]
-    assert spread(ids, None) == spread(ids, 99) == ids
+    assert evenly_spaced(ids, 5) == ["0000", "0002", "0004", "0006", "0008"]
+    assert evenly_spaced(ids, None) == evenly_spaced(ids, 99) == ids
     for count in range(1, 11):
-        assert len(set(spread(ids, count))) == count
+        assert len(set(evenly_spaced(ids, count))) == count
     with pytest.raises(ValueError, match="source.max_clips=0"):
-        spread(ids, 0)
+        evenly_spaced(ids, 0)

@@ -19,11 +19,11 @@ def read(path: Path, is_upright: bool = False) -> np.ndarray:
     return PictureFiles([path], picture_size(path, is_upright), "the header", is_upright)[0]
 
 
-def write_png(path: Path, samples: np.ndarray, colour_type: int) -> Path:
-    """A PNG of (height, width, channels) uint16 samples, written by hand: Pillow writes no 16-bit colours."""
+def write_png(path: Path, samples: np.ndarray, color_type: int) -> Path:
+    """A PNG of (height, width, channels) uint16 samples, written by hand: Pillow writes no 16-bit colors."""
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
@@ -33,7 +33,7 @@ def write_png(path: Path, samples: np.ndarray, colour_type: int) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".jpeg"])
-def test_colours(tmp_path: Path, suffix: str):
+def test_colors(tmp_path: Path, suffix: str):
     picture = frame(2)
     Image.fromarray(picture).save(tmp_path / f"1{suffix}", quality=95, **({"lossless": True} if "w" in suffix else {}))
     difference = np.abs(read(tmp_path / f"1{suffix}").astype(int) - picture)
@@ -41,25 +41,25 @@ def test_colours(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_black_and_white_and_palettes(tmp_path: Path, mode: str):
+def test_gray_black_and_white_and_palettes(tmp_path: Path, mode: str):
     source = Image.fromarray(frame(2)).convert(mode)
     source.save(tmp_path / "1.png")
     assert np.array_equal(read(tmp_path / "1.png"), np.asarray(source.convert("RGB")))
     if mode == "L":
         source.save(tmp_path / "1.jpg", quality=95)
-        grey = read(tmp_path / "1.jpg")
-        assert (np.ptp(grey, axis=-1) == 0).all() and np.abs(grey[..., 0].astype(int) - np.asarray(source)).mean() < 2
+        gray = read(tmp_path / "1.jpg")
+        assert (np.ptp(gray, axis=-1) == 0).all() and np.abs(gray[..., 0].astype(int) - np.asarray(source)).mean() < 2
 
 
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path):
-    grey = np.linspace(0, 65_535, 48 * 64).reshape(48, 64).astype(np.uint16)
-    Image.fromarray(grey).save(tmp_path / "1.png")
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path: Path):
+    gray = np.linspace(0, 65_535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(gray).save(tmp_path / "1.png")
     found = read(tmp_path / "1.png")
     assert found.min() == 0 and found.max() == 255 and len(np.unique(found)) == 256
-    assert np.array_equal(found, np.repeat(np.round(grey / 257).astype(np.uint8)[..., None], 3, axis=-1))
+    assert np.array_equal(found, np.repeat(np.round(gray / 257).astype(np.uint8)[..., None], 3, axis=-1))
 
 
-def test_16_bit_colours_are_scaled(tmp_path: Path):
+def test_16_bit_colors_are_scaled(tmp_path: Path):
     samples = np.random.default_rng(0).integers(0, 65_536, (8, 9, 3)).astype(np.uint16)
     found = read(write_png(tmp_path / "1.png", samples, 2))
     assert np.abs(found - samples / 257).max() <= 1
@@ -77,7 +77,7 @@ def test_transparent_pictures_lie_on_black(tmp_path: Path, suffix: str):
     assert np.abs(found.astype(int) - [[0, 0, 0], [100, 0, 0], [200, 0, 0]]).max() <= 1
 
 
-def test_a_transparent_palette_colour(tmp_path: Path):
+def test_a_transparent_palette_color(tmp_path: Path):
     picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     picture.putpalette([255, 0, 0, 0, 0, 255])
     picture.save(tmp_path / "1.png", transparency=0)

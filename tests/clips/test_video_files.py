@@ -16,7 +16,7 @@ from support.tiny_world import write_label
 from m3.clips.base import ClipError, DamagedFrame
 from m3.clips.canvas import CropCanvas
 from m3.clips.video_files import VideoFiles
-from m3.clips.video_frames import Turn, turn_of
+from m3.clips.video_frames import Orientation, orientation_of
 from m3.core.types import Clip, Rejection
 from m3.pairs import Chain
 from m3.preprocessing.prepare import ClipPreparer
@@ -79,7 +79,7 @@ def test_a_clip_read_in_order_is_decoded_once(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("rotation, turns", [(90, 1), (180, 2), (-90, 3), (0, 0)])
-def test_rotation_is_honoured(tmp_path: Path, suffix: str, rotation: int, turns: int):
+def test_rotation_is_honored(tmp_path: Path, suffix: str, rotation: int, turns: int):
     """Written: left half red, upper right quarter green. Counterclockwise by 90°: red below, green up left."""
     stored = np.zeros((48, 64, 3), np.uint8)
     stored[:, :32] = (200, 0, 0)
@@ -98,10 +98,10 @@ def test_the_turn_of_a_phone_held_upright():
     """ISO 14496-12: (p, q) is shown at (a p + c q, b p + d q): with b 1, c −1 the top row is the right column."""
     one = 65536
     picture = np.arange(2 * 3 * 3).reshape(2, 3, 3)
-    assert np.array_equal(turn_of((0, one, 0, -one, 0, 0, 0, 0, 2**30))(picture)[:, -1], picture[0])
-    assert turn_of((one, 0, 0, 0, one, 0, 0, 0, 2**30)) == Turn()
-    assert np.array_equal(turn_of((-one, 0, 0, 0, one, 0, 0, 0, 2**30))(picture), picture[:, ::-1])  # mirrored
-    assert turn_of((46341, 46341, 0, -46341, 46341, 0, 0, 0, 2**30)) is None  # 45°
+    assert np.array_equal(orientation_of((0, one, 0, -one, 0, 0, 0, 0, 2**30))(picture)[:, -1], picture[0])
+    assert orientation_of((one, 0, 0, 0, one, 0, 0, 0, 2**30)) == Orientation()
+    assert np.array_equal(orientation_of((-one, 0, 0, 0, one, 0, 0, 0, 2**30))(picture), picture[:, ::-1])  # mirrored
+    assert orientation_of((46341, 46341, 0, -46341, 46341, 0, 0, 0, 2**30)) is None  # 45°
 
 
 def test_a_turn_by_45_degrees_is_noted(tmp_path: Path):

@@ -11,7 +11,7 @@ MASK = 2**64 - 1
 
 
 def splitmix64(state: int) -> int:
-    """The finaliser as published, on unsigned Python integers."""
+    """The finalizer as published, on unsigned Python integers."""
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK
     return state ^ (state >> 31)

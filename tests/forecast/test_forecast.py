@@ -34,7 +34,7 @@ from m3.loss import training_loss
 from m3.masking.select import choose, choose_and_pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.joints import JointCodec
-from m3.tokens.motion import blurred_cells, cell_centres, encode_motion
+from m3.tokens.motion import blurred_cells, cell_centers, encode_motion
 
 ROOT = Path(train.__file__).parent
 REAL = ROOT.parent / "shared" / "penn_action" / "labels"
@@ -58,9 +58,11 @@ def random_clip(num_frames: int, seed: int = 0, size: tuple[int, int] = (120, 20
     rng = np.random.default_rng(seed)
     start = rng.uniform((30, 20), (150, 90), (13, 2))
     xy = start + rng.normal(0, 3, (num_frames, 13, 2)).cumsum(0)
-    is_marked = rng.random((num_frames, 13)) < 0.7
+    is_annotated = rng.random((num_frames, 13)) < 0.7
     is_inside = ((xy >= 0) & (xy <= size[::-1])).all(-1)
-    return ForecastClip("c", Label(Joints(xy, is_marked & is_inside), size, "squat", False, num_frames, is_marked))
+    return ForecastClip(
+        "c", Label(Joints(xy, is_annotated & is_inside), size, "squat", False, num_frames, is_annotated)
+    )
 
 
 def write_labels(folder: Path, num_clips: int = 6) -> None:
@@ -96,7 +98,7 @@ def test_scores_against_a_naive_loop(num_frames: int) -> None:
     starts = np.arange(0, num_frames, 2)
     predicted = nothing_moves(clip, starts) + np.random.default_rng(1).normal(0, 5, (len(starts), 16, 13, 2))
     tally = score_forecast(clip, starts, predicted)
-    xy, flags = clip.label.joints.xy, clip.label.is_marked
+    xy, flags = clip.label.joints.xy, clip.label.is_annotated
     corners = xy.min((0, 1)), xy.max((0, 1))
     extent = max(corners[1] - corners[0])
     for h in range(1, 17):
@@ -117,7 +119,7 @@ def test_a_joint_marked_outside_the_frame_counts(tmp_path: Path) -> None:
     visibility[0, 2] = 0
     label = read_label(write_label(tmp_path / "1.mat", num_frames=2, x=x, y=y, visibility=visibility))
     assert label.joints.is_visible[0, :4].tolist() == [False, False, False, True]
-    assert label.is_marked[0, :4].tolist() == [True, False, False, True]
+    assert label.is_annotated[0, :4].tolist() == [True, False, False, True]
 
 
 def test_only_test_clips_are_scored_and_the_others_reported(tmp_path: Path) -> None:
@@ -240,11 +242,11 @@ def test_motion_by_hand() -> None:
     ids = motion_tokens(codec.encode(xy, is_visible), codec.encode(later, seen_later)).reshape(16, 13)
     middle = 33 * 33 // 2
     assert ids[5, 3] == UNSEEN_MOTION and (np.delete(ids.ravel(), [4 * 13 + 2, 5 * 13 + 3]) == middle).all()
-    assert np.abs(cell_centres()[ids[4, 2]] - (0.2, -0.1)).max() < 0.03
+    assert np.abs(cell_centers()[ids[4, 2]] - (0.2, -0.1)).max() < 0.03
 
 
 def test_motion_cells() -> None:
-    centres = cell_centres()
+    centres = cell_centers()
     assert centres.shape == (UNSEEN_MOTION, 2) and (centres[UNSEEN_MOTION // 2] == 0).all()
     assert np.array_equal(encode_motion(centres, np.ones(len(centres), bool)), np.arange(UNSEEN_MOTION))
     rng = np.random.default_rng(0)
@@ -276,7 +278,7 @@ def test_mirrored_tokens_are_those_of_mirrored_joints() -> None:
 
 def test_the_best_place_against_points() -> None:
     """The probability that points drawn from a distribution are hit, by counting them."""
-    rng, centres = np.random.default_rng(0), cell_centres()
+    rng, centres = np.random.default_rng(0), cell_centers()
     for trial in range(4):
         middles, widths = rng.uniform(-0.2, 0.2, (2, 2)), rng.uniform(0.02, 0.06, 2)
         points = middles[rng.integers(2, size=20_000)] + rng.normal(0, widths[0], (20_000, 2))
@@ -296,7 +298,7 @@ def test_a_joint_moves_only_where_that_is_worth_it() -> None:
     still, away = UNSEEN_MOTION // 2, int(encode_motion(np.array([0.3, -0.2]), np.array(True)))
     for row, share in enumerate((0.0, 0.49, 0.52, 1.0)):
         p[row, still], p[row, away] = 1 - share, share
-    expected = torch.from_numpy(cell_centres()[away]).float()
+    expected = torch.from_numpy(cell_centers()[away]).float()
     near = (best_places(p, 0.05) - expected).norm(dim=1) < 0.08  # a disc somewhat aside may hold as much
     assert near.tolist() == [False, False, True, True]
     assert (best_places(p, 0.05)[:2] == 0).all()
@@ -340,7 +342,7 @@ def test_blurred_targets_by_hand() -> None:
     hidden = model(inputs, targets)
     loss, sums = training_loss(model, hidden, targets, torch.ones(3), motion_blur=0.04)
     log_p = (hidden @ model.head_of(2).weight.T).double().log_softmax(-1).detach().numpy()
-    centres = cell_centres()
+    centres = cell_centers()
     shares = np.exp(-((centres - centres[UNSEEN_MOTION // 2]) ** 2).sum(1) / (2 * 0.04**2))
     expected = -(log_p[:, :-1] @ (shares / shares.sum())).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-5) and sums[2].item() == pytest.approx(expected, rel=1e-5)
@@ -351,7 +353,7 @@ def test_blurred_targets_by_hand() -> None:
 def mirror_clip(clip: ForecastClip) -> ForecastClip:
     label = clip.label
     joints = mirror_joints(label.joints, label.size[1])
-    marked = label.is_marked[:, MIRRORED]
+    marked = label.is_annotated[:, MIRRORED]
     return ForecastClip(clip.id, Label(joints, label.size, label.action, False, label.num_frames, marked))
 
 
@@ -381,7 +383,7 @@ def test_short_clips_and_lost_people(num_frames: int) -> None:
     for change in (xy, np.full_like(xy, 40.0), xy + 5000):
         is_inside = ((change >= 0) & (change <= (200, 120))).all(-1)
         joints = Joints(change, clip.label.joints.is_visible & is_inside)
-        other = ForecastClip("o", Label(joints, clip.label.size, None, False, num_frames, clip.label.is_marked))
+        other = ForecastClip("o", Label(joints, clip.label.size, None, False, num_frames, clip.label.is_annotated))
         places = forecaster.forecast(other, starts)
         assert places.shape == (num_frames, 16, 13, 2) and np.isfinite(places).all()
         assert np.abs(places - change[:, None]).max() < 300

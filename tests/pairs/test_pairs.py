@@ -17,7 +17,7 @@ from m3.clips.base import ClipError
 from m3.clips.demo import demo_clip
 from m3.clips.poses import Poses
 from m3.pairs import Chain, Dense, Stride
-from m3.pairs.ssim import FastSsim, exact_ssim, grey_picture
+from m3.pairs.ssim import FastSsim, exact_ssim, gray_picture
 
 SHARED = Path(__file__).parents[3] / "shared"
 LABELS, VIDEO = SHARED / "penn_action" / "labels", SHARED / "videos" / "axe.mp4"
@@ -100,8 +100,8 @@ def test_a_filmed_clip_gives_the_pairs_of_the_plain_loop():
     few = frames[::5]
     fast_ssim = FastSsim(few[0].shape[:2])
     a, b = fast_ssim.empty(), fast_ssim.empty()
-    fast_ssim.fill(a, grey_picture(few[0]))
-    fast_ssim.fill(b, grey_picture(few[-1]))
+    fast_ssim.fill(a, gray_picture(few[0]))
+    fast_ssim.fill(b, gray_picture(few[-1]))
     assert fast_ssim(a, b) == pytest.approx(reference_ssim(few[0], few[-1]), abs=2e-7)
     expected = plain_dense(few, 0.85)
     assert len(expected) > 5 and list(Dense(0.85).pairs(few)) == expected
@@ -117,8 +117,8 @@ def test_the_fast_ssim_is_that_of_scikit_image(size: tuple[int, int]):
     for first in (rng.integers(0, 256, (*size, 3)).astype(np.uint8), ramp, np.full((*size, 3), 255, np.uint8)):
         for level in (0, 2, 40):
             second = (first + rng.normal(0, level, first.shape)).clip(0, 255).astype(np.uint8)
-            fast_ssim.fill(a, grey_picture(first))
-            fast_ssim.fill(b, grey_picture(second))
+            fast_ssim.fill(a, gray_picture(first))
+            fast_ssim.fill(b, gray_picture(second))
             # In a single window no rounding error of scikit-image's float32 averages out; the miners' margin covers it.
             tolerance = Chain.tie_margin / 2 if size == (7, 7) else 1e-4
             assert fast_ssim(a, b) == pytest.approx(reference_ssim(first, second), abs=tolerance)

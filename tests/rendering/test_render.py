@@ -13,7 +13,7 @@ from m3.clips.demo import demo_clip
 from m3.clips.penn_action import read_label
 from m3.core.rng import numpy_generator
 from m3.rendering.backgrounds import PAINTERS, Background, paint_background
-from m3.rendering.body import SHOULDERS, estimate_scale, plausible_joints, pose_of
+from m3.rendering.body import SHOULDERS, estimate_pose, estimate_scale, plausible_joints
 from m3.rendering.motion import ACTIONS
 from m3.rendering.render import random_scene, render_frame
 from m3.rendering.scene import OCCLUDER_KINDS, Occluder, occluder_cover
@@ -72,7 +72,7 @@ def test_body_is_no_stick_figure():
     assert 0.08 < share < 0.25  # 200 px tall, about 60 px wide on average
 
 
-def test_nothing_is_drawn_outside_the_neighbourhood_of_the_joints():
+def test_nothing_is_drawn_outside_the_neighborhood_of_the_joints():
     difference = drawn(standing(), ALL)
     columns = np.flatnonzero((difference > 3).any(0))
     assert columns.min() > 160 - 34 - 60 and columns.max() < 160 + 34 + 60
@@ -116,7 +116,7 @@ def test_wrong_shapes_are_named():
 def test_scale_is_the_stature_and_survives_foreshortening():
     assert estimate_scale(standing(), ALL) == pytest.approx(200, rel=0.07)
     bowed = standing()
-    bowed[[0, 1, 2, 3, 4, 5, 6], 1] += 40  # the trunk tilts towards the viewer
+    bowed[[0, 1, 2, 3, 4, 5, 6], 1] += 40  # the trunk tilts toward the viewer
     assert estimate_scale(bowed, ALL) == pytest.approx(200, rel=0.1)
     assert estimate_scale(standing(), np.zeros(13, dtype=bool)) is None
 
@@ -130,22 +130,22 @@ def test_scale_of_a_body_seen_in_depth_does_not_waver():
 
 def test_facing_follows_the_naming_of_penn_action():
     """There, `left_shoulder` lies on the left of the picture for a person who faces the viewer."""
-    assert pose_of(standing(True), ALL, SIZE).facing[2] > 0.8
-    assert pose_of(standing(False), ALL, SIZE).facing[2] < -0.8
+    assert estimate_pose(standing(True), ALL, SIZE).facing[2] > 0.8
+    assert estimate_pose(standing(False), ALL, SIZE).facing[2] < -0.8
     upside_down = [320, 240] - standing(True)  # turned by 180 degrees in the picture
-    assert pose_of(upside_down, ALL, SIZE).facing[2] > 0.8
+    assert estimate_pose(upside_down, ALL, SIZE).facing[2] > 0.8
 
 
 def test_facing_with_depth_is_the_normal_of_the_chest():
     points = np.column_stack([standing() - [160, 0], np.zeros(13)])
     for angle in np.linspace(-3, 3, 13):
         x, depth = points[:, 0] * np.cos(angle), -points[:, 0] * np.sin(angle)
-        pose = pose_of(np.column_stack([x + 160, points[:, 1]]), ALL, SIZE, depth)
+        pose = estimate_pose(np.column_stack([x + 160, points[:, 1]]), ALL, SIZE, depth)
         assert pose.facing[[0, 2]] == pytest.approx([np.sin(angle), np.cos(angle)], abs=0.02)
 
 
 def test_nearer_arm_hides_the_farther():
-    """Both wrists at one spot: the colour there is that of the arm whose depth says it is nearer."""
+    """Both wrists at one spot: the color there is that of the arm whose depth says it is nearer."""
     xy = standing()
     xy[[3, 4]], xy[[5, 6]] = xy[list(reversed(SHOULDERS))] + [0, 30], [160, 100]
     look = replace(scene(1), sleeve=0.97)
@@ -177,7 +177,7 @@ def test_backgrounds(kind: str):
     pictures = [paint_background(Background(kind, seed, 0.5), (90, 160)) for seed in (1, 2)]
     assert pictures[0].shape == (90, 160, 3) and pictures[0].min() >= 0 and pictures[0].max() <= 255
     assert np.abs(pictures[0] - pictures[1]).mean() > 2, "two seeds, one place"
-    assert pictures[0].std() > 4, "a flat colour is no place"
+    assert pictures[0].std() > 4, "a flat color is no place"
 
 
 @pytest.mark.parametrize("kind", OCCLUDER_KINDS)
