@@ -33,6 +33,7 @@ from m3.checkpoint import (
     interruptible,
     newest_checkpoint,
 )
+from m3.core.files import write_text_atomic
 from m3.core.jobs import PREEMPTION, requeue, stop_with_sweep
 from m3.core.validation import SettingError, check
 from m3.shards.reader import ShardError
@@ -125,7 +126,7 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     if trainer.is_global_zero:
         parts.run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, parts.run_dir / "config.yaml", resolve=True)
+        write_text_atomic(parts.run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     return_freed_memory()
     with open_loggers(trainer.loggers, module.identity["config"]):
         first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None

@@ -6,13 +6,13 @@ A member of a tar costs about 90 µs to read, a row of the table 8 µs, at rando
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from m3.core.files import atomic_file, write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.core.progress import track
 from m3.core.types import PairInfo
@@ -112,26 +112,18 @@ def columns_of(manifest: Manifest, table: ModalityTable, variant: str | None = N
 
 
 def _build(root: Path, manifest: Manifest, split: str, rows: Path, infos: Path) -> None:
-    """Write both files, each whole or not at all, the rows last."""
+    """Write both files, the rows last. Several ranks may do so at once."""
     tokens, pairs = _read_split(root, manifest, split)
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
-        with open(_temporary(infos), "w", encoding="utf-8") as file:
-            json.dump([asdict(pair) for pair in pairs], file)
-        os.replace(_temporary(infos), infos)
-        with open(_temporary(rows), "wb") as file:
+        write_text_atomic(infos, json.dumps([asdict(pair) for pair in pairs]))
+        with atomic_file(rows) as file:
             np.save(file, tokens, allow_pickle=False)
-        os.replace(_temporary(rows), rows)
     except OSError as error:
         raise OSError(
-            f"cannot write the token table of {root} ({error}): "
-            f"make {rows.parent} a writable folder, or copy the data set"
+            f"cannot write the token table of {root} ({error.filename}: {error.strerror}): "
+            f"make {rows.parent} a writable folder with room for it, or copy the data set"
         ) from error
-
-
-def _temporary(path: Path) -> Path:
-    """Its own name for each process: ranks may build the same table at once."""
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, list[PairInfo]]:

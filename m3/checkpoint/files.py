@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from m3.core.files import WriteError, atomic_file, atomic_path
+
 FOLDER = "checkpoints"
 """Of a run folder."""
 
@@ -31,18 +33,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the final name and renames; loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises CheckpointWriteError, with nothing left of the unfinished file, where there is no room for it."""
+        """Raises CheckpointWriteError where the file cannot be written; nothing of it stays."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
         try:
-            with open(unfinished, "wb") as file:
+            with atomic_file(path, fsync=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
         except (OSError, RuntimeError) as error:  # torch's writer turns some failed writes into a RuntimeError
-            unfinished.unlink(missing_ok=True)
             raise CheckpointWriteError(_what_failed(path, error)) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
@@ -54,24 +51,22 @@ def copy_checkpoint(path: Path, copy: Path) -> None:
 
     Raises CheckpointWriteError as `AtomicCheckpointIO` does.
     """
-    unfinished = copy.with_name(copy.name + ".tmp")
-    unfinished.unlink(missing_ok=True)
     try:
-        try:
-            os.link(path, unfinished)
-        except OSError:
-            shutil.copyfile(path, unfinished)
-        os.replace(unfinished, copy)
+        with atomic_path(copy) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise CheckpointWriteError(_what_failed(copy, error)) from error
 
 
 def _what_failed(path: Path, error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error, WriteError) else error
     free_mib = shutil.disk_usage(path.parent).free / 2**20
     kept = [str(p) for p in (newest_checkpoint(path.parent.parent), path.parent / BEST) if p and p.is_file()]
     return (
-        f"{path} cannot be written ({str(error).splitlines()[0]}); {free_mib:,.0f} MiB are free there. "
+        f"{path} cannot be written ({str(cause).splitlines()[0]}); {free_mib:,.0f} MiB are free there. "
         f"Intact: {', '.join(kept) or 'no earlier checkpoint'}. Make room; resume=auto continues"
     )
 

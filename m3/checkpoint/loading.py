@@ -15,9 +15,10 @@ import torch
 from m3.checkpoint.card import model_card
 from m3.checkpoint.evaluations import Subject, read_evaluations
 from m3.checkpoint.files import newest_checkpoint, read_checkpoint
-from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_file, write_pretrained
+from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_pretrained
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
 from m3.checkpoint.resume_check import BINDING, differences, missing
+from m3.core.files import write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -74,7 +75,7 @@ class LoadedModel:
         card = model_card(subject, evaluations, license, repository)
         folder.mkdir(parents=True, exist_ok=True)
         write_pretrained(folder, self.model, self.config, self.data, self.step)
-        write_file(folder / CARD, card.encode())
+        write_text_atomic(folder / CARD, card)
         return folder
 
     def push_to_hub(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from m3.checkpoint.resume_check import BINDING, missing
+from m3.core.files import write_atomic, write_text_atomic
 from m3.core.pretrained import find_weights, is_repository
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -72,8 +72,8 @@ def write_pretrained(
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},
     }
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_file(folder / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
-    write_file(folder / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
+    write_text_atomic(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -128,16 +128,6 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
             "`hf auth login` or set HF_TOKEN to a token that may write there, then push again"
         ) from error
     return str(made)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file under its final name only when complete."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import scipy.io
 from PIL import Image
 
 from m3.clips.penn_action import PennAction
+from m3.core.files import atomic_folder, final_name, write_atomic, write_text_atomic
 from m3.core.joints import Joints
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
@@ -224,6 +226,8 @@ def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[in
         return
     for folder in ("frames", "labels"):
         (root / folder).mkdir(exist_ok=True)
+    for stale in (*(root / "frames").glob(".*.tmp"), *(root / "labels").glob("*.tmp")):  # of a killed process
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     written = _run_all([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames)
     for _ in track(written, len(missing), "demo clips"):
         pass
@@ -239,12 +243,10 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
                 "delete the folder or choose another one"
             )
         return
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and any(final_name(path.name) != _SETTINGS for path in root.iterdir()):
         raise FileExistsError(f"source.root={root} is not empty and holds no demo; choose another folder")
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f"{_SETTINGS}.tmp"
-    temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text_atomic(path, json.dumps(settings, indent=1) + "\n")
 
 
 def _run_all(jobs: list[tuple], num_frames: int):
@@ -269,21 +271,14 @@ def _write_clip(root: Path, seed: int, number: int, num_frames: int, size: tuple
     """Frames first, the label last: a clip with a label is complete."""
     clip = demo_clip(seed, number, num_frames, size)
     folder = root / "frames" / _name(number)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for stale in (temporary, folder):
-        if stale.exists():
-            for path in stale.iterdir():
-                path.unlink()
-            stale.rmdir()
-    temporary.mkdir()
-    for frame in range(num_frames):
-        picture = Image.fromarray(clip.render(frame, size))
-        picture.save(temporary / f"{frame + 1:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
-    os.replace(temporary, folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_folder(folder) as temporary:
+        for frame in range(num_frames):
+            picture = Image.fromarray(clip.render(frame, size))
+            picture.save(temporary / f"{frame + 1:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
     label = root / "labels" / f"{_name(number)}.mat"
-    waiting = label.with_name(f"{label.name}.tmp")
-    waiting.write_bytes(_label_bytes(clip, size))
-    os.replace(waiting, label)
+    write_atomic(label, _label_bytes(clip, size))
 
 
 def _label_bytes(clip: DemoClip, size: tuple[int, int]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,18 +38,51 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises WriteError where the file cannot be written. Errors about other files pass unchanged.
     """
-    # Random: several ranks, threads or machines may write the same file at once.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is not None and str(error.filename) != str(temporary):
+        if not _is_about(error, temporary):
             raise
-        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        raise _write_error(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new, empty, hidden folder `.NAME.XXXXXXXX.tmp`, which is renamed to `path` at the end of the block.
+
+    `path` must not exist, or be an empty folder. Raises WriteError where the folder or a file in it cannot be written.
+    Errors about other files pass unchanged.
+    """
+    temporary = path.with_name(f".{_temporary_name(path)}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if not _is_about(error, temporary):
+            raise
+        raise _write_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name(path: Path) -> str:
+    """Random: several ranks, threads or machines may write the same file at once."""
+    return f"{path.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _is_about(error: OSError, temporary: Path) -> bool:
+    """Failed writes carry no file name; failed system calls do."""
+    return error.filename is None or Path(str(error.filename)).is_relative_to(temporary)
+
+
+def _write_error(cause: OSError, path: Path) -> WriteError:
+    return WriteError(cause.errno, cause.strerror or str(cause), str(path))
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from m3.core.files import write_text_atomic
 
 FILE = "trial.json"
 
@@ -81,6 +82,4 @@ def best_of(trials: list[Trial], direction: str) -> Trial | None:
 
 
 def write_json(path: Path, record: dict) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(unfinished, path)
+    write_text_atomic(path, json.dumps(record, indent=1) + "\n")

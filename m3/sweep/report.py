@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import csv
 import math
-import os
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from m3.core.files import atomic_file, write_text_atomic
 from m3.sweep.records import Trial, best_of, read_sweep, settle, swept_settings
 
 _STYLES = {"done": "green", "running": "blue", "interrupted": "yellow"}
@@ -76,15 +77,14 @@ def table_of(trials: list[Trial], value: str, direction: str) -> Table:
 def write_csv(path: Path, trials: list[Trial], value: str) -> Path:
     """One line for each trial, with all digits."""
     swept = swept_settings(trials)
-    unfinished = path.with_name(path.name + ".tmp")
-    with open(unfinished, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", *swept, value, "seconds", "status", "reason", "overrides"])
-        for row, trial in enumerate(trials):
-            settings = [values[row] for values in swept.values()]
-            command = " ".join(trial.overrides)
-            writer.writerow([trial.number, *settings, trial.value, trial.seconds, trial.status, trial.reason, command])
-    os.replace(unfinished, path)
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["trial", *swept, value, "seconds", "status", "reason", "overrides"])
+    for row, trial in enumerate(trials):
+        settings = [values[row] for values in swept.values()]
+        command = " ".join(trial.overrides)
+        writer.writerow([trial.number, *settings, trial.value, trial.seconds, trial.status, trial.reason, command])
+    write_text_atomic(path, text.getvalue())
     return path
 
 
@@ -109,9 +109,8 @@ def write_plot(path: Path, trials: list[Trial], value: str, direction: str) -> P
         panel.set_visible(False)
     if best is not None:
         figure.suptitle(f"best of {len(trials)} trials: #{best.number}, {value} {best.value:.4f}")
-    unfinished = path.with_name(path.name + ".tmp")
-    figure.savefig(unfinished, format="png", dpi=120)
-    os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path
 
 

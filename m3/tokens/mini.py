@@ -8,13 +8,13 @@ few for 16 × 16 pixels on their own, but neighbors can share what is common to 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from m3.core.files import write_atomic
 from m3.core.modalities import FSQ_LEVELS
 from m3.core.validation import torch_device
 from m3.tokens.base import PictureTokenizer, check_pixels
@@ -129,9 +129,7 @@ class MiniAutoEncoder(nn.Module):
 def save_weights(model: MiniAutoEncoder, path: Path) -> None:
     """Write the weights as fp16 safetensors, whole or not at all."""
     halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(safetensors.torch.save(halves))
-    os.replace(partial, path)
+    write_atomic(path, safetensors.torch.save(halves))
 
 
 class MiniTokenizer(PictureTokenizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from m3.core.files import write_atomic
 from m3.training.ranks import sum_over_ranks
 
 MAX_SKIPPED_STEPS = 30
@@ -120,9 +120,4 @@ def save_bad_batch(path: Path, batch: Mapping[str, Tensor], model: nn.Module, fa
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        safetensors.torch.save_file(tensors, unfinished, metadata=dict(facts))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomic(path, safetensors.torch.save(tensors, dict(facts)))

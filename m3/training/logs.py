@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from m3.core.files import write_text_atomic
+
 RUN_ID = "wandb/run_id"
 """File in a run's folder: by it a continued run continues its Weights & Biases run."""
 
@@ -55,7 +57,7 @@ def open_loggers(loggers: Sequence[Logger], config: dict[str, Any]) -> Iterator[
         if isinstance(logger, WandbLogger):
             path = Path(logger.save_dir) / RUN_ID
             path.parent.mkdir(parents=True, exist_ok=True)  # else wandb takes the temporary folder
-            path.write_text(f"{logger.experiment.id}\n")
+            write_text_atomic(path, f"{logger.experiment.id}\n")
         logger.log_hyperparams(config)
     places = "logs: " + ", ".join(_place(logger) for logger in loggers)
     print(places, flush=True)

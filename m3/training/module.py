@@ -281,7 +281,7 @@ class MaskedTraining(pl.LightningModule):
             save_bad_batch(path, evidence, self.model, {"step": str(fault.step), "fault": fault.what})
             saved = f"{path} holds its batch, masks and weights, which no such step has changed"
         except OSError as error:
-            saved = f"{path} cannot be written ({error})"
+            saved = f"{path} cannot be written ({error.strerror})"
         raise NonFiniteError(f"step {fault.step:,}: {fault.what}; {saved}. Try a lower optim.lr, or hardware=fp32")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

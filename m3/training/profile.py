@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pytorch_lightning.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
+from m3.core.files import write_text_atomic
 from m3.core.validation import check
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -147,8 +149,9 @@ class StepProfile(DataWait):
             table.add_row(part, f"{1000 * seconds / num_steps:,.2f}", f"{seconds / whole_s:.1%}")
         Console().print(table)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "w", encoding="utf-8") as file:
-            Console(file=file, width=100).print(table)
+        text = StringIO()
+        Console(file=text, width=100).print(table)
+        write_text_atomic(self.path, text.getvalue())
         print(f"written to {self.path}", flush=True)
 
     def _mark(self) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from m3.batches.datamodule import ResumableLoader
 from m3.clips.canvas import CropCanvas
 from m3.clips.demo import demo_clip
 from m3.clips.poses import Poses
+from m3.core.files import atomic_file
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
 
@@ -178,10 +178,8 @@ class RenderedFrames(pl.LightningDataModule):
         if not path.exists():
             self.root.mkdir(parents=True, exist_ok=True)
             frames = _render(jobs(), f"rendering {path}")
-            partial = path.with_name(f"{path.name}.tmp")
-            with partial.open("wb") as file:
+            with atomic_file(path) as file:
                 np.save(file, frames, allow_pickle=False)
-            os.replace(partial, path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import time
 from pathlib import Path
@@ -17,7 +18,15 @@ import torch
 from PIL import Image
 
 from m3.core import files
-from m3.core.files import WriteError, atomic_file, atomic_path, final_name, write_atomic, write_text_atomic
+from m3.core.files import (
+    WriteError,
+    atomic_file,
+    atomic_folder,
+    atomic_path,
+    final_name,
+    write_atomic,
+    write_text_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -137,6 +146,36 @@ def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypat
         file.write(b"new")
     write_atomic(tmp_path / "b", b"new")
     assert events == [3, "renamed", "renamed"]
+
+
+def test_a_folder_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "1.txt").write_text("new")
+        assert folder.name.startswith(".a.") and names(tmp_path) == [folder.name]
+    assert (tmp_path / "a/1.txt").read_text() == "new" and names(tmp_path) == ["a"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a") as folder:
+        (folder / "1.txt").write_text("new")
+        raise KeyboardInterrupt
+    with pytest.raises(WriteError, match=f"cannot write {tmp_path}/a .Is a directory.: make room"):
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "1.txt").mkdir()
+            (folder / "1.txt").write_text("new")
+    with pytest.raises(WriteError, match=f"cannot write {tmp_path}/b/c .No such file"), atomic_folder(tmp_path / "b/c"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_only_this_module_moves_files_into_place() -> None:
+    """Beside it, a finished data set moves from the folder where it was staged."""
+    root = Path(files.__file__).parents[2]
+    renames = re.compile(r"\bos\.(replace|renames?)\b|\.(replace|rename)\(\w*(path|target|folder)\)|shutil\.move")
+    modules = [*root.glob("m3/**/*.py"), *root.glob("hydra_plugins/**/*.py"), *root.glob("*.py")]
+    found = {str(module.relative_to(root)) for module in modules if renames.search(module.read_text(encoding="utf-8"))}
+    found -= {str(path.relative_to(root)) for path in root.glob("m3/reporting/*.py")}
+    assert found == {"m3/core/files.py", "m3/preprocessing/folder.py"}
 
 
 def write_many(path: Path, letter: bytes, until: float) -> None:

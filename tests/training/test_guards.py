@@ -19,9 +19,11 @@ from test_train import ROOT, TINY, config, write_data
 
 import train
 from m3.checkpoint import newest_checkpoint
+from m3.core.files import WriteError
 from m3.core.rng import SampleGenerator
 from m3.loss import training_loss
 from m3.masking.select import choose_and_pack, pack
+from m3.training import guards
 from m3.training.guards import MAX_SKIPPED_STEPS, NonFiniteError
 
 SCHEDULE = ["trainer.checkpoint_every_tokens=0.005", "trainer.eval_every_tokens=0.01"]
@@ -120,12 +122,12 @@ def test_gradients_too_large_for_their_norm(data, tmp_path) -> None:
 
 
 def test_a_full_disk_hides_no_fault(data, tmp_path, monkeypatch) -> None:
-    def no_room(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    def no_room(path: Path, _: bytes) -> None:
+        raise WriteError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(safetensors.torch, "save_file", no_room)
+    monkeypatch.setattr(guards, "write_atomic", no_room)
     _, message = failed(data, tmp_path, Spoil(2, break_a_gradient))
-    assert "step 2: the gradient" in message and "cannot be written ([Errno 28] No space left" in message
+    assert "step 2: the gradient" in message and "cannot be written (No space left on device)" in message
 
 
 def scaled_trainer(init_scale: float, **options: object) -> pl.Trainer:
