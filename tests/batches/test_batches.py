@@ -8,22 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_shards import small_manifest, tokenized_pair
-from test_table import NAMES, modality_table
+from support.tiny_shards import flippable_pair, modality_table, row_of, small_manifest, tokenized_pair
 
 from m3.batches.datamodule import EvalBatches, SampleRows, TokenDataModule, TrainBatches
 from m3.batches.table import TokenTable
 from m3.core.rng import numpy_generator
-from m3.core.types import TokenBatch, TokenizedPair
+from m3.core.types import TokenBatch
 from m3.shards.writer import write_shards
 
 NUM_PAIRS = 40
-
-
-def flippable_pair(number: int) -> TokenizedPair:
-    pair = tokenized_pair(number)
-    flipped = {f"{name}.flip": ids for name, ids in tokenized_pair(1000 + number).tokens.items()}
-    return replace(pair, tokens={**pair.tokens, **flipped})
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +36,6 @@ def split(data: Path) -> TokenTable:
 def batches_of(split: TokenTable, batch_size: int = 8, rank: int = 0, num_ranks: int = 1, **options) -> TrainBatches:
     rows = SampleRows(split, modality_table(), with_flips=options.get("flip", False))
     return TrainBatches(rows, batch_size, 50, 3, rank, num_ranks, **options)
-
-
-def row_of(number: int, names: tuple[str, ...] = NAMES) -> np.ndarray:
-    tokens = tokenized_pair(number).tokens
-    return np.concatenate([tokens[name].ravel() for name in names])
 
 
 def is_flipped(batch: TokenBatch) -> np.ndarray:

@@ -12,16 +12,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
 import webdataset
-from test_batches import flippable_pair, row_of
-from test_shards import small_manifest
-from test_table import modality_table
-from test_train import assert_same_training_state, config, state_of, write_data
+from support.streams import NUM_PAIRS, STREAM, split_at
+from support.tiny_shards import modality_table, row_of
+from support.train_runs import assert_same_training_state, config, state_of, write_data
 
 import m3.batches.shuffle
 import m3.batches.stream
@@ -34,10 +32,7 @@ from m3.batches.table import TokenTable
 from m3.core.types import TokenBatch
 from m3.shards.manifest import Manifest
 from m3.shards.reader import ShardError, read_shard
-from m3.shards.writer import write_shards
 
-NUM_PAIRS = 50
-BUCKET = "m3-shards"
 TRANSPORTS = ("disk", "http", "s3", "pipe")
 
 
@@ -59,42 +54,12 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """A data set of 4 train shards of 16, 16, 16 and 2 pairs, with mirrored versions; its parent is what is served."""
-    root = tmp_path_factory.mktemp("served") / "whole"
-    pairs = [flippable_pair(number) for number in range(NUM_PAIRS)]
-    shards = {"train": write_shards(root, "train", pairs, 16), "eval": write_shards(root, "eval", pairs[:21], 8)}
-    replace(small_manifest(), variants=("flip",), shards={**shards, "test": ()}).save(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def http(world: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(world.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """Endpoint of an S3 server with an empty bucket, to which the environment points."""
-    moto = pytest.importorskip("moto.server", reason="no S3 server: pip install 'm3-motion[test]'")
-    s3fs = pytest.importorskip("s3fs", reason="no S3 client: pip install 'm3-motion[stream]'")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # buckets of an earlier server of this process
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()  # clients of another module's server
-        s3fs.S3FileSystem().mkdir(BUCKET)
-        yield f"s3://{BUCKET}"
-    server.stop()
 
 
 def root_of(transport: str, folder: Path, request: pytest.FixtureRequest) -> str:
@@ -112,10 +77,6 @@ def root_of(transport: str, folder: Path, request: pytest.FixtureRequest) -> str
         if path.is_file():
             s3fs.S3FileSystem().put_file(str(path), f"{root}/{path.relative_to(folder)}")
     return root
-
-
-def split_at(root: str | Path, split: str = "train", buffer: int | None = 7, **options) -> StreamedSplit:
-    return StreamedSplit(str(root), Manifest.load(str(root)), split, modality_table(), 3, buffer, **options)
 
 
 def batches_at(root: str | Path, batch_size: int = 4, rank: int = 0, num_ranks: int = 1, num_workers: int = 0,
@@ -418,9 +379,6 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_data(root, {"train": 30, "eval": 13, "test": 2})
     return root
-
-
-STREAM = ["data.backend=stream", "data.shuffle_buffer=9"]
 
 
 def test_training_from_a_stream_resumes_to_the_bit_and_evaluates_as_from_the_table(data, tmp_path) -> None:

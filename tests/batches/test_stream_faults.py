@@ -17,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_stream import STREAM, split_at, world  # noqa: F401  (a fixture)
-from test_table import modality_table
-from test_train import ROOT, TINY, config, write_data
+from support.streams import STREAM, split_at
+from support.tiny_shards import modality_table
+from support.train_runs import ROOT, TINY, config, write_data
 
 import m3.shards.transport
 import train
@@ -107,7 +107,7 @@ def test_more_processes_than_samples_and_illegal_ids_are_lines_too(data: Path, t
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 4, 5, 17, 50])
-def test_fetches_are_counted(world: Path, num_slots: int) -> None:  # noqa: F811
+def test_fetches_are_counted(world: Path, num_slots: int) -> None:
     """Against the stretches that the slots really read; the split keeps its order."""
     split = split_at(world, "train", None)
     fetched = [stretch.shard for n in range(num_slots) for stretch in split._stretches(Slot(n, num_slots), 0)]
@@ -115,7 +115,7 @@ def test_fetches_are_counted(world: Path, num_slots: int) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(("num_ranks", "num_workers", "is_warned"), [(1, 4, False), (1, 5, True), (3, 2, True)])
-def test_more_processes_than_shards_are_told_once(world: Path, caplog, num_ranks, num_workers, is_warned) -> None:  # noqa: F811
+def test_more_processes_than_shards_are_told_once(world: Path, caplog, num_ranks, num_workers, is_warned) -> None:
     for rank in range(num_ranks):
         module = TokenDataModule(str(world), modality_table(), 4, backend="stream", num_workers=num_workers)
         device = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))

@@ -7,19 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_shards import small_manifest, tokenized_pair
+from support.tiny_shards import NAMES, modality_table, small_manifest, tokenized_pair
 
 from m3.batches.table import TokenTable
-from m3.core.modalities import ModalityTable
 from m3.shards.manifest import Manifest
 from m3.shards.writer import write_shards
-
-NAMES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
-
-
-def modality_table(names: tuple[str, ...] = NAMES, lengths: tuple[int, ...] = (6, 39, 6, 39)) -> ModalityTable:
-    ones = [1] * len(names)
-    return ModalityTable(names, [65536] * len(names), lengths, ones, ones, [4, 20], [4, 20])
 
 
 @pytest.fixture

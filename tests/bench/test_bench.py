@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_masking import M3, generator, random_tokens
-from test_model import SMALL, small_model, summed
+from support.masking import M3, generator, random_tokens
+from support.small_models import SMALL, small_model, summed
 
 from bench import generate, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 from support.blip_world import write_blip
+from support.preprocess_runs import config, samples
 from support.tiny_world import frame, write_world
-from test_preprocess import config, samples
 from transformers import BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
 
 import preprocess

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_forecast
-import test_inpainting
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 from omegaconf import OmegaConf
 from PIL import Image
-from test_completion import completed
-from test_generate import config, world  # noqa: F401  (a fixture)
-from test_inpainting import world as poses_world  # noqa: F401  (a fixture)
+from support import forecast_runs
+from support.inpainting_world import run as inpainting_run
+from support.random_world import completed, config
 
 import generate
 from m3.checkpoint import LoadedModel, load_model
@@ -23,20 +21,20 @@ from m3.forecast.benchmark import Benchmark
 
 
 @pytest.fixture(scope="module")
-def loaded(world: Path) -> LoadedModel:  # noqa: F811
-    return load_model(world / "run")
+def loaded(random_world: Path) -> LoadedModel:
+    return load_model(random_world / "run")
 
 
 @pytest.fixture(scope="module")
-def rolled_out(world: Path) -> Path:  # noqa: F811
+def rolled_out(random_world: Path) -> Path:
     """metrics.json of roll-outs of 3 frames."""
-    return generate.run(config(world, f"out={world / 'rolled_out'}", "rollout.frames=3")).metrics
+    return generate.run(config(random_world, f"out={random_world / 'rolled_out'}", "rollout.frames=3")).metrics
 
 
 @pytest.fixture(scope="module")
 def forecaster() -> LoadedModel:
-    model = test_forecast.tiny_model()
-    settings = test_forecast.config("train", *test_forecast.TINY, "data.root=DIR").model
+    model = forecast_runs.tiny_model()
+    settings = forecast_runs.config("train", *forecast_runs.TINY, "data.root=DIR").model
     cfg = OmegaConf.to_container(settings, resolve=True)
     data = {"canvas_size": 256, "canvas": "pad", "tokenizer": "none", "tokenizer_fingerprint": None}
     return LoadedModel(model, model.table, {"model": cfg, "name": "tiny", "seed": 0}, data, 5)
@@ -71,8 +69,8 @@ def test_roll_outs(loaded: LoadedModel, rolled_out: Path, tmp_path) -> None:
     assert str(rolled_out.parent.parent) not in card.content
 
 
-def test_completed_pairs_beside_roll_outs(world: Path, loaded: LoadedModel, rolled_out: Path, tmp_path) -> None:  # noqa: F811
-    made = completed(world, "tok_rgb,{coords: [head]}", "coords,tok_rgb_next", f"out={tmp_path / 'pairs'}")
+def test_completed_pairs_beside_roll_outs(random_world: Path, loaded: LoadedModel, rolled_out: Path, tmp_path) -> None:
+    made = completed(random_world, "tok_rgb,{coords: [head]}", "coords,tok_rgb_next", f"out={tmp_path / 'pairs'}")
     card = card_of(loaded, tmp_path / "model", rolled_out, tmp_path / "pairs/metrics.json")
     results = results_of(card)
     assert len({r.task_type for r in results.values()}) == 3  # roll-outs, the reference, the successor
@@ -84,9 +82,9 @@ def test_completed_pairs_beside_roll_outs(world: Path, loaded: LoadedModel, roll
     assert "| the reference | model / other frame |" in card.text and "on 9 pairs of the test split" in card.text
 
 
-def test_in_painting(poses_world: Path, tmp_path) -> None:  # noqa: F811
-    record = test_inpainting.run(poses_world).record
-    card = card_of(load_model(poses_world / "run"), tmp_path, poses_world / "out/inpainting.json")
+def test_in_painting(inpainting_world: Path, tmp_path) -> None:
+    record = inpainting_run(inpainting_world).record
+    card = card_of(load_model(inpainting_world / "run"), tmp_path, inpainting_world / "out/inpainting.json")
     (result,) = card.data.eval_results
     errors = {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
     assert result.metric_value == pytest.approx(errors["model"], abs=1e-3) and result.metric_args == {"num_hidden": 7}
@@ -96,7 +94,7 @@ def test_in_painting(poses_world: Path, tmp_path) -> None:  # noqa: F811
 
 
 def test_forecasts(forecaster: LoadedModel, tmp_path) -> None:
-    test_forecast.write_labels(tmp_path / "labels", 3)
+    forecast_runs.write_labels(tmp_path / "labels", 3)
     made = Benchmark(str(tmp_path / "labels"), max_sequences=5, dtype="fp32").run(forecaster, tmp_path)
     card = card_of(forecaster, tmp_path / "model", tmp_path / "forecast.json")
     results = results_of(card)
@@ -158,10 +156,10 @@ def test_scores_of_another_version_without_the_weights_are_told_apart_by_step_an
         loaded.save_pretrained(tmp_path / "model", [changed(rolled_out, tmp_path, weights="gone", step=4)])
 
 
-def test_scores_of_a_file_of_ones_own_are_refused(world: Path, loaded: LoadedModel, tmp_path) -> None:  # noqa: F811
+def test_scores_of_a_file_of_ones_own_are_refused(random_world: Path, loaded: LoadedModel, tmp_path) -> None:
     Image.new("RGB", (48, 40), (90, 120, 60)).save(tmp_path / "photo.png")
-    made = generate.run(config(world, f"input={tmp_path / 'photo.png'}", "rollout.frames=1", f"out={tmp_path / 'out'}",
-                               "sampling.schemes.coords.num_steps=2"))  # fmt: skip
+    options = [f"input={tmp_path / 'photo.png'}", "rollout.frames=1", "sampling.schemes.coords.num_steps=2"]
+    made = generate.run(config(random_world, f"out={tmp_path / 'out'}", *options))
     with pytest.raises(ValueError, match=r"metrics\.json: scores of .*photo\.png, not of a data set"):
         loaded.save_pretrained(tmp_path / "model", [made.metrics])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_train import ROOT, TINY, assert_same_training_state, config, state_of, write_data
+from support.train_runs import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 
 import train
 from m3.checkpoint import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from test_masking import M3, generator, random_tokens
+from support.masking import M3, generator, random_tokens
 
 from bench.nano4m import Nano4M, padded_like
 from m3.checkpoint import initialise

@@ -12,11 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from support.configs import CONF, attributes_read, facts, override
 from support.random_world import config, write_data, write_run
 from support.tiny_videos import write_video
 from support.tiny_world import write_world
-from test_configs import CONF
-from test_options import attributes_read, facts, override
 
 import generate
 import preprocess

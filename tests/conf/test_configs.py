@@ -4,49 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from support.configs import CONF, OPTIONS, composed
 
-CONF = Path(__file__).parents[2] / "conf"
 APPS = {"preprocess", "train", "generate"}
-
-
-def app_of(group: str) -> str:
-    """The application whose defaults list names the group, or in whose folder it lies."""
-    if "/" in group:
-        return group.split("/")[0]
-    for app in ("train", "preprocess", "generate"):
-        defaults = yaml.safe_load((CONF / f"{app}.yaml").read_text())["defaults"]
-        if any(group in entry for entry in defaults if isinstance(entry, dict)):
-            return app
-    raise AssertionError(f"no application has the group {group}")
-
-
-OPTIONS = sorted(
-    (path.parent.relative_to(CONF).as_posix(), path.stem)
-    for path in (*CONF.glob("*/*.yaml"), *CONF.glob("*/experiment/*.yaml"))
-)
-"""Group ("model", or "train/experiment" for what only one application has) and option."""
-
-
-COMPANIONS = {("data", "futures"): ["experiment=penn_forecast"],
-              ("generate/experiment", "penn_forecast"): ["labels=DIR"],
-              ("task", "tokenizer"): ["data=rendered_frames"],
-              ("data", "rendered_frames"): ["experiment=mini_tokenizer", "data.labels=null"],
-              ("train/experiment", "mini_tokenizer"): ["data.labels=null"]}  # fmt: skip
-"""What an option makes no sense without."""
-
-
-def composed(group: str, option: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        name = group.split("/")[-1]
-        return compose(app_of(group), [f"{name}={option}", *COMPANIONS.get((group, option), [])])
 
 
 def test_there_are_no_other_files() -> None:

@@ -20,8 +20,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from test_configs import CONF, OPTIONS, composed
-from test_train import write_data
+from support.configs import CONF, OPTIONS, attributes_read, composed, facts, override
+from support.train_runs import write_data
 
 import train
 
@@ -40,26 +40,6 @@ def target_keys() -> dict[str, set[str]]:
     for group, option in OPTIONS:
         walk(OmegaConf.to_container(composed(group, option), resolve=False))
     return found
-
-
-@cache
-def attributes_read() -> set[str]:
-    """Names of attributes that m3 or an entry point reads, not counting checks of a record's own values."""
-    names = set()
-    for path in (*CONF.parent.glob("*.py"), *CONF.parent.glob("m3/**/*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        checks = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef) and function.name == "__post_init__"
-            for node in ast.walk(function)
-        }
-        names |= {
-            node.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in checks
-        }
-    return names
 
 
 def arguments_used(made: Any) -> set[str]:
@@ -162,34 +142,6 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def facts(value: Any, seen: set[int]) -> Any:
-    """What an assembled part holds, as plain values: m3's own objects and records to the last field."""
-    if value is None or isinstance(value, bool | int | float | str | Path):
-        return value
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape), str(value.dtype), float(value.detach().double().sum()) if value.numel() else 0.0
-    if id(value) in seen:
-        return "…"
-    seen = seen | {id(value)}
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value)
-    if isinstance(value, dict):
-        return {str(key): facts(item, seen) for key, item in value.items() if key not in ("config", "data")}
-    if isinstance(value, list | tuple):
-        return [facts(item, seen) for item in value]
-    held = {}
-    if isinstance(value, torch.nn.Module):
-        tensors = [*value.named_parameters(), *value.named_buffers()]
-        held = {name: facts(tensor, seen) for name, tensor in tensors}
-        held["compiled"] = any(part._compiled_call_impl is not None for part in value.modules())
-        for key in ("kernel", "head_width"):
-            held[key] = [getattr(part, key) for part in value.modules() if hasattr(part, key)]
-    if type(value).__module__.split(".")[0] in ("m3", "train"):
-        own = vars(value) if hasattr(value, "__dict__") else {}
-        held |= {k: facts(v, seen) for k, v in own.items() if k not in ("_modules", "_parameters", "_buffers")}
-    return type(value).__qualname__, held
-
-
 def assembled(data: Path, run_dir: Path, *changes: str) -> Any:
     """Everything that a training is assembled to, or the error that says why it cannot be."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -238,11 +190,3 @@ def test_another_value_assembles_another_training(data, unchanged, key: str) -> 
     assert after != before
     if isinstance(after, str):
         assert key.split(".")[-1] in after or CHANGES[key] in after, after
-
-
-def override(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{override(item)}" for key, item in value.items()) + "}"
-    return "[" + ",".join(map(override, value)) + "]" if isinstance(value, list) else str(value).lower() \
-        if isinstance(value, bool) else str(value)  # fmt: skip

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from support.forecast_runs import TINY, config, tiny_model, write_labels
 from support.tiny_world import write_label
 
 import generate
@@ -32,7 +31,6 @@ from m3.forecast.places import EXTENT_RATIOS, best_places
 from m3.forecast.protocol import ForecastClip, Tally, nothing_moves, read_clips, score_forecast
 from m3.loss import training_loss
 from m3.masking.select import choose, choose_and_pack
-from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.joints import JointCodec
 from m3.tokens.motion import blurred_cells, cell_centers, encode_motion
 
@@ -41,17 +39,6 @@ REAL = ROOT.parent / "shared" / "penn_action" / "labels"
 NOTHING_MOVES = [80.61, 63.99, 54.77, 49.52, 46.26, 44.12, 42.44, 41.02, 39.84, 38.98, 38.48, 38.17, 38.01, 37.95,
                  37.97, 38.07]  # fmt: skip
 """Of the 1,861 real label files, computed by another program."""
-TINY = ["model.width=32", "model.head_width=16", "model.encoder_depth=1", "model.decoder_depth=1",
-        "optim.batch_size=8", "optim.total_tokens=0.00256", "optim.warmup_tokens=0.0006", "optim.dtype=fp32",
-        "trainer.eval_every_tokens=0.00256", "trainer.checkpoint_every_tokens=0.00256",
-        "hardware.accelerator=cpu",
-        "trainer.log_every_n_steps=1"]  # fmt: skip
-"""5 steps of 8 samples."""
-
-
-def config(app: str, *overrides: object) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(app, ["experiment=penn_forecast", *map(str, overrides)])
 
 
 def random_clip(num_frames: int, seed: int = 0, size: tuple[int, int] = (120, 200)) -> ForecastClip:
@@ -63,18 +50,6 @@ def random_clip(num_frames: int, seed: int = 0, size: tuple[int, int] = (120, 20
     return ForecastClip(
         "c", Label(Joints(xy, is_annotated & is_inside), size, "squat", False, num_frames, is_annotated)
     )
-
-
-def write_labels(folder: Path, num_clips: int = 6) -> None:
-    """Clips of which every third is a test clip; people walk to the right."""
-    for number in range(1, num_clips + 1):
-        rng = np.random.default_rng(number)
-        num_frames = 18 + 5 * number
-        walk = rng.uniform(8, 40, (1, 13)) + np.linspace(0, 15, num_frames)[:, None]
-        write_label(
-            folder / f"{number:04d}.mat", num_frames=num_frames, x=walk, y=rng.uniform(4, 44, (1, 13)) + 0 * walk,
-            train=np.array([[-1 if number % 3 == 0 else 1]], np.int32), action=("bowl", "squat")[number % 2],
-        )  # fmt: skip
 
 
 # ---- the protocol
@@ -305,16 +280,6 @@ def test_a_joint_moves_only_where_that_is_worth_it() -> None:
 
 
 # ---- the model
-
-
-def tiny_model(seed: int = 0) -> EncoderDecoder:
-    torch.manual_seed(seed)
-    cfg = config("train", *TINY, "data.root=DIR")
-    model = train.instantiate(cfg.model).eval()
-    with torch.no_grad():
-        for parameter in model.to_logits.parameters():
-            parameter.normal_(std=0.5)
-    return model
 
 
 def test_the_whole_pose_is_given_and_seen_motion_told() -> None:

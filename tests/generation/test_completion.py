@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.random_world import config, model_of, write_data, write_run
+from support.random_world import completed, model_of, write_data, write_run
 from support.tiny_world import frame
 
-import generate
 from m3.batches.table import TokenTable
 from m3.core.joints import JOINT_NAMES
 from m3.generation.completion import completion_arrays
@@ -27,15 +26,6 @@ def world(tmp_path_factory) -> Path:
     write_run(root / "run")
     write_run(root / "poses", model_of(["coords", "coords_next"]))
     return root
-
-
-def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Completed:
-    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
-    few = [f"{key}.num_steps=2" for key in keys]
-    asked = [f"sampling.given=[{given}]", f"sampling.generate=[{generated}]"]
-    made = generate.run(config(world, *asked, *few, *overrides))
-    assert isinstance(made, generate.Completed)
-    return made
 
 
 def stored(world: Path, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
-from support.random_world import CONF, MODALITIES, config, write_checkpoint, write_data, write_run
+from support.random_world import CONF, MODALITIES, config, write_checkpoint
 from support.tiny_world import write_world
 
 import generate
@@ -28,19 +28,10 @@ from m3.tokens.base import to_frames
 from m3.tokens.mini import MiniTokenizer
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    write_data(root / "data")
-    write_run(root / "run")
-    write_run(root / "other_run", canvas_size=64, tokenizer_fingerprint="f" * 64)
-    return root
-
-
-def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
-    monkeypatch.chdir(world)
-    made = generate.run(config(world))
-    assert sorted(p.name for p in (world / "out").iterdir()) == [
+def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
+    monkeypatch.chdir(random_world)
+    made = generate.run(config(random_world))
+    assert sorted(p.name for p in (random_world / "out").iterdir()) == [
         "metrics.json", "report.html", "rollout.gif", "rollout.mp4", "rollout.png", "samples", "scores.png",
         "tokens.npz"]  # fmt: skip
     assert [len(chain.rows) for chain in made.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
@@ -73,18 +64,18 @@ def test_from_a_checkpoint_to_pictures_and_scores(world, monkeypatch):
         assert sheet.width > 7 * 64 and animation.n_frames == 7 and plot.width > 1000
 
 
-def test_the_same_seed_makes_the_same_scores(world):
+def test_the_same_seed_makes_the_same_scores(random_world):
     schemes = ["sampling.schemes.tok_rgb_next.temperature=1", "sampling.schemes.coords_next.pick=sample"]
     options = [*schemes, "rollout.frames=2"]
-    first = generate.run(config(world, *options)).predicted
-    again = generate.run(config(world, *options)).predicted
-    other = generate.run(config(world, *options, "seed=1")).predicted
+    first = generate.run(config(random_world, *options)).predicted
+    again = generate.run(config(random_world, *options)).predicted
+    other = generate.run(config(random_world, *options, "seed=1")).predicted
     assert (first.pictures == again.pictures).all() and (first.xy == again.xy).all()
     assert (first.pictures != other.pictures).any() and (first.xy != other.xy).any()
 
 
-def test_max_samples_and_frames(world):
-    made = generate.run(config(world, "rollout.max_samples=1", "rollout.frames=1", "rollout.starts=first"))
+def test_max_samples_and_frames(random_world):
+    made = generate.run(config(random_world, "rollout.max_samples=1", "rollout.frames=1", "rollout.starts=first"))
     assert len(made.chains) == 1 and made.predicted.pictures.shape[1] == 2
     assert all(len(score.model) == 1 for score in made.scores)
 
@@ -117,38 +108,38 @@ def test_max_samples_and_frames(world):
         ("device=abacus", "device=abacus"),
     ],
 )
-def test_what_cannot_be_stops_before_any_work(world, override, message):
-    out = world / "nothing"
+def test_what_cannot_be_stops_before_any_work(random_world, override, message):
+    out = random_world / "nothing"
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        generate.run(config(world, f"out={out}", override))
+        generate.run(config(random_world, f"out={out}", override))
     assert not out.exists()
 
 
-def test_impossible_sampling_values_name_their_key(world):
+def test_impossible_sampling_values_name_their_key(random_world):
     with pytest.raises(InstantiationException) as caught:
-        generate.run(config(world, "sampling.schemes.coords_next.temperature=-1"))
+        generate.run(config(random_world, "sampling.schemes.coords_next.temperature=-1"))
     assert "sampling.schemes.coords_next.temperature=-1" in str(caught.value.__cause__ or caught.value)
 
 
 @pytest.mark.parametrize("override", ["rollout.horizons=6", "temperature=1", "sampling.schemes.coords_next.steps=4"])
-def test_unknown_keys_are_refused(world, override):
+def test_unknown_keys_are_refused(random_world, override):
     with pytest.raises(ConfigCompositionException, match=override.split("=")[0]):
-        config(world, override)
+        config(random_world, override)
 
 
-def test_a_checkpoint_of_other_data_is_refused(world):
+def test_a_checkpoint_of_other_data_is_refused(random_world):
     with pytest.raises(ValueError, match="canvas_size is 64 there and 32 here; tokenizer_fingerprint is ffff"):
-        generate.run(config(world, f"checkpoint={world / 'other_run'}"))
+        generate.run(config(random_world, f"checkpoint={random_world / 'other_run'}"))
 
 
-def test_data_of_another_tokenizer_is_refused(world, tmp_path):
-    for path in (world / "data").rglob("*.tar"):
+def test_data_of_another_tokenizer_is_refused(random_world, tmp_path):
+    for path in (random_world / "data").rglob("*.tar"):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
-    text = (world / "data" / "dataset.json").read_text()
+    text = (random_world / "data" / "dataset.json").read_text()
     (tmp_path / "dataset.json").write_text(text.replace(MiniTokenizer().fingerprint, "e" * 64))
     with pytest.raises(ValueError, match="tokenizer: mini .* is not the one that made .*eeee"):
-        generate.run(config(world, f"data.root={tmp_path}"))
+        generate.run(config(random_world, f"data.root={tmp_path}"))
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from support.oracle import Oracle
 from support.random_world import config, model_of, write_data, write_run
-from support.tiny_videos import write_video
+from support.tiny_videos import write_joints, write_video
 from support.tiny_world import frame
-from test_input_files import write_joints
 
 import generate
 from m3.checkpoint import LoadedModel

@@ -9,93 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from PIL import Image
+from support.inpainting_world import CANVAS_SIZE, run
 
-import generate
 from m3.batches.table import TokenTable
 from m3.core.modalities import NUM_JOINT_BINS
-from m3.core.types import TokenizedPair
 from m3.generation import inpainting
-from m3.shards.manifest import Manifest, pair_modalities
-from m3.shards.writer import write_shards
 from m3.tokens.joints import JointCodec
 
-CONF = str(Path(generate.__file__).parent / "conf")
-CANVAS_SIZE = 32
-MODALITIES = {
-    "modalities": ["coords", "coords_next"],
-    "vocab_sizes": [65536] * 2,
-    "max_seq_lens": [39, 39],
-    "input_alphas": [1, 1],
-    "target_alphas": [1, 1],
-    "input_tokens_range": [8, 39],
-    "target_tokens_range": [8, 39],
-}
-MODEL = {"table": MODALITIES, "width": 32, "encoder_depth": 1, "decoder_depth": 1, "head_width": 16}
 
-
-def write_data(root: Path, seed: int = 0) -> None:
-    """Train and test: 6 clips of 3 pairs each, poses anywhere; joint 12 is visible in no second frame."""
-    rng, codec = np.random.default_rng(seed), JointCodec(CANVAS_SIZE)
-    in_split = {"train": [], "eval": [], "test": []}
-    for split in ("train", "test"):
-        for clip in range(6):
-            xy, is_visible = rng.uniform(0, CANVAS_SIZE, (4, 13, 2)), rng.random((4, 13)) < 0.8
-            is_visible[1, 12] = False
-            coords = codec.encode(xy, is_visible)
-            for n in range(3):
-                name = f"{split}{clip}"
-                tokens = {"coords": coords[n], "coords_next": coords[n + 1]}
-                meta = {"clip": name, "reference": n, "successor": n + 1, "action": None, "pose_extent_px": 20.0}
-                in_split[split].append(TokenizedPair(f"{name}-{n:06d}", tokens, (), meta))
-    Manifest(
-        settings={}, source={"name": "random", "fingerprint": "0"}, canvas={"mode": "crop", "size": CANVAS_SIZE},
-        modalities=pair_modalities((2, 2), ("coords", "coords_next")), has_joints=True, variants=(),
-        captioner={"name": "none", "fingerprint": None, "settings": {}}, text_tokenizer=None,
-        tokenizer={"name": "none", "fingerprint": None, "settings": {}},
-        num_clips={"train": 6, "eval": 0, "test": 6},
-        shards={split: write_shards(root, split, pairs, pairs_per_shard=10) for split, pairs in in_split.items()},
-        statistics={}, rejected=(), notes=(),
-    ).save(root)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    write_data(root / "data")
-    for name, canvas_size in (("run", CANVAS_SIZE), ("other_run", 64)):
-        (root / name / "checkpoints").mkdir(parents=True)
-        table = {"_target_": "m3.core.modalities.ModalityTable", **MODALITIES}
-        model = instantiate({"_target_": "m3.model.encoder_decoder.EncoderDecoder", **MODEL, "table": table})
-        generator = torch.Generator().manual_seed(0)
-        weights = {f"model.{key}": torch.randn(w.shape, generator=generator) * 0.5 for key, w in
-                   model.state_dict().items()}  # fmt: skip
-        data = {"canvas_size": canvas_size, "tokenizer": "none", "tokenizer_fingerprint": None}
-        content = {"state_dict": weights, "global_step": 3, "m3": {"config": {"model": MODEL}, "data": data}}
-        torch.save(content, root / name / "checkpoints" / "step=00000003.ckpt")
-    return root
-
-
-def run(world: Path, *overrides: str, out: str = "out") -> inpainting.Result:
-    settings = ["experiment=inpaint", f"checkpoint={world / 'run'}", f"data.root={world / 'data'}",
-                f"out={world / out}", "device=cpu", "inpaint.num_poses=8"]  # fmt: skip
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return generate.run_inpainting(compose("generate", [*settings, *overrides]))
-
-
-def test_what_is_written_and_scored(world):
-    result = run(world)
-    assert sorted(p.name for p in (world / "out").iterdir()) == ["inpainting.json", "inpainting.png"]
-    record = json.loads((world / "out" / "inpainting.json").read_text())
+def test_what_is_written_and_scored(inpainting_world):
+    result = run(inpainting_world)
+    assert sorted(p.name for p in (inpainting_world / "out").iterdir()) == ["inpainting.json", "inpainting.png"]
+    record = json.loads((inpainting_world / "out" / "inpainting.json").read_text())
     assert record == json.loads(json.dumps(result.record)) and record["num_poses"] == 8
     assert (result.is_hidden.sum(1) == 7).all() and len({tuple(row) for row in result.is_hidden}) > 4
     # The first pose of each of the 6 clips, then second ones.
     clips = [row // 3 for row in result.rows]
     assert set(clips[:6]) == set(range(6)) and len(set(result.rows.tolist())) == 8 and record["num_clips"] == 6
     # The scored joints are those hidden and visible; the mean by a naive loop.
-    xy, is_visible = JointCodec(CANVAS_SIZE).decode(poses(world, "test")[result.rows])
+    xy, is_visible = JointCodec(CANVAS_SIZE).decode(poses(inpainting_world, "test")[result.rows])
     for name, guess in result.guesses.items():
         distances = [
             np.hypot(*(guess[n, j] - xy[n, j])) for n in range(8) for j in range(13)
@@ -106,17 +39,17 @@ def test_what_is_written_and_scored(world):
         low, high = record["guesses"][name]["ci95"]
         assert low < np.mean(distances) < high
         assert (guess[~result.is_hidden] == xy[~result.is_hidden]).all()
-    with Image.open(world / "out" / "inpainting.png") as picture:
+    with Image.open(inpainting_world / "out" / "inpainting.png") as picture:
         assert picture.width > 6 * 168 and picture.height > 5 * 168
 
 
-def poses(world: Path, split: str) -> np.ndarray:
-    return np.asarray(TokenTable.open(world / "data", split).tokens[:, :39]).reshape(-1, 3, 13)
+def poses(inpainting_world: Path, split: str) -> np.ndarray:
+    return np.asarray(TokenTable.open(inpainting_world / "data", split).tokens[:, :39]).reshape(-1, 3, 13)
 
 
-def test_the_model_sees_the_given_joints_and_nothing_else(world, monkeypatch):
+def test_the_model_sees_the_given_joints_and_nothing_else(inpainting_world, monkeypatch):
     """The same guesses after everything hidden and every successor is replaced; others after a given joint is."""
-    first = run(world).guesses["model"]
+    first = run(inpainting_world).guesses["model"]
     seen = []
     real_generate = inpainting.generate
 
@@ -125,7 +58,7 @@ def test_the_model_sees_the_given_joints_and_nothing_else(world, monkeypatch):
         return real_generate(model, torch.where(is_known, tokens, NUM_JOINT_BINS - 1), is_known, *rest)
 
     monkeypatch.setattr(inpainting, "generate", spoiled)
-    result = run(world)
+    result = run(inpainting_world)
     assert (result.guesses["model"] == first).all() and seen == [[6 * 3] * 8]
     assert (first[result.is_hidden] != result.truth[result.is_hidden]).any()
 
@@ -133,22 +66,22 @@ def test_the_model_sees_the_given_joints_and_nothing_else(world, monkeypatch):
         return real_generate(model, torch.where(is_known, (tokens + 1) % 2, tokens), is_known, *rest)
 
     monkeypatch.setattr(inpainting, "generate", moved)
-    assert (run(world).guesses["model"] != first).any()
+    assert (run(inpainting_world).guesses["model"] != first).any()
 
 
-def test_seeds_and_counts(world):
-    first, again, other = run(world), run(world), run(world, "seed=1")
+def test_seeds_and_counts(inpainting_world):
+    first, again, other = run(inpainting_world), run(inpainting_world), run(inpainting_world, "seed=1")
     assert (first.guesses["model"] == again.guesses["model"]).all() and (first.rows == again.rows).all()
     assert (first.rows != other.rows).any()
-    assert (run(world, "inpaint.num_hidden=2").is_hidden.sum(1) == 2).all()
+    assert (run(inpainting_world, "inpaint.num_hidden=2").is_hidden.sum(1) == 2).all()
 
 
-def test_the_mean_pose_by_a_naive_loop(world):
-    xy, is_visible = JointCodec(CANVAS_SIZE).decode(poses(world, "train"))
+def test_the_mean_pose_by_a_naive_loop(inpainting_world):
+    xy, is_visible = JointCodec(CANVAS_SIZE).decode(poses(inpainting_world, "train"))
     mean = inpainting.mean_pose(xy, is_visible)
     for j in range(13):
         assert mean[j] == pytest.approx(np.mean([xy[n, j] for n in range(len(xy)) if is_visible[n, j]], axis=0))
-    result = run(world)
+    result = run(inpainting_world)
     assert (result.guesses["mean_pose"] == np.where(result.is_hidden[..., None], mean, result.truth)).all()
     with pytest.raises(ValueError, match="right_ankle is visible in no pose of train"):
         inpainting.mean_pose(xy[1::3], is_visible[1::3])
@@ -184,22 +117,22 @@ def test_the_fitted_mean_pose_by_least_squares():
         ("checkpoint=null", "checkpoint=null"),
     ],
 )
-def test_what_cannot_be_is_refused(world, override, message):
+def test_what_cannot_be_is_refused(inpainting_world, override, message):
     with pytest.raises(Exception) as caught:
-        run(world, override, out="nothing")
+        run(inpainting_world, override, out="nothing")
     error = caught.value.__cause__ or caught.value  # hydra wraps what a constructor raises
     assert isinstance(error, ValueError) and re.search(message, str(error))
-    assert not (world / "nothing").exists()
+    assert not (inpainting_world / "nothing").exists()
 
 
-def test_a_model_of_another_canvas_is_refused(world):
+def test_a_model_of_another_canvas_is_refused(inpainting_world):
     with pytest.raises(ValueError, match="canvas of 32 px, the model was trained on one of 64"):
-        run(world, f"checkpoint={world / 'other_run'}", out="nothing")
+        run(inpainting_world, f"checkpoint={inpainting_world / 'other_run'}", out="nothing")
 
 
-def test_the_scheme_is_used(world):
-    samples = run(world, "sampling.schemes.coords.pick=sample", "sampling.schemes.coords.num_steps=3")
-    assert (samples.guesses["model"] != run(world).guesses["model"]).any()
+def test_the_scheme_is_used(inpainting_world):
+    samples = run(inpainting_world, "sampling.schemes.coords.pick=sample", "sampling.schemes.coords.num_steps=3")
+    assert (samples.guesses["model"] != run(inpainting_world).guesses["model"]).any()
     assert samples.record["scheme"]["num_steps"] == 3
-    other = run(world, "sampling=ar").record["scheme"]
+    other = run(inpainting_world, "sampling=ar").record["scheme"]
     assert (other["kind"], other["num_steps"]) == ("ar", 1)

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 from support.random_world import CONF, MODALITIES, model_of
-from support.tiny_videos import write_video
+from support.tiny_videos import write_joints, write_video
 from support.tiny_world import frame
 
 import preprocess
@@ -26,18 +26,6 @@ from m3.shards.manifest import Manifest
 from m3.tokens.mini import MiniTokenizer
 
 TABLE: ModalityTable = instantiate(MODALITIES)
-
-
-def write_joints(path: Path, num_frames: int, seed: int = 0, hidden: tuple[str, ...] = ()) -> Path:
-    """A .csv of joints that walk; those in `hidden` have no place in any frame."""
-    rng = np.random.default_rng(seed)
-    places = rng.uniform(8, 40, (13, 2))
-    lines = [",".join(f"{name}_{axis}" for name in JOINT_NAMES for axis in "xy")]
-    for t in range(num_frames):
-        cells = ["," if name in hidden else f"{x + t:.2f},{y:.2f}" for name, (x, y) in zip(JOINT_NAMES, places)]
-        lines.append(",".join(cells))
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def shards_of(root: Path, *overrides: str) -> Manifest:

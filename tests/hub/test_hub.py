@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from huggingface_hub import ModelCard, constants
 from support.fake_hub import TOKEN, fake_hub
-from test_generate import config, world  # noqa: F401  (a fixture)
-from test_masking import generator
+from support.masking import generator
+from support.random_world import config
 
 import generate
 from m3.checkpoint import LoadedModel, initialise, load_model, upload
@@ -32,8 +32,8 @@ RUN = {
 
 
 @pytest.fixture(scope="module")
-def loaded(world: Path) -> LoadedModel:  # noqa: F811
-    model = load_model(world / "run")
+def loaded(random_world: Path) -> LoadedModel:
+    model = load_model(random_world / "run")
     return LoadedModel(model.model, model.table, {**model.config, **RUN}, model.data, model.step)
 
 
@@ -86,10 +86,10 @@ def test_what_a_forecaster_needs_goes_along(loaded: LoadedModel, tmp_path) -> No
     assert LoadedModel.from_pretrained(whole_frames.save_pretrained(tmp_path)).data == whole_frames.data
 
 
-def test_generation_and_training_take_the_folder(loaded: LoadedModel, world: Path, tmp_path) -> None:  # noqa: F811
+def test_generation_and_training_take_the_folder(loaded: LoadedModel, random_world: Path, tmp_path) -> None:
     folder = loaded.save_pretrained(tmp_path / "model")
-    one, other = (generate.run(config(world, f"checkpoint={path}", f"out={tmp_path}", "rollout.frames=1"))
-                  for path in (folder, world / "run"))  # fmt: skip
+    one, other = (generate.run(config(random_world, f"checkpoint={path}", f"out={tmp_path}", "rollout.frames=1"))
+                  for path in (folder, random_world / "run"))  # fmt: skip
     assert (one.predicted.pictures == other.predicted.pictures).all() and (one.predicted.xy == other.predicted.xy).all()
     model = EncoderDecoder(loaded.table, **{k: v for k, v in loaded.config["model"].items() if k not in
                                             ("_target_", "table")})  # fmt: skip
@@ -122,8 +122,8 @@ def test_a_damaged_folder_is_named(loaded: LoadedModel, tmp_path, name: str, cha
 
 
 @pytest.mark.parametrize("key", ["canvas_size", "tokenizer", "tokenizer_fingerprint"])
-def test_a_checkpoint_without_a_key_that_binds_it_is_named(world: Path, loaded, tmp_path, key: str) -> None:  # noqa: F811
-    content = torch.load(world / "run/checkpoints/step=00000003.ckpt", weights_only=True)
+def test_a_checkpoint_without_a_key_that_binds_it_is_named(random_world: Path, loaded, tmp_path, key: str) -> None:
+    content = torch.load(random_world / "run/checkpoints/step=00000003.ckpt", weights_only=True)
     del content["m3"]["data"][key]
     torch.save(content, tmp_path / "cut.ckpt")
     with pytest.raises(ValueError, match=rf"cut\.ckpt: .*lacks data\.{key}$"):
@@ -139,7 +139,7 @@ def test_a_checkpoint_without_a_key_that_binds_it_is_named(world: Path, loaded, 
 COMMANDS = """
 import os, sys, torch
 from m3.checkpoint import LoadedModel
-from m3.hub import main
+from m3.hub.__main__ import main
 
 main([sys.argv[1], "model", "--push", "acme/walker", "--private", "--license", "mit"])
 main(["acme/walker", "back"])
@@ -170,7 +170,7 @@ main(["model", "again", "--push", "acme/runner"])
 """
 
 
-def test_a_model_goes_to_the_hub_and_comes_back(world: Path, tmp_path) -> None:  # noqa: F811
+def test_a_model_goes_to_the_hub_and_comes_back(random_world: Path, tmp_path) -> None:
     """In a process of its own, which has never heard of another hub.
 
     Weights go by the LFS protocol: the hub's newer one, Xet, is more than a small server can speak.
@@ -179,8 +179,8 @@ def test_a_model_goes_to_the_hub_and_comes_back(world: Path, tmp_path) -> None: 
     with fake_hub() as server:
         env = {**known, "HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HOME": "home", "HF_HUB_DISABLE_XET": "1",
                "PYTHONPATH": str(ROOT)}  # fmt: skip
-        first = server.sha(shared(world / "run", tmp_path, "acme/walker"))
-        command = [sys.executable, "-c", COMMANDS, str(world / "run"), first]
+        first = server.sha(shared(random_world / "run", tmp_path, "acme/walker"))
+        command = [sys.executable, "-c", COMMANDS, str(random_world / "run"), first]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.stdout.count(f"{server.url}/acme/walker\n") == 2, done.stderr
     assert server.repositories.keys() == {"acme/walker"} == server.private

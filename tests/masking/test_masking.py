@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from support.masking import M3, generator, random_tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m3.core.modalities import ModalityTable
@@ -16,16 +17,6 @@ from m3.masking.budgets import draw_budgets
 from m3.masking.dirichlet import argmax_probabilities, log_gamma_draws, num_uniforms
 from m3.masking.select import can_be_target, choose, choose_and_pack, pack
 
-M3 = ModalityTable(
-    modalities=["tok_rgb", "coords", "tok_rgb_next", "coords_next"],
-    vocab_sizes=[65536] * 4,
-    max_seq_lens=[256, 39, 256, 39],
-    input_alphas=[1, 1, 1, 1],
-    target_alphas=[1, 1, 1, 1],
-    input_tokens_range=[32, 128],
-    target_tokens_range=[32, 128],
-    clamped="drop",
-)
 M4 = dataclasses.replace(
     M3,
     input_alphas=[1.5, 1.5, 0.5, 0.5],
@@ -33,19 +24,6 @@ M4 = dataclasses.replace(
     input_tokens_range=[96, 256],
     target_tokens_range=[39, 256],
 )
-
-
-def generator(num_samples: int, seed: int = 0, epoch: int = 0) -> SampleGenerator:
-    return SampleGenerator(seed, "test", torch.arange(num_samples), epoch)
-
-
-def random_tokens(num_samples: int) -> torch.Tensor:
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 64_000, (2, num_samples, 256))
-    places = rng.integers(0, 8_192, (2, num_samples, 26))
-    visible = rng.integers(0, 2, (2, num_samples, 13))
-    frames = [np.concatenate([p, c, v], 1) for p, c, v in zip(pictures, places, visible)]
-    return torch.from_numpy(np.concatenate(frames, 1))
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.3, 0.5, 1.0, 1.5, 4.0])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_metrics import by_name, random_roll_outs
+from support.random_roll_outs import by_name, random_roll_outs
 
 from m3 import metrics
 from m3.core.frames import Frames

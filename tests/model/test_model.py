@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_masking import M3, generator, random_tokens
+from support.masking import M3, generator, random_tokens
+from support.small_models import SMALL, small_model, summed
 from torch import Tensor
 
 from m3.core.types import PackedTokens
@@ -24,20 +25,6 @@ from m3.masking.select import choose, pack
 from m3.model import attention
 from m3.model.blocks import _LinearOfGelu
 from m3.model.encoder_decoder import EncoderDecoder
-
-SMALL = dict(width=32, encoder_depth=2, decoder_depth=2, head_width=16)
-
-
-def summed(hidden: Tensor, ids: Tensor, head: torch.nn.Module, label_smoothing: float = 0.0) -> Tensor:
-    return weighted_cross_entropy(hidden, ids, torch.ones_like(hidden[:, 0]), head, label_smoothing)[0]
-
-
-def small_model(**options) -> EncoderDecoder:
-    torch.manual_seed(0)
-    model = EncoderDecoder(M3, **{**SMALL, **options})
-    for parameter in model.parameters():  # every weight, heads and norms too, so that a forgotten one shows
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.double()
 
 
 def packed_pair(num_samples: int) -> tuple[PackedTokens, PackedTokens]:

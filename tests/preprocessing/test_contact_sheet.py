@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from test_shards import small_manifest
+from support.tiny_shards import small_manifest
 
 from m3.clips.canvas import StretchCanvas
 from m3.core.types import Clip, TokenizedPair

@@ -17,43 +17,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from support.tiny_world import frame, write_world
-from test_variants import EveryFrame
+from support.clip_sources import Deadly, EveryFrame
+from support.poses_only_builds import config, overrides
+from support.preprocess_runs import contents
+from support.tiny_world import write_world
 
 import preprocess
 from m3.clips.canvas import CropCanvas
 from m3.core import files
-from m3.core.types import Clip, Rejection
+from m3.core.types import Rejection
 from m3.preprocessing import build, workers
 from m3.preprocessing.prepare import ClipPreparer, PreparedClip
 from m3.preprocessing.workers import prepare_clips
 
 ROOT = Path(preprocess.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    write_world(root, 5)
-    (root / "labels/0004.mat").write_bytes(b"damaged")
-    return root
-
-
-def overrides(world: Path, out: Path, *more: str) -> list[str]:
-    """Poses only: quick."""
-    source = ["source=penn_action", f"source.root={world}", f"out={out}", "canvas.size=32"]
-    return [*source, "workers=0", "tokenizer=none", "pairs_per_shard=9", "contact_sheet.num_pairs=0", *more]
-
-
-def config(world: Path, out: Path, *more: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("preprocess", overrides(world, out, *more))
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -303,25 +281,6 @@ def test_a_limit_of_the_system_on_files_is_such_an_error_too(
 
 
 # ── workers ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Deadly:
-    """A source with clips that kill the process that reads them: always, or once."""
-
-    name = "deadly"
-
-    def __init__(self, root: Path, always: tuple[str, ...] = (), once: tuple[str, ...] = ()) -> None:
-        self.root, self.always, self.once = root, always, once
-
-    def read(self, clip_id: str) -> Clip:
-        if clip_id in self.once and not (self.root / clip_id).exists():
-            (self.root / clip_id).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if clip_id in self.always:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if clip_id == "slow":
-            time.sleep(600)
-        return Clip(clip_id, [frame(n) for n in range(3)], (48, 64), None)
 
 
 def prepared_by_two(source: Deadly, clip_ids: list[str]) -> Iterator[PreparedClip | Rejection]:

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from PIL import Image
+from support.preprocess_runs import config, contents, samples
 from support.tiny_world import frame, label_fields, write_world
 
 import preprocess
@@ -37,22 +35,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(root, 7)
     (root / "labels/0004.mat").write_bytes(b"damaged")
     return root
-
-
-def config(world: Path | None, out: Path, *overrides: str) -> DictConfig:
-    source = [] if world is None else ["source=penn_action", f"source.root={world}"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        quick = ["canvas.size=32", "workers=0", "contact_sheet.num_pairs=0"]
-        return compose("preprocess", [*source, f"out={out}", *quick, *overrides])
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
-def samples(out: Path, split: str) -> list[dict]:
-    urls = [str(out / shard.name) for shard in Manifest.load(out).shards[split]]
-    return list(wds.WebDataset(urls, shardshuffle=False).decode())
 
 
 @pytest.fixture(scope="module")

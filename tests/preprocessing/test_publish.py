@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811   (fixtures of other files)
 """`out=s3://…`: the files of a folder, the manifest last, uploads that stop and go on."""
 
 from __future__ import annotations
@@ -8,8 +7,9 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from test_interruptions import config, contents, world
-from test_stream import s3
+from support.object_store import stored
+from support.poses_only_builds import config
+from support.preprocess_runs import contents
 
 import preprocess
 from m3.batches.table import TokenTable
@@ -23,13 +23,6 @@ def expected(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("expected") / "data"
     preprocess.run(config(world, out, "contact_sheet.num_pairs=2"))
     return out
-
-
-def stored(out: str) -> dict[str, bytes]:
-    filesystem, path = fsspec.core.url_to_fs(out)
-    filesystem.invalidate_cache()
-    root = filesystem._strip_protocol(path)
-    return {name.removeprefix(f"{root}/"): filesystem.cat_file(name) for name in filesystem.find(path)}
 
 
 def make(world: Path, out: str, tmp_path: Path, *more: str) -> Manifest:

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811   (fixtures of other files)
 """Preprocessing on Ray: whatever happens to the cluster, the bytes are those of the local run."""
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from ray.cluster_utils import Cluster
+from support.clip_sources import Deadly, EveryFrame
+from support.object_store import stored
+from support.preprocess_runs import contents
 from support.tiny_world import write_world
-from test_interruptions import Deadly
-from test_preprocess import contents
-from test_publish import stored
-from test_stream import s3
-from test_variants import EveryFrame
 
 import preprocess
 from m3.captions import NoCaptioner
@@ -42,9 +40,6 @@ from m3.preprocessing.ray_actors import EncoderMaker, EncodingActor, Outcome, Pr
 from m3.preprocessing.staging import Unreadable
 from m3.preprocessing.workers import prepare_clips
 from m3.tokens.base import NoTokenizer
-
-pytest.importorskip("ray", reason="no Ray: pip install 'm3-motion[ray]'")
-from ray.cluster_utils import Cluster  # noqa: E402
 
 ROOT = Path(preprocess.__file__).parent
 NUM_CLIPS = 16

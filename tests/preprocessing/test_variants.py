@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import scipy.io
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
+from support.clip_sources import EveryFrame
 from support.tiny_world import frame, label_fields, write_world
 
 import preprocess
@@ -21,7 +22,7 @@ from m3.batches.table import TokenTable
 from m3.captions import LabelCaptioner, NoCaptioner
 from m3.clips.canvas import CropCanvas
 from m3.core.joints import JOINT_NAMES, Joints, mirror_joints, mirror_pictures
-from m3.core.types import Clip, FramePair, Rejection
+from m3.core.types import Clip, Rejection
 from m3.preprocessing import encode, prepare
 from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.prepare import ClipPreparer, PreparedClip
@@ -33,15 +34,6 @@ from m3.tokens.text import TextTokenizer
 
 ROOT = Path(preprocess.__file__).parent
 POSES = ("coords", "coords_next")
-
-
-class EveryFrame:
-    """Each frame and the next; reads no picture."""
-
-    needs_pictures = False
-
-    def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
-        return (FramePair(index, index + 1, None) for index in range(len(frames) - 1))
 
 
 class Untouchable(Sequence):

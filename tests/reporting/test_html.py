@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_metrics import random_roll_outs
+from support.random_roll_outs import random_roll_outs
 
 from m3 import metrics
 from m3.reporting.figures import write_png

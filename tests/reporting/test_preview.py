@@ -14,8 +14,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from PIL import Image
+from support.train_runs import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_train import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 
 import m3.reporting.preview
 import train

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.oracle import Oracle, small_table
-from test_sampler import real_model, reference_only
+from support.oracle import Oracle, real_model, reference_only, small_table
 
 from m3.masking.select import pack
 from m3.sampling.guidance import Guidance, passes

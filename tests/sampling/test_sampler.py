@@ -9,23 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, small_table
+from support.oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, real_model, reference_only, small_table
 
 from m3.core.modalities import COORDS_LENGTH
-from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
 from m3.sampling.schedules import temperature_factor, token_schedule
 from m3.sampling.settings import KINDS, SchemeSettings
-
-
-def reference_only(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (B, S) whose reference frame is known."""
-    table = small_table()
-    tokens = torch.arange(batch_size)[:, None] * 3 + torch.arange(table.num_tokens) % 2
-    is_known = torch.zeros(tokens.shape, dtype=torch.bool)
-    is_known[:, table.columns("tok_rgb")] = True
-    is_known[:, table.columns("coords")] = True
-    return tokens, is_known
 
 
 def schemes(**changes) -> list[SchemeSettings]:
@@ -33,15 +22,6 @@ def schemes(**changes) -> list[SchemeSettings]:
         SchemeSettings("coords_next", **{"num_steps": 5, **changes}),
         SchemeSettings("tok_rgb_next", **{"num_steps": 4, **changes}),
     ]
-
-
-def real_model(**options) -> EncoderDecoder:
-    """A small model of random weights, in float64."""
-    torch.manual_seed(0)
-    model = EncoderDecoder(small_table(), width=32, encoder_depth=2, decoder_depth=2, head_width=16, **options)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.double().eval()
 
 
 MODELS = {

@@ -13,24 +13,13 @@ import pytest
 import webdataset as wds
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tiny_shards import small_manifest, tokenized_pair
 
 from m3.core.types import FramePair, Rejection, TokenizedPair
 from m3.preprocessing.staging import StagedClip, Staging
-from m3.shards.manifest import Manifest, Shard, manifest_hash, pair_modalities
+from m3.shards.manifest import Manifest, manifest_hash
 from m3.shards.split import SPLITS, ClipPairs, OfficialSplit, RandomSplit, split_output_dataset
 from m3.shards.writer import write_shards
-
-
-def tokenized_pair(number: int, clip: str = "0001", captions: tuple[str, ...] = ("a person walking",)) -> TokenizedPair:
-    rng = np.random.default_rng(number)
-    tokens = {
-        "tok_rgb": rng.integers(0, 64_000, (2, 3)), "coords": rng.integers(0, 2, (3, 13)),
-        "tok_rgb_next": rng.integers(0, 64_000, (2, 3)), "coords_next": rng.integers(0, 2, (3, 13)),
-    }  # fmt: skip
-    meta = {"clip": clip, "reference": number, "successor": number + 1, "ssim": 0.5, "action": "walk",
-            "canvas": {"mode": "crop", "size": 48}, "pose_extent_px": 30.0}  # fmt: skip
-    return TokenizedPair(f"{clip}-{number:06d}", {k: v.astype(np.uint16) for k, v in tokens.items()}, captions, meta)
-
 
 # ── split ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,29 +132,6 @@ def test_an_empty_split_has_a_folder_and_no_shards(tmp_path: Path):
 
 
 # ── manifest ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def small_manifest() -> Manifest:
-    return Manifest(
-        settings={"canvas": {"size": 48}},
-        source={"name": "world", "fingerprint": "ab"},
-        canvas={"mode": "crop", "size": 48},
-        modalities=pair_modalities((2, 3)),
-        has_joints=True,
-        variants=(),
-        captioner={"name": "none", "fingerprint": None, "settings": {}},
-        text_tokenizer=None,
-        tokenizer={"name": "mini", "fingerprint": "cd", "settings": {}},
-        num_clips={"train": 2, "eval": 1, "test": 0},
-        shards={
-            "train": (Shard("train/000000.tar", 5, "00"), Shard("train/000001.tar", 2, "11")),
-            "eval": (Shard("eval/000000.tar", 1, "22"),),
-            "test": (),
-        },  # fmt: skip
-        rejected=(Rejection("0009", "no JPEGs"),),
-        notes=({"clip": "0001", "note": "odd"},),
-        statistics={"visible_joints": 0.5},
-    )
 
 
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path):

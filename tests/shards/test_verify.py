@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_shards import small_manifest, tokenized_pair
+from support.tiny_shards import small_manifest, tokenized_pair
 
 from m3.core.types import TokenizedPair
 from m3.shards.manifest import Manifest

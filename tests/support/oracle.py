@@ -6,6 +6,7 @@ import torch
 
 from m3.core.modalities import COORDS_LENGTH, FSQ_LEVELS, NUM_JOINT_BINS, ModalityTable
 from m3.core.types import PackedTokens
+from m3.model.encoder_decoder import EncoderDecoder
 
 NUM_PICTURE_TOKENS = 6
 NAMES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
@@ -59,3 +60,22 @@ class Oracle:
     @staticmethod
     def _places(packed: PackedTokens) -> set[tuple[int, int, int]]:
         return set(zip(packed.sample.tolist(), packed.modality.tolist(), packed.position.tolist()))
+
+
+def reference_only(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, S) whose reference frame is known."""
+    table = small_table()
+    tokens = torch.arange(batch_size)[:, None] * 3 + torch.arange(table.num_tokens) % 2
+    is_known = torch.zeros(tokens.shape, dtype=torch.bool)
+    is_known[:, table.columns("tok_rgb")] = True
+    is_known[:, table.columns("coords")] = True
+    return tokens, is_known
+
+
+def real_model(**options) -> EncoderDecoder:
+    """A small model of random weights, in float64."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(small_table(), width=32, encoder_depth=2, decoder_depth=2, head_width=16, **options)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double().eval()

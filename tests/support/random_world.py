@@ -117,3 +117,19 @@ def config(world: Path, *overrides: str) -> DictConfig:
     ]  # fmt: skip
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("generate", [*settings, *overrides])
+
+
+def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Completed:
+    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
+    few = [f"{key}.num_steps=2" for key in keys]
+    asked = [f"sampling.given=[{given}]", f"sampling.generate=[{generated}]"]
+    made = generate.run(config(world, *asked, *few, *overrides))
+    assert isinstance(made, generate.Completed)
+    return made
+
+
+def write_world(root: Path) -> None:
+    """The data of `write_data`, a run that fits it (run), and one of another canvas and tokenizer (other_run)."""
+    write_data(root / "data")
+    write_run(root / "run")
+    write_run(root / "other_run", canvas_size=64, tokenizer_fingerprint="f" * 64)

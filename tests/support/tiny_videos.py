@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from m3.core.joints import JOINT_NAMES
 from support.tiny_world import frame
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".avi": "mpeg4", ".webm": "libvpx-vp9"}
@@ -59,4 +60,16 @@ def write_video(
                 shown.pts, shown.time_base = times_ms[number], Fraction(1, 1000)
             container.mux(stream.encode(shown))
         container.mux(stream.encode())
+    return path
+
+
+def write_joints(path: Path, num_frames: int, seed: int = 0, hidden: tuple[str, ...] = ()) -> Path:
+    """A .csv of joints that walk; those in `hidden` have no place in any frame."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(8, 40, (13, 2))
+    lines = [",".join(f"{name}_{axis}" for name in JOINT_NAMES for axis in "xy")]
+    for t in range(num_frames):
+        cells = ["," if name in hidden else f"{x + t:.2f},{y:.2f}" for name, (x, y) in zip(JOINT_NAMES, places)]
+        lines.append(",".join(cells))
+    path.write_text("\n".join(lines) + "\n")
     return path

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
-from test_sweep import ROOT, assert_only_the_first_was_killed, has_ended, pids, start, starts, wait_for
+from support.sweeps import ROOT, assert_only_the_first_was_killed, has_ended, pids, start, starts, wait_for
 
 from m3.sweep.records import read_sweep
 

@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
-from test_train import TINY, assert_same_training_state, state_of, write_data
+from support.sweeps import ROOT, assert_only_the_first_was_killed, has_ended, pids, start, starts, wait_for
+from support.train_runs import TINY, assert_same_training_state, state_of, write_data
 
-import train
 from m3.checkpoint import newest_checkpoint
 from m3.sweep import trial as sweep_trial
 from m3.sweep.outcomes import RESUME, outcome
@@ -27,108 +27,12 @@ from m3.sweep.records import Trial, best_of, read_sweep, swept_settings
 from m3.sweep.report import table_of, write_csv, write_plot
 from m3.sweep.stopping import SweepStop
 
-ROOT = Path(train.__file__).parent
-
-APP = """
-import os, signal, sys, time
-from pathlib import Path
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from m3.core.jobs import stop_with_sweep
-from m3.sweep import ignore_sweep_warnings, run_trial, write_result
-
-SCRIPT = Path(__file__).resolve()
-
-
-def stop(number, frame):
-    print("has saved", flush=True)
-    sys.exit(128 + number)
-
-
-@hydra.main(version_base="1.3", config_path=".", config_name="app")
-def main(cfg):
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_trial(SCRIPT, "out", "minimize", can_resume=True)
-    stop_with_sweep()
-    out = Path(cfg.out)
-    with open(out / "starts", "a") as file:
-        file.write(f"{os.getppid()} {os.getpid()} {cfg.resume}\\n")
-    if cfg.x == "fail":
-        raise ValueError("x=fail: cannot be")
-    if cfg.x == "refuse":
-        raise SystemExit("error: x=refuse: choose another")
-    if cfg.x == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if cfg.x == "sleep" and cfg.resume is None:
-        signal.signal(signal.SIGUSR1, stop)
-        (out / "is_asleep").touch()
-        time.sleep(60)
-    write_result(out, 0.5 if cfg.x == "sleep" else (float(cfg.x) - 3) ** 2)
-
-
-if __name__ == "__main__":
-    ignore_sweep_warnings()
-    main()
-"""
-CONFIG = f"""
-defaults: [_self_, {{sweep: null}}]
-x: null
-y: null
-out: null
-resume: null
-hydra:
-  searchpath: ["file://{ROOT}/conf"]
-  sweep: {{dir: sweep, subdir: "${{hydra.job.num}}"}}
-  callbacks:
-    sweep: {{_target_: m3.sweep.report.SweepReport, value: loss, direction: minimize}}
-"""
-
-
-def start(folder: Path, *overrides: str, path: str = "") -> subprocess.Popen:
-    folder.mkdir(exist_ok=True)
-    script = folder / "app.py"
-    script.write_text(APP)
-    (folder / "app.yaml").write_text(CONFIG)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path + os.environ["PATH"], "COLUMNS": "120"}
-    return subprocess.Popen(
-        [sys.executable, str(script), "-m", *overrides],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
 
 def sweep(folder: Path, *overrides: str, returns: int = 0, path: str = "") -> tuple[str, list[Trial]]:
     process = start(folder, *overrides, path=path)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == returns, said
     return said, read_sweep(folder / "sweep")
-
-
-def starts(folder: Path, number: int) -> list[str]:
-    return (folder / f"sweep/{number}/starts").read_text().splitlines()
-
-
-def pids(folder: Path, number: int) -> tuple[int, int]:
-    """Of the process that started a trial, and of the trial's own."""
-    job, trial = starts(folder, number)[-1].split()[:2]
-    return int(job), int(trial)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert path.exists(), process.communicate()[0]
-
-
-def has_ended(pid: int, seconds: float = 20) -> bool:
-    """Whether a process ends in time; what is left of one whose parent does not ask for its end counts as none."""
-    stat, deadline = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -194,15 +98,6 @@ def test_a_preempted_job_of_submitit_requeues_and_continues(tmp_path, number) ->
     assert process.returncode == 0, said
     assert [line.split()[2] for line in starts(tmp_path, 0)] == ["None", "auto"]
     assert read_sweep(tmp_path / "sweep")[0].value == 0.5
-
-
-def assert_only_the_first_was_killed(folder: Path, said: str, values: list[float | None]) -> None:
-    trials = read_sweep(folder / "sweep")
-    assert [trial.status for trial in trials] == ["killed", *["done"] * (len(values) - 1)], said
-    assert [trial.value for trial in trials] == values and "resume=auto continues it" in trials[0].reason
-    with open(folder / "sweep/sweep.csv") as file:
-        assert [row["status"] for row in csv.DictReader(file)] == [trial.status for trial in trials]
-    assert (folder / "sweep/sweep.png").exists() and "★ best" in said and "Traceback" not in said
 
 
 @pytest.mark.slow

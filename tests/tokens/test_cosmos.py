@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from support.cosmos_world import Encoder, networks, save, write_cosmos
+from support.preprocess_runs import config as preprocess_config
+from support.preprocess_runs import samples
+from support.random_world import config as generate_config
+from support.random_world import write_checkpoint
 from support.tiny_world import frame, write_world
-from test_generate import config as generate_config
-from test_generate import write_checkpoint
-from test_preprocess import config as preprocess_config
-from test_preprocess import samples
 from torch import Tensor, nn
 
 import generate

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
-from test_train import ROOT, TINY, config, write_data
+from support.global_batches import (
+    EVERY_STEP,
+    FEW_TARGETS,
+    assert_same_gradients,
+    checkpoint,
+    gradients,
+    logged,
+    run_on_two_processes,
+)
+from support.train_runs import config, write_data
 
 import train
 from m3.checkpoint import load_model
 from m3.training.module import MaskedTraining
-
-FEW_TARGETS = ["modalities.target_tokens_range=[1,3]", "model.joints=table"]
-"""Many batches then lack some modality."""
-
-EVERY_STEP = ["trainer.checkpoint_every_tokens=0.001", "trainer.keep_checkpoints=9", "trainer.log_every_n_steps=1"]
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +30,6 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_data(root, {"train": 30, "eval": 7, "test": 2})
     return root
-
-
-def checkpoint(run_dir: Path, step: int) -> dict:
-    return torch.load(run_dir / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
-
-
-def gradients(run_dir: Path) -> list[torch.Tensor]:
-    """What AdamW saw in the first step."""
-    moments = checkpoint(run_dir, 1)["optimizer_states"][0]["state"].values()
-    return [moment["exp_avg"] / (1 - 0.9) for moment in moments]
-
-
-def assert_same_gradients(one: Path, other: Path, tolerance: float = 1e-6) -> None:
-    for ours, theirs in zip(gradients(one), gradients(other), strict=True):
-        assert float((ours - theirs).norm()) <= tolerance * float(theirs.norm()) + 1e-12
-
-
-def logged(run_dir: Path, prefix: str) -> list[dict[str, float]]:
-    """For each logged step the values whose names begin so; NaN, which never equals itself, as −1."""
-    rows = [row for path in run_dir.glob("csv/*/metrics.csv") for row in csv.DictReader(path.open())]
-    found = [{name: float(v) for name, v in row.items() if name.startswith(prefix) and v} for row in rows]
-    return [{name: -1.0 if math.isnan(v) else v for name, v in row.items()} for row in found if row]
 
 
 @pytest.mark.parametrize("how", ["present", "all", "token"])
@@ -89,15 +67,6 @@ def test_accumulation_in_half_precision_scales_and_clips_once(data, tmp_path) ->
         assert scaler.get_scale() == 2.0**10 and float(clipped) == pytest.approx(0.01, rel=1e-3)
         norms.append(float(parts.module.last_step.grad_norm))
     assert norms[0] > 0.1 and norms[1] == pytest.approx(norms[0], rel=1e-2)
-
-
-def run_on_two_processes(data: Path, run_dir: Path, *overrides: str, strategy: str = "ddp") -> None:
-    command = [sys.executable, "train.py", *TINY, f"data.root={data}", f"run_dir={run_dir}", *overrides]
-    command += ["hardware.devices=2", f"hardware.strategy={strategy}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
 def test_two_processes_make_the_steps_of_one(data, tmp_path) -> None:

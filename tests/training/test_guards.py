@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 from pytorch_lightning.plugins import MixedPrecision
-from test_train import ROOT, TINY, config, write_data
+from support.train_runs import ROOT, TINY, config, write_data
 
 import train
 from m3.checkpoint import newest_checkpoint
@@ -167,7 +167,7 @@ def test_the_command_prints_one_line(data, tmp_path) -> None:
 ON_ONE_RANK = """
 import sys, torch
 sys.path[:0] = {paths!r}
-from test_train import config
+from support.train_runs import config
 import train, m3.training.module as module
 training_loss, calls = module.training_loss, []
 def spoiled(*arguments):

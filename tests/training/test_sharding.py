@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_global_batch import EVERY_STEP, FEW_TARGETS, assert_same_gradients, checkpoint, logged, run_on_two_processes
-from test_train import config, write_data
+from support.global_batches import (
+    EVERY_STEP,
+    FEW_TARGETS,
+    assert_same_gradients,
+    checkpoint,
+    logged,
+    run_on_two_processes,
+)
+from support.train_runs import config, write_data
 
 import train
 from m3.checkpoint import load_model

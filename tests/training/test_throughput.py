@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.types import STEP_OUTPUT
-from test_global_batch import run_on_two_processes
-from test_train import ROOT, config, write_data
+from support.global_batches import run_on_two_processes
+from support.train_runs import ROOT, config, write_data
 
 import train
 from m3.batches.datamodule import ResumableLoader

@@ -1,0 +1,48 @@
+"""Fixtures that several packages' tests need. Helpers that are no fixtures are modules of tests/support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+from support import inpainting_world as inpainting
+from support import random_world as random_tokens
+from support.object_store import BUCKET
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Address of an empty bucket on an S3 server of its own, to which the environment points."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # buckets of an earlier server of this process
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()  # clients of another module's server
+        s3fs.S3FileSystem().mkdir(BUCKET)
+        yield f"s3://{BUCKET}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def random_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of random tokens (data), a random model that fits them (run), and one that does not (other_run)."""
+    root = tmp_path_factory.mktemp("random_world")
+    random_tokens.write_world(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def inpainting_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of random poses (data), a random model that fits them (run), and one that does not (other_run)."""
+    root = tmp_path_factory.mktemp("inpainting_world")
+    inpainting.write_world(root)
+    return root
