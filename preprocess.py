@@ -20,7 +20,7 @@ from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.core.validation import check
 from m3.preprocessing.build import BuildOptions, Built, Recipe, build_dataset
-from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
+from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs, undrawn_modalities
 from m3.preprocessing.pack import PackOptions, pack_dataset, pack_identity
 from m3.preprocessing.prepare import ClipPreparer
 from m3.preprocessing.publish import publish, published, workplace
@@ -81,10 +81,15 @@ def _pack(cfg: DictConfig) -> Manifest:
     if cfg.augment.flip:
         raise ValueError("augment.flip=true: tokens cannot be mirrored, only the pictures they were made of")
     options = PackOptions(cfg.pairs_per_shard, cfg.text_vocab_size, cfg.strict)
-    source, tokenizer = instantiate(cfg.source), instantiate(cfg.tokenizer)
+    table = None if cfg.get("modalities") is None else instantiate(cfg.modalities)
+    source = instantiate(cfg.source, _partial_=True)(table=table)
+    tokenizer = instantiate(cfg.tokenizer)
     container: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = {stage: _without_places(container[stage]) for stage in ("source", "tokenizer")}
     settings = {**stages, "pairs_per_shard": cfg.pairs_per_shard, "text_vocab_size": cfg.text_vocab_size}
+    names = [modality.name for modality in source.modalities]
+    if names != list(source.pair_modalities):
+        settings["modalities"] = names
     if (existing := _published(cfg, pack_identity(source, tokenizer, settings))) is not None:
         return existing
     folder = workplace(cfg.out, cfg.scratch)
@@ -136,7 +141,11 @@ def _finish(
     """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads what has an address."""
     folder = workplace(cfg.out, cfg.scratch)
     path = folder / CONTACT_SHEET_NAME
-    if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
+    undrawn = undrawn_modalities(built.manifest)
+    if cfg.contact_sheet.num_pairs and undrawn:
+        print(f"{CONTACT_SHEET_NAME} shows pictures and poses, not {', '.join(undrawn)}")
+    is_empty = len(undrawn) == len(built.manifest.modalities)
+    if cfg.contact_sheet.num_pairs and not is_empty and (built.is_new or not path.exists()):
         shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
         num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
         pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)

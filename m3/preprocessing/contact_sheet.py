@@ -19,7 +19,7 @@ from m3.clips.canvas import Canvas
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
 from m3.reporting.figures import draw_skeleton
-from m3.shards.manifest import Manifest
+from m3.shards.manifest import PAIR_MODALITIES, Manifest, token_members
 from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
@@ -59,10 +59,11 @@ def sheet_pairs(
         cell_px: side of a panel.
     """
     codec = JointCodec(manifest.canvas_size)
+    stored = token_members([modality.name for modality in manifest.modalities], manifest.variants)
     pairs = []
     for split, key, members in _random_samples(root, manifest, num_pairs, seed):
         meta, captions = json.loads(members["meta.json"]), json.loads(members["captions.json"])
-        tokens = {name: _array(members[f"{name}.npy"]) for name in manifest.token_members}
+        tokens = {name: _array(members[f"{name}.npy"]) for name in stored}
         frames = {} if source is None or canvas is None else _frames(source, canvas, meta)
         panels = [
             _panel(name, picture, tokens.get(joints), codec, cell_px)
@@ -70,6 +71,11 @@ def sheet_pairs(
         ]
         pairs.append(SheetPair(_title(split, key, meta, captions), tuple(panels)))
     return pairs
+
+
+def undrawn_modalities(manifest: Manifest) -> list[str]:
+    """Stored modalities that are not part of a sheet."""
+    return [modality.name for modality in manifest.modalities if modality.name not in PAIR_MODALITIES]
 
 
 def contact_sheet(pairs: Sequence[SheetPair]) -> Image.Image:
@@ -146,11 +152,6 @@ def _pictures(
                     )
             elif frame not in frames and joints in tokens:
                 yield frame + (", flipped" if variant else ""), None, joints
-
-
-def _decoded(tokenizer: PictureTokenizer, ids: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        return to_frames(tokenizer.decode(torch.from_numpy(ids.astype(np.int64))[None]))[0]
 
 
 def _panel(

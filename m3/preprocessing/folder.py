@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m3.core.files import final_name, write_atomic, write_text_atomic
+from m3.core.renames import current_target
 from m3.shards.manifest import CONTACT_SHEET_NAME, MANIFEST_NAME, TABLES_FOLDER, TEXT_TOKENIZER_NAME, Manifest
 from m3.shards.split import SPLITS
 from m3.shards.transport import is_stored
@@ -45,8 +46,9 @@ def existing_manifest(out: str | Path, identity: dict[str, Any]) -> Manifest | N
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value; targets of the configuration under their current names."""
     if not isinstance(value, dict):
-        return {prefix: value}
+        return {prefix: current_target(value) if prefix.endswith("._target_") else value}
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else key).items()}
 
 

@@ -1,9 +1,10 @@
-"""Data that are tokenized already, in the older layout of one small file per sample and modality:
+"""Tokenized data in the older layout of one small file per sample and modality:
 
     {split}/{modality}/{id}/{modality}.npy      tok_rgb, tok_rgb_next: (256,) or (16, 16); coords, coords_next: (39,)
     {split}/{modality}/{id}/{modality}.json     the same as nested lists; captions: {"caption": "…"} or a list of texts
 
-They are packed into shards as they are, in the splits they lie in.
+They are packed into shards unchanged, and keep their splits. A modality table may name further modalities, whose tokens
+are (length,) or, where the length is a square number, a square grid.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import numpy as np
 
 from m3.clips.base import ClipError
 from m3.core.joints import NUM_JOINTS
-from m3.core.modalities import NUM_VISIBILITY_IDS, PICTURE_STRIDE
+from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE_STRIDE, ModalityTable, frame_of
 from m3.core.types import TokenizedPair
 from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities
 from m3.shards.split import SPLITS
@@ -34,32 +37,36 @@ class TokenizedFolders:
 
     Args:
         root: the folder.
-        tokenizer: name of the picture tokenizer that made the tokens, which they themselves do not tell.
+        tokenizer: name of the picture tokenizer that made the tokens; the files do not record it.
         name: of the data set, for the manifest and the default output folder.
+        table: the modalities to store, in this order; those of `PAIR_MODALITIES` that it does not name are left out.
+            None stores what there is of `PAIR_MODALITIES`.
 
     Attributes:
-        modalities: of the data set, in the order of `PAIR_MODALITIES`.
+        pair_modalities: those of `PAIR_MODALITIES` that have a folder, in that order.
+        modalities: what is stored.
         grid: (rows, columns) of a picture's tokens, None without pictures.
 
     Raises:
-        FileNotFoundError where the folder does not have that layout, ValueError where no picture is a square grid.
+        FileNotFoundError where the folder does not have that layout or a modality of the table has no folder.
+        ValueError naming the folders that are neither captions nor a modality, where no picture is a square grid, and
+        where the table's lengths are not those of the data.
     """
 
-    def __init__(self, root: str | Path, tokenizer: str, name: str = "tokenized_folders") -> None:
+    def __init__(
+        self, root: str | Path, tokenizer: str, name: str = "tokenized_folders", table: ModalityTable | None = None
+    ) -> None:
         self.root = Path(root)
         self.tokenizer = tokenizer
         self.name = name
         self._folders = {split: self._folder_of(split) for split in SPLITS}
-        found = {path.name for folder in self._folders.values() if folder for path in folder.iterdir() if path.is_dir()}
-        self._names = tuple(name for name in PAIR_MODALITIES if name in found)
-        if not self._names:
-            raise FileNotFoundError(
-                f"source.root={root}: no folders of {', '.join(PAIR_MODALITIES)} in its splits; the layout is "
-                "train/tok_rgb/ID/tok_rgb.npy, train/coords/ID/coords.npy, …"
-            )
+        found = self._found_folders()
+        self.pair_modalities = tuple(name for name in PAIR_MODALITIES if name in found)
+        self._names = self.pair_modalities if table is None else tuple(table.modalities)
+        self._check_folders(found)
         self._has_captions = CAPTIONS in found
         self.grid = self._read_grid()
-        self.modalities: tuple[StoredModality, ...] = pair_modalities(self.grid or (1, 1), self._names)
+        self.modalities = self._stored_modalities(table)
 
     @property
     def canvas_size(self) -> int:
@@ -108,6 +115,65 @@ class TokenizedFolders:
                 digest.update(path.read_bytes())
         return digest.hexdigest()
 
+    def _found_folders(self) -> set[str]:
+        """Names of the folders in the splits; hidden ones do not count."""
+        paths = [path for folder in self._folders.values() if folder for path in folder.iterdir() if path.is_dir()]
+        return {path.name for path in paths if not path.name.startswith(".")}
+
+    def _check_folders(self, found: set[str]) -> None:
+        if not self._names:
+            raise FileNotFoundError(
+                f"source.root={self.root}: no folders of {', '.join(PAIR_MODALITIES)} in its splits; the layout is "
+                "train/tok_rgb/ID/tok_rgb.npy, train/coords/ID/coords.npy, …"
+            )
+        if lacking := [name for name in self._names if name not in found]:
+            raise FileNotFoundError(
+                f"source.root={self.root}: no folder {', '.join(lacking)} in its splits, which "
+                f"modalities={list(self._names)} asks for"
+            )
+        if foreign := sorted(found - {*self._names, *PAIR_MODALITIES, CAPTIONS}):
+            raise ValueError(
+                f"source.root={self.root}: its splits have folders of unknown modalities: {', '.join(foreign)}. Name "
+                "them in a modality table (modalities=…, with extra_vocabularies for their ids), or remove the folders"
+            )
+
+    def _stored_modalities(self, table: ModalityTable | None) -> tuple[StoredModality, ...]:
+        known = {modality.name: modality for modality in pair_modalities(self.grid or (1, 1), self._names)}
+        if table is None:
+            return tuple(known.values())
+        stored = []
+        for name, length, vocabulary in zip(table.modalities, table.max_seq_lens, table.vocabularies):
+            modality = known.get(name)
+            if modality is None:
+                shape = self._shape(name, length, is_pose=vocabulary.name == JOINTS.name)
+                modality = StoredModality(name, shape, vocabulary.name, vocabulary.num_ids)
+            if modality.length != length:
+                raise ValueError(
+                    f"modalities.max_seq_lens: {length} tokens of {name}, but source.root={self.root} has "
+                    f"{modality.length}: choose other modalities=…"
+                )
+            stored.append(modality)
+        return tuple(stored)
+
+    def _shape(self, name: str, length: int, is_pose: bool) -> tuple[int, ...]:
+        """The shape in which a new modality is stored: that of its first sample of this length, flat or a square."""
+        if is_pose:
+            return (3, NUM_JOINTS)
+        for ids in self._arrays([name]):
+            if ids.size == length and ids.shape in _flat_or_square(length):
+                return ids.shape
+        raise ValueError(
+            f"modalities.max_seq_lens: {length} tokens of {name}, but no file of it in source.root={self.root} has the "
+            f"shape {' or '.join(map(str, _flat_or_square(length)))}"
+        )
+
+    def _arrays(self, names: Sequence[str]) -> Iterator[np.ndarray]:
+        """Tokens of all samples that can be read."""
+        for split, name in ((split, name) for split in SPLITS for name in names):
+            for sample_id in self.sample_ids(split):
+                with suppress(ClipError):
+                    yield _load(self._path(split, name, sample_id))
+
     def _folder_of(self, split: str) -> Path | None:
         present = [self.root / name for name in FOLDERS_OF_SPLIT[split] if (self.root / name).is_dir()]
         if len(present) > 1:
@@ -116,16 +182,11 @@ class TokenizedFolders:
 
     def _read_grid(self) -> tuple[int, int] | None:
         """The grid of the first picture whose tokens are a square."""
-        names = [name for name in self._names if name.startswith("tok_rgb")]
-        for split, name in ((split, name) for split in SPLITS for name in names):
-            for sample_id in self.sample_ids(split):
-                try:
-                    ids = _load(self._path(split, name, sample_id))
-                except ClipError:
-                    continue
-                side = math.isqrt(ids.size)
-                if side**2 == ids.size and ids.shape in ((ids.size,), (side, side)):
-                    return side, side
+        names = [name for name in self._names if frame_of(name)[0] == "tok_rgb"]
+        for ids in self._arrays(names):
+            side = math.isqrt(ids.size)
+            if side**2 == ids.size and ids.shape in _flat_or_square(ids.size):
+                return side, side
         if names:
             raise ValueError(f"source.root={self.root}: no {names[0]} holds a square grid of tokens, such as (16, 16)")
         return None
@@ -142,12 +203,13 @@ class TokenizedFolders:
     def _tokens(self, split: str, sample_id: str, modality: StoredModality) -> np.ndarray:
         path = self._path(split, modality.name, sample_id)
         ids, where = _load(path), f"{split}/{modality.name}/{sample_id}/{path.name}"
-        if ids.shape not in (modality.shape, (modality.length,)):
-            raise ClipError(f"{where}: shape {ids.shape}, need {modality.shape} or ({modality.length},)")
+        shapes = dict.fromkeys((modality.shape, *_flat_or_square(modality.length)))
+        if ids.shape not in shapes:
+            raise ClipError(f"{where}: shape {ids.shape}, need {' or '.join(map(str, shapes))}")
         if ids.min() < 0 or ids.max() >= modality.num_ids:
             raise ClipError(f"{where}: ids {ids.min()} … {ids.max()}, legal are 0 … {modality.num_ids - 1}")
         ids = ids.reshape(modality.shape)
-        if modality.shape == (3, NUM_JOINTS) and ids[2].max() >= NUM_VISIBILITY_IDS:
+        if modality.vocabulary == JOINTS.name and ids[2].max() >= NUM_VISIBILITY_IDS:
             raise ClipError(f"{where}: visibility {ids[2].max()}, legal are 0 and 1")
         return ids.astype(np.uint16)
 
@@ -161,6 +223,12 @@ class TokenizedFolders:
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise ClipError(f'{split}/{CAPTIONS}/{sample_id}/{path.name}: need {{"caption": "…"}} or a list of texts')
         return captions
+
+
+def _flat_or_square(length: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes that tokens of this number may have."""
+    side = math.isqrt(length)
+    return ((length,), (side, side)) if side**2 == length else ((length,),)
 
 
 def _load(path: Path) -> np.ndarray:

@@ -30,7 +30,7 @@ class StoredModality:
 
     name: as in the modality table; the member is `{name}.npy`.
     shape: of the stored array, whose dtype is uint16.
-    vocabulary: "picture" or "joints".
+    vocabulary: name of its `Vocabulary`: "picture", "joints", or that of a new modality.
     num_ids: ids are 0 … num_ids − 1.
     """
 
@@ -118,11 +118,6 @@ class Manifest:
     def num_tokens(self) -> int:
         """S, the tokens of a pair."""
         return sum(modality.length for modality in self.modalities)
-
-    @property
-    def token_members(self) -> tuple[str, ...]:
-        names = [modality.name for modality in self.modalities]
-        return (*names, *(f"{name}.{variant}" for variant in self.variants for name in names))
 
     @property
     def row_length(self) -> int:
