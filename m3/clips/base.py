@@ -1,12 +1,13 @@
-"""What every source of clips does."""
+"""The interface of clip sources, lazily decoded frames, and checks that sources share."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -14,16 +15,16 @@ from m3.core.joints import Joints
 from m3.core.types import Clip
 
 MAX_FRAME_PIXELS = 2**24
-"""Larger frames (4,096 × 4,096 px; 5K video has 14.7 million) are refused before they are decoded."""
+"""Frames with more pixels than 4,096 × 4,096 are refused before they are decoded (5K video has 14.7 million)."""
 
 
 def replace_unencodable(text: str) -> str:
-    """`text` with "?" for what UTF-8 cannot write: file names may hold any bytes, manifests not."""
+    """`text` with "?" for every character that UTF-8 cannot encode: file names may hold any bytes, manifests UTF-8."""
     return text.encode(errors="replace").decode()
 
 
 class ClipError(ValueError):
-    """A clip or label that cannot be used; its message is the reason, and names the file."""
+    """A clip or label that cannot be used. Its message is the reason and names the file."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(replace_unencodable(reason))
@@ -32,7 +33,7 @@ class ClipError(ValueError):
 class DamagedFrame(ClipError):
     """A frame that cannot be decoded.
 
-    index: of the frame in its clip. Those before it may be good: see `frames_before`.
+    index: index of the frame in its clip. The frames before it can still be used: see `frames_before`.
     """
 
     def __init__(self, reason: str, index: int) -> None:
@@ -41,53 +42,80 @@ class DamagedFrame(ClipError):
 
 
 class ClipSource(Protocol):
-    """Clips of one data set, known by their ids and read one by one."""
+    """The clips of one data set, listed by id and read one at a time."""
 
     name: str
-    """Of the data set, for the manifest."""
+    """Name of the data set, for the manifest."""
 
     def clip_ids(self) -> list[str]:
         """Ids in a fixed order, each a valid file name without "/" and "."."""
+        ...
 
     def read(self, clip_id: str) -> Clip:
-        """One clip. Raises ClipError where it cannot be used, and so do its frames: DamagedFrame where one is bad."""
+        """One clip.
+
+        Raises ClipError where the clip cannot be used. Indexing its frames raises ClipError too, DamagedFrame where
+        one frame cannot be decoded.
+        """
+        ...
 
     def fingerprint(self) -> str:
-        """sha256 over what the clips are made of, hexadecimal: other data, other fingerprint."""
+        """Hexadecimal sha256 over everything that the clips are read from; it changes when the data changes."""
+        ...
 
     def __len__(self) -> int:
-        """Number of clips, good or bad."""
+        """Number of clips, usable or not."""
+        ...
 
 
-class FrameCache(Sequence):
-    """Frames of a clip, the last few of them kept, so that a frame just read is not decoded again.
+class LazyFrames(Sequence[np.ndarray]):
+    """Frames of a clip, (height, width, 3) uint8 RGB each, decoded or rendered when indexed."""
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return [self.frame(number) for number in range(len(self))[index]]
+        return self.frame(range(len(self))[index])
+
+    @abstractmethod
+    def frame(self, index: int) -> np.ndarray:
+        """(height, width, 3) uint8 frame with an index of 0 … len − 1. Raises DamagedFrame or ClipError."""
+
+
+class FrameCache(LazyFrames):
+    """Frames of a clip with a least-recently-used cache, so that a frame just read is not decoded again.
 
     Args:
         frames: decoded (or rendered) when indexed.
-        keep: how many to hold.
+        capacity: number of cached frames.
     """
 
-    def __init__(self, frames: Sequence[np.ndarray], keep: int = 2) -> None:
+    def __init__(self, frames: Sequence[np.ndarray], capacity: int = 2) -> None:
         self._frames = frames
-        self._keep = keep
-        self._held: dict[int, np.ndarray] = {}  # the one used last is last
+        self._capacity = capacity
+        self._cache: dict[int, np.ndarray] = {}  # least recently used first
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        frame = self._held.pop(index) if index in self._held else self._frames[index]
-        self._held[index] = frame
-        if len(self._held) > self._keep:
-            del self._held[next(iter(self._held))]
+    def frame(self, index: int) -> np.ndarray:
+        frame = self._cache.pop(index) if index in self._cache else self._frames[index]
+        self._cache[index] = frame
+        if len(self._cache) > self._capacity:
+            del self._cache[next(iter(self._cache))]
         return frame
 
     def is_cached(self, index: int) -> bool:
-        """Whether a frame costs nothing to read again."""
-        return index in self._held
+        """Whether a frame can be read without decoding it again."""
+        return index in self._cache
 
 
-class FirstFrames(Sequence):
+class FirstFrames(LazyFrames):
     """The first `num_frames` of `frames`."""
 
     def __init__(self, frames: Sequence[np.ndarray], num_frames: int) -> None:
@@ -97,12 +125,12 @@ class FirstFrames(Sequence):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._frames[range(self._length)[index]]
+    def frame(self, index: int) -> np.ndarray:
+        return self._frames[index]
 
 
 def first_frames(clip: Clip, num_frames: int) -> Clip:
-    """The clip without what comes after its first `num_frames`."""
+    """The clip, cut off after its first `num_frames` frames."""
     if num_frames >= len(clip.frames):
         return clip
     joints = clip.joints and Joints(clip.joints.xy[:num_frames], clip.joints.is_visible[:num_frames])
@@ -110,7 +138,7 @@ def first_frames(clip: Clip, num_frames: int) -> Clip:
 
 
 def frames_before(clip: Clip, damage: DamagedFrame) -> Clip:
-    """The clip up to its damaged frame, with a note. Raises ClipError where too few frames come before it."""
+    """The clip, cut off before its damaged frame, with a note. Raises ClipError where fewer than 2 frames are left."""
     if damage.index < 2:
         raise ClipError(f"{damage}; a pair needs 2 frames, {damage.index} came before it")
     note = f"{damage}: used the {damage.index} frames before it"
@@ -131,16 +159,16 @@ def check_frame_size(where: str, size: tuple[int, int]) -> None:
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """What a library says is wrong with a file, without the folders that lead to it: manifests hold no paths."""
+    """The message of a library's error about a file, without the file's folder: manifests hold no paths."""
     if strerror := getattr(error, "strerror", None):  # of OSError, and of libav's errors
         return strerror
     return str(error).replace(str(path), path.name) or type(error).__name__
 
 
 def file_identity(path: Path, block: int = 65_536) -> bytes:
-    """What tells a file from another without reading all of it: its size, and sha256 of its first and last `block`.
+    """An identity of a file without reading all of it: its size, and sha256 of its first and last `block` bytes.
 
-    A change in the middle of a long file that keeps its size goes unnoticed. An unreadable file has an identity too.
+    A change in the middle of a long file that keeps its size goes unnoticed. Of an unreadable file it is the error.
     """
     try:
         with path.open("rb") as file:

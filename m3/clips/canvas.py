@@ -1,4 +1,4 @@
-"""The canvas: the square picture that tokens are made of, and the one map between it and the source.
+"""The canvas: the square picture that is tokenized, and the one map between source frames and it.
 
 Pictures and joints both go through a `Window`, so they can never disagree. Both use continuous pixels: (0, 0) is
 the top-left corner of a picture and the center of its first pixel is (0.5, 0.5), so the map is one factor and one
@@ -22,7 +22,7 @@ class Window:
     """The rectangle of the source frames of one clip that becomes the whole canvas.
 
     source_size: (height, width) of the frames, pixels.
-    left, top, width, height: the rectangle, continuous source pixels; what of it lies outside the frame is black.
+    left, top, width, height: the rectangle, continuous source pixels; its parts outside the frame are black.
     canvas_size: side of the canvas, pixels.
     """
 
@@ -41,20 +41,21 @@ class Window:
     def picture(self, frame: np.ndarray) -> np.ndarray:
         """(height, width, 3) uint8 source frame → (canvas_size, canvas_size, 3) uint8, antialiased."""
         if frame.shape != (*self.source_size, 3) or frame.dtype != np.uint8:
-            raise ValueError(f"a frame of {frame.shape} {frame.dtype} in a window for {(*self.source_size, 3)} uint8")
+            raise ValueError(f"a frame of {frame.shape} {frame.dtype}: need {(*self.source_size, 3)} uint8")
         box = (self.left, self.top, self.left + self.width, self.top + self.height)
         side, (height, width) = self.canvas_size, self.source_size
         if box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height:
             return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC, box=box))
-        # The frame fills whole canvas pixels; where its edge cuts one, its border pixels are repeated to fill it.
+        # The frame fills whole canvas pixels: where its edge cuts one, the frame's border pixels are repeated.
         first, last = (self.to_canvas(np.array(edge)).clip(0, side).round() for edge in ((0.0, 0.0), (width, height)))
         last = np.maximum(last, first + 1)
         corner, far_corner = self.to_source(first), self.to_source(last)
         before, after = -np.floor(np.minimum(corner, 0)), np.ceil(np.maximum(far_corner - (width, height), 0))
         margins = np.stack([before, after], axis=1).astype(int)  # along x and y
         repeated = Image.fromarray(np.pad(frame, (margins[1], margins[0], (0, 0)), mode="edge"))
-        size = tuple((last - first).astype(int).tolist())
-        part = repeated.resize(size, Image.Resampling.BICUBIC, box=(*(corner + before), *(far_corner + before)))
+        part_width, part_height = (last - first).astype(int).tolist()
+        box = (*(corner + before).tolist(), *(far_corner + before).tolist())
+        part = repeated.resize((part_width, part_height), Image.Resampling.BICUBIC, box=box)
         canvas = Image.new("RGB", (side, side))
         canvas.paste(part, tuple(first.astype(int).tolist()))
         return np.asarray(canvas)
@@ -75,12 +76,12 @@ class Window:
 
 
 class Canvas(ABC):
-    """Where on the canvas a source frame goes.
+    """Chooses the rectangle of a clip's frames that fills the canvas.
 
     Args:
         size: side in pixels, a multiple of 16; 256 gives 16 × 16 picture tokens.
 
-    mode: the canvas's name, for the manifest.
+    mode: name of the way of choosing, for the manifest.
     """
 
     mode: str
@@ -97,14 +98,16 @@ class Canvas(ABC):
 
     @abstractmethod
     def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
-        """The window for frames of (height, width); the same for all frames of a clip.
+        """The window of a clip, the same for all of its frames.
 
-        joints: of the clip, for a canvas that follows the person.
+        Args:
+            source_size: (height, width) of the frames, pixels.
+            joints: joints of the clip, read by canvases that center the person.
         """
 
 
 class CropCanvas(Canvas):
-    """The shorter side of the frame fills the canvas, the longer one is cropped at its center."""
+    """The shorter side of the frame fills the canvas, the longer one is center-cropped."""
 
     mode = "crop"
 
@@ -125,9 +128,9 @@ class StretchCanvas(Canvas):
 
 
 class PersonCanvas(Canvas):
-    """As large as `crop`, but centered on the clip's median visible joint as far as the frame reaches.
+    """A crop as large as that of `crop`, centered on the median of the clip's visible joints and kept inside the frame.
 
-    The window stays where it is for the whole clip. A clip without visible joints is cropped at its center.
+    It is constant within a clip. A clip without visible joints is center-cropped.
     """
 
     mode = "person"
@@ -154,4 +157,4 @@ class PadCanvas(Canvas):
 
 
 CANVASES = {canvas.mode: canvas for canvas in (CropCanvas, StretchCanvas, PersonCanvas, PadCanvas)}
-"""By the mode that manifests name."""
+"""Mode → class."""

@@ -1,4 +1,4 @@
-"""A data set without a download: generated motion, seen by a camera, drawn, and written as Penn Action is on disk."""
+"""A data set without a download: generated motion, filmed by a virtual camera, rendered, in Penn Action's layout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 from m3.clips.penn_action import PennAction
 from m3.core.files import atomic_folder, final_name, write_atomic, write_text_atomic
-from m3.core.joints import Joints
+from m3.core.joints import NUM_JOINTS, Joints
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
 from m3.rendering.body import ANKLES, ELBOWS, HEAD, HIPS, KNEES, SHOULDERS, WRISTS
@@ -27,20 +28,23 @@ from m3.rendering.render import render_frame
 from m3.rendering.scene import OCCLUDER_KINDS, Occluder, Scene, occluder_cover, random_scene
 
 JPEG_QUALITY = 92
-_VERSION = 1  # of motion and look: other numbers make other pictures from the same settings
+_VERSION = 1  # to be raised when the same settings give other motion or other pictures
 _SETTINGS = "demo.json"
-_FRAMES_WORTH_A_PROCESS = 600
+_MIN_FRAMES_FOR_PROCESSES = 600
 
 
 @dataclass(frozen=True)
 class DemoClip:
-    """One generated clip before it is drawn.
+    """One generated clip before it is rendered.
 
-    points: (T, 13, 3) float64 in statures, in the subject's axes (see `m3.rendering.motion`).
-    joints: where the camera sees them.
+    points: (T, 13, 3) float64 joints in statures, in the subject's axes (see `m3.rendering.motion`).
+    joints: the same joints in pixels of the picture, and their visibility.
     depth: (T, 13) float64 pixels toward the viewer.
-    ground_y: pixels, where the feet stand.
-    pose: side of the body that the camera sees, as Penn Action spells it: front, back, left, right.
+    ground_y: y of the ground under the feet, pixels.
+    scene: body, clothes, light, background and occluder.
+    action: name of the action, a key of `ACTIONS`.
+    pose: the view, as Penn Action names it: front, back, left or right.
+    is_train: the clip's split.
     """
 
     points: np.ndarray
@@ -53,14 +57,14 @@ class DemoClip:
     is_train: bool
 
     def render(self, frame: int, size: tuple[int, int]) -> np.ndarray:
-        """(height, width, 3) uint8."""
+        """(height, width, 3) uint8 picture of one frame; size: (height, width), pixels."""
         return render_frame(
             self.joints.xy[frame], self.joints.is_visible[frame], size, self.scene, self.depth[frame], self.ground_y
         )
 
 
 def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> DemoClip:
-    """A clip as a pure function of its arguments. clip: number from 0; size: (height, width)."""
+    """A clip as a pure function of its arguments. clip: number from 0; size: (height, width), pixels."""
     rng = numpy_generator(seed, "demo", clip)
     names = list(ACTIONS)
     action = names[clip % len(names)]
@@ -74,7 +78,7 @@ def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> D
     yaw, pose, travel = _choose_view(rng, action, perform(start + np.linspace(0, 1, 33)))
     period = float(np.clip(travel / rng.uniform(0.024, 0.032), 10, 26))  # frames of a cycle
     points = perform(start + np.arange(num_frames) / period)
-    xy, depth, ground_y, horizon = _film(points, yaw, size, rng)
+    xy, depth, ground_y, horizon = _project(points, yaw, size, rng)
     scene = random_scene(rng)
     scene = replace(scene, background=replace(scene.background, horizon=horizon))
     if rng.uniform() < 0.2:
@@ -85,11 +89,11 @@ def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> D
 
 
 _SHARE_OF_SIDES = {"pushup": 1.0, "situp": 1.0, "boxing": 0.8, "jumping_jacks": 0.1, "wave": 0.1}
-"""How often an action is filmed from the side, where that matters for seeing it."""
+"""Probability of a side view, for actions that look best from the side or from the front."""
 
 
 def _random_yaw(rng: np.random.Generator, action: str) -> tuple[float, str]:
-    """Radians by which the subject turns to the picture's right, 0 facing the viewer; and the name of the view."""
+    """(yaw, name of the view): the subject's turn to the picture's right in radians, 0 facing the viewer."""
     share_of_sides = _SHARE_OF_SIDES.get(action, 0.45)
     kind = rng.uniform()
     if kind < share_of_sides:
@@ -101,10 +105,10 @@ def _random_yaw(rng: np.random.Generator, action: str) -> tuple[float, str]:
 
 
 def _choose_view(rng: np.random.Generator, action: str, cycle: np.ndarray) -> tuple[float, str, float]:
-    """Of three random views, yaw and name of the one in which the action shows best.
+    """(yaw, name, travel) of the one of three random views in which the joints move most.
 
-    cycle: (T, 13, 3) joints of one cycle. Also returns how far a joint travels across the picture in that cycle, in
-    heights of the picture, on average.
+    cycle: (T, 13, 3) joints of one cycle. travel: mean length of a joint's path in the picture during the cycle, in
+    heights of the picture.
     """
     views = []
     for _ in range(3):
@@ -118,13 +122,13 @@ def _choose_view(rng: np.random.Generator, action: str, cycle: np.ndarray) -> tu
     return max(views, key=lambda view: view[2])
 
 
-def _film(
+def _project(
     points: np.ndarray, yaw: float, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Perspective view of the clip from a level camera that does not move, the whole movement large in the picture.
+    """Perspective projection through a level, static camera that is placed so that the movement fills the picture.
 
-    Returns (T, 13, 2) pixels, (T, 13) depth in pixels toward the viewer, the ground's y in pixels, and the horizon
-    as a fraction of the height.
+    Returns: (T, 13, 2) pixels, (T, 13) depth in pixels toward the viewer, y of the ground in pixels, and the horizon
+        as a fraction of the height.
     """
     height, width = size
     turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
@@ -150,7 +154,7 @@ def _film(
 
 
 def _random_occluder(rng: np.random.Generator, action: str, xy: np.ndarray, size: tuple[int, int]) -> Occluder:
-    """An object that hides the legs, a side, or a limb, and never most of the person."""
+    """An object that hides the legs, one side or one limb, never most of the person."""
     (left, top), (right, bottom) = xy.min((0, 1)) / size[::-1], xy.max((0, 1)) / size[::-1]
     kind = "post" if action in LYING else str(rng.choice(OCCLUDER_KINDS))
     color = {
@@ -166,14 +170,14 @@ def _random_occluder(rng: np.random.Generator, action: str, xy: np.ndarray, size
 
 
 def _behind_occluder(xy: np.ndarray, scene: Scene, size: tuple[int, int]) -> np.ndarray:
-    """(T, 13) bool."""
+    """(T, 13) bool, joints that the scene's occluder hides."""
     columns, rows = np.moveaxis(np.floor(xy).astype(int), -1, 0)
     cover = occluder_cover(scene, size)
     return cover[rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1)] > 0.5
 
 
 def _self_occluded(xy: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """(T, 13) bool: joints that lie well inside the outline of a nearer part of the body that they are no end of."""
+    """(T, 13) bool, joints well inside the outline of a nearer body part that does not end at the joint."""
     points = np.concatenate([xy, depth[..., None]], -1)  # (T, 13, 3)
     stature = np.linalg.norm(points[:, list(SHOULDERS)].mean(1) - points[:, list(HIPS)].mean(1), axis=-1) / 0.29  # (T,)
     pelvis, neck = points[:, list(HIPS)].mean(1), points[:, list(SHOULDERS)].mean(1)
@@ -195,23 +199,24 @@ def _self_occluded(xy: np.ndarray, depth: np.ndarray) -> np.ndarray:
         gap = offset - share * along[:, None]
         is_inside = np.hypot(gap[..., 0], gap[..., 1]) < 0.8 * radius * stature[:, None]
         is_nearer = gap[..., 2] < -1.3 * radius * stature[:, None]
-        is_other = ~np.isin(np.arange(13), ends)
+        is_other = ~np.isin(np.arange(NUM_JOINTS), ends)
         is_hidden |= is_inside & is_nearer & is_other
     return is_hidden
 
 
 def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[int, int], seed: int) -> None:
-    """Writes `frames/0001/000001.jpg …` and `labels/0001.mat …`, as Penn Action has them, with a progress bar.
+    """Writes `frames/0001/000001.jpg …` and `labels/0001.mat …`, the layout of Penn Action, with a progress bar.
 
-    A clip appears under its final name when it is complete; a call that was interrupted is continued by the next one
-    with the same arguments, and a call with nothing left to do returns at once.
+    A clip appears under its final name when it is complete. An interrupted call is continued by the next call with
+    the same arguments; a call returns at once where all clips exist.
 
     Args:
-        root: folder, made where it is missing.
+        root: folder, created where it is missing.
+        num_clips, num_frames: number of clips, and of frames per clip.
         size: (height, width) in pixels, at least 32 each.
-        seed: of all motion and looks; a clip is a function of (seed, its number, num_frames, size).
+        seed: seed of motion and appearance; a clip is a function of (seed, its number, num_frames, size).
 
-    Raises ValueError for impossible sizes, and FileExistsError where `root` holds something else than this demo.
+    Raises ValueError for impossible sizes, FileExistsError where `root` holds anything but this demo, and WriteError.
     """
     root = Path(root)
     if min(num_clips, num_frames) < 1 or min(size) < 32:
@@ -220,7 +225,7 @@ def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[in
             "need at least 1 clip, 1 frame and 32 x 32 px"
         )
     settings = {"version": _VERSION, "num_clips": num_clips, "num_frames": num_frames, "size": list(size), "seed": seed}
-    _claim(root, settings)
+    _claim_folder(root, settings)
     missing = [clip for clip in range(num_clips) if not (root / "labels" / f"{_name(clip)}.mat").exists()]
     if not missing:
         return
@@ -228,13 +233,13 @@ def write_demo(root: str | Path, num_clips: int, num_frames: int, size: tuple[in
         (root / folder).mkdir(exist_ok=True)
     for stale in (*(root / "frames").glob(".*.tmp"), *(root / "labels").glob("*.tmp")):  # of a killed process
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    written = _run_all([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames)
+    written = _write_clips([(root, seed, clip, num_frames, size) for clip in missing], len(missing) * num_frames)
     for _ in track(written, len(missing), "demo clips"):
         pass
 
 
-def _claim(root: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder this demo's own, or raises where it is somebody else's."""
+def _claim_folder(root: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings into an empty folder. Raises FileExistsError unless a used one has the same settings."""
     path = root / _SETTINGS
     if path.exists():
         if (found := json.loads(path.read_text())) != settings:
@@ -249,12 +254,14 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
     write_text_atomic(path, json.dumps(settings, indent=1) + "\n")
 
 
-def _run_all(jobs: list[tuple], num_frames: int):
-    """Yields once for each clip written, from several processes where the work is worth starting them."""
-    num_workers = min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs)
-    )
-    if num_workers < 2 or num_frames < _FRAMES_WORTH_A_PROCESS:
+_Job = tuple[Path, int, int, int, tuple[int, int]]  # arguments of `_write_clip`
+
+
+def _write_clips(jobs: list[_Job], num_frames: int) -> Iterator[None]:
+    """Yields after each written clip; in several processes if there are many frames (`num_frames` of all jobs)."""
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = min(num_cpus, len(jobs))
+    if num_workers < 2 or num_frames < _MIN_FRAMES_FOR_PROCESSES:
         for job in jobs:
             yield _write_clip(*job)
         return
@@ -268,7 +275,7 @@ def _name(clip: int) -> str:
 
 
 def _write_clip(root: Path, seed: int, number: int, num_frames: int, size: tuple[int, int]) -> None:
-    """Frames first, the label last: a clip with a label is complete."""
+    """Writes the frames first and the label last: a clip with a label is complete."""
     clip = demo_clip(seed, number, num_frames, size)
     folder = root / "frames" / _name(number)
     if folder.exists():
@@ -282,7 +289,7 @@ def _write_clip(root: Path, seed: int, number: int, num_frames: int, size: tuple
 
 
 def _label_bytes(clip: DemoClip, size: tuple[int, int]) -> bytes:
-    """A Penn Action label file, free of the date that scipy writes into it."""
+    """A Penn Action label file, without the date that scipy writes into the header."""
     xy, num_frames = clip.joints.xy + 0.5, len(clip.joints.xy)  # 1-based pixel centers
     low, high = xy.min(1), xy.max(1)
     buffer = io.BytesIO()
@@ -305,12 +312,14 @@ def _label_bytes(clip: DemoClip, size: tuple[int, int]) -> bytes:
 
 
 class Demo(PennAction):
-    """The demo's clips, generated when first asked for, then read like any Penn Action folder.
+    """The demo's clips, generated once, then read like any Penn Action folder.
 
     Args:
-        root: folder of the demo, written by `write_demo` with the other arguments unless it is there.
-        height, width: of the pictures, in pixels.
-        name: of the data set, for the manifest and the default output folder.
+        root: folder of the demo; `write_demo` writes it with the other arguments unless it is complete.
+        num_clips, num_frames: number of clips, and of frames per clip.
+        height, width: size of the pictures, pixels.
+        seed: seed of motion and appearance.
+        name: name of the data set, for the manifest and the default output folder.
     """
 
     def __init__(

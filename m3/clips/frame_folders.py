@@ -16,18 +16,19 @@ from m3.core.types import Clip
 
 
 class FrameFolders:
-    """Clips of a folder, each a folder at any depth with jpg, png or webp pictures, or the folder itself.
+    """One clip per folder of jpg, png or webp pictures: `root` itself and the folders below it, at any depth.
 
-    Pictures follow each other by the numbers in their names (2 before 10), whatever number they start with; a hole in
-    the numbering is noted and otherwise nothing. EXIF orientation is honored. All pictures of a clip have one size.
-    Joints come from a sidecar beside the clip's folder (`walk.csv` for `walk/`, see `m3.clips.sidecar`) or not at all.
+    Pictures are sorted by the numbers in their names (2 before 10), whatever the first number is; gaps in the
+    numbering are noted and otherwise ignored. EXIF orientation is applied. All pictures of a clip need one size.
+    Joints are read from a sidecar beside the clip's folder if there is one (`walk.csv` for `walk/`, see
+    `m3.clips.sidecar`).
 
     Args:
         root: the folder.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
-        name: of the data set, for the manifest and the default output folder.
+        name: name of the data set, for the manifest and the default output folder.
 
-    Raises FileNotFoundError where there is no such folder, or no picture in it.
+    Raises FileNotFoundError where there is no such folder, or no picture in it or below it.
     """
 
     def __init__(self, root: str | Path, max_clips: int | None = None, name: str = "frame_folders") -> None:
@@ -52,7 +53,7 @@ class FrameFolders:
         return list(self._folders)
 
     def fingerprint(self) -> str:
-        """sha256 over ids, names and sizes of all pictures, ends of each clip's first picture, and sidecars."""
+        """sha256 over ids, names and sizes of all pictures, and `file_identity` of first pictures and sidecars."""
         digest = hashlib.sha256()
         for clip_id, folder in self._folders.items():
             digest.update(f"{clip_id}\n".encode())
@@ -68,10 +69,10 @@ class FrameFolders:
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
-        """One clip: the pictures before the first that has no readable header."""
+        """One clip, cut off before the first picture without a readable header."""
         folder = self._folders[clip_id]
         pictures, order_notes = sort_by_number(_pictures(folder), folder.name)
-        size, num_frames, damage_notes = _measured(pictures)
+        size, num_frames, damage_notes = _common_size(pictures)
         path = find_sidecar(folder)
         sidecar = Sidecar(None) if path is None else read_sidecar(path, num_frames, size)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
@@ -88,9 +89,9 @@ class FrameFolders:
 
 
 def sort_by_number(paths: Sequence[Path], folder: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Pictures sorted by the numbers in their names, and notes on pictures without number and holes in the numbering.
+    """Pictures sorted by the numbers in their names, and notes on pictures without a number and gaps in the numbering.
 
-    Raises ClipError where no name holds a number, or two names hold the same ("1.jpg" and "01.png").
+    Raises ClipError where no name has a number, or two names have the same ("1.jpg" and "01.png").
     """
     notes: tuple[str, ...] = ()
     numbered = sorted((path for path in paths if re.search("[0-9]", path.stem)), key=lambda p: (_natural(p), p.name))
@@ -105,8 +106,8 @@ def sort_by_number(paths: Sequence[Path], folder: str) -> tuple[list[Path], tupl
     steps = [following - number for number, following in zip(numbers, numbers[1:])]
     if len(set(steps)) > 1:
         usual = min(set(steps), key=lambda step: (-steps.count(step), step))
-        hole = next(index for index, step in enumerate(steps) if step != usual)
-        between = f"{numbered[hole].name} is followed by {numbered[hole + 1].name}"
+        gap = next(index for index, step in enumerate(steps) if step != usual)
+        between = f"{numbered[gap].name} is followed by {numbered[gap + 1].name}"
         notes += (f"{folder}: {sum(step != usual for step in steps)} holes in the numbering, {between}",)
     return numbered, notes
 
@@ -116,13 +117,13 @@ def _natural(path: Path) -> tuple[str | int, ...]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", path.stem)))
 
 
-def _measured(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[str, ...]]:
-    """(height, width) of all pictures, how many can be used, and a note on the first that cannot."""
-    size = None
+def _common_size(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[str, ...]]:
+    """(height, width) of all pictures, the number of them that can be used, and a note on the first that cannot."""
+    size = (0, 0)
     for index, path in enumerate(pictures):
         try:
             found = picture_size(path, is_upright=True)
-            size = size or found
+            size = size if index else found
         except ClipError as error:
             if index < 2:
                 raise ClipError(f"{error}; a pair needs 2 frames, {index} came before it") from error
@@ -136,11 +137,13 @@ def _measured(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[str
 
 
 def _clip_folders(root: Path) -> tuple[list[Path], int]:
-    """Folders that have pictures or nothing below them (those are reported as empty), and the number of pictures.
+    """Folders that hold pictures or no folders, and the number of pictures in all of them.
 
-    A folder that cannot be listed is one of them: it must not vanish. Links to folders are not descended into.
+    Empty and unreadable folders are among them, so that they are reported as rejected clips. A linked folder is
+    listed, the folders below it are not.
     """
-    folders, num_pictures = [], 0
+    folders: list[Path] = []
+    num_pictures = 0
     for path, below, files in os.walk(root, onerror=lambda error: folders.append(Path(error.filename))):
         below[:] = [name for name in below if name[0] != "."]
         found = sum(map(_is_picture, files))

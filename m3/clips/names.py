@@ -1,4 +1,4 @@
-"""Clip ids from paths."""
+"""Clip ids from file paths."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _DIGITS_OF_HASH = 8
 
 
 def ids_from_paths(names: Mapping[str, str]) -> dict[str, str]:
-    """Clip id → path, sorted by id, for paths with the names that their clips should have ("walks/tom").
+    """A mapping from clip id to path, sorted by id.
 
-    An id is the name with "/" as "__" and everything but letters, digits and "+=,@-" as "_". Where that gives two
-    paths one id, or a very long one, 8 digits of the path's sha256 are added: no id depends on the order of the files.
+    An id is the clip's name with "/" replaced by "__" and everything but letters, digits and "+=,@-" by "_". Ids that
+    would be equal or longer than 100 bytes are shortened and get 8 digits of the path's sha256: no id depends on the
+    order of the files.
+
+    Args:
+        names: path → name of its clip ("walks/tom").
     """
     plain = {path: _plain(name) for path, name in names.items()}
     count = Counter(plain.values())

@@ -22,16 +22,16 @@ from m3.core.types import Clip
 
 @dataclass(frozen=True)
 class Label:
-    """What one label file says.
+    """The contents of one label file.
 
-    joints: of T frames, continuous pixels of the source frame (a 1-based label x is x − 0.5 here).
+    joints: joints of T frames in continuous pixels of the source frame (a 1-based label x is x − 0.5 here).
         Joints labeled visible outside the frame are invisible here.
-    size: (height, width) in pixels.
-    action: as the data set spells it ("golf_swing"), or None where the file does not say.
-    is_train: the data set's own split, or None where the file does not say.
-    num_frames: T, frames that have joints.
-    is_annotated: (T, 13) bool, joints that the file calls visible and gives a place, inside the frame or not.
-    notes: what was odd about the file, for the manifest.
+    size: (height, width) of the frames, pixels.
+    action: the label as the data set spells it ("golf_swing"), or None where the file has none.
+    is_train: the data set's own split, or None where the file has none.
+    num_frames: T, number of frames with joints.
+    is_annotated: (T, 13) bool, joints that the file labels visible with a valid position, inside the frame or not.
+    notes: irregularities of the file that did not prevent its use, for the manifest.
     """
 
     joints: Joints
@@ -49,7 +49,7 @@ _FIELDS = ("x", "y", "visibility", "nframes", "dimensions", "action", "train")
 def read_label(path: str | Path) -> Label:
     """One Penn Action label file. Raises ClipError naming file and field where it cannot be used."""
     path = Path(path)
-    fields = _loaded(path)
+    fields = _load(path)
     x, y = _joint_array(fields, "x", path), _joint_array(fields, "y", path)
     visibility = _joint_array(fields, "visibility", path)
     if not len(x) == len(y) == len(visibility):
@@ -68,8 +68,8 @@ def read_label(path: str | Path) -> Label:
     return Label(joints, size, action, is_train, num_frames, is_annotated, notes)
 
 
-def _loaded(path: Path) -> dict[str, Any]:
-    """The file's fields. Raises ClipError where it is none, or cannot be read."""
+def _load(path: Path) -> dict[str, Any]:
+    """The file's fields. Raises ClipError where it cannot be read or is no .mat file of a supported version."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _loaded(path: Path) -> dict[str, Any]:
         raise ClipError(f"{path.name}: a MATLAB v7.3 (HDF5) file; save it with MATLAB's -v7 option")
     try:
         return scipy.io.loadmat(io.BytesIO(content), variable_names=_FIELDS)
-    except Exception as error:  # scipy answers damaged files with whatever its parser stumbles over
+    except Exception as error:  # scipy raises errors of many types for damaged files
         raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
 
 
@@ -91,7 +91,7 @@ def _field(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
 
 
 def _numbers(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
-    """A field as float64, whatever MATLAB stored it as (coordinates that are all whole numbers are bytes)."""
+    """A field as float64, whatever its stored type (MATLAB stores coordinates that are all whole numbers as bytes)."""
     value = _field(fields, name, path)
     if value.dtype.kind not in "biuf":
         raise ClipError(f"{path.name}: {name} holds {value.dtype}, not numbers")
@@ -118,7 +118,7 @@ def _are_whole(values: np.ndarray) -> bool:
 
 
 def _num_frames(fields: dict[str, Any], num_rows: int, path: Path) -> tuple[int, tuple[str, ...]]:
-    """Frames that both `nframes` and the joint arrays have, with a note where these differ."""
+    """The smaller of `nframes` and the length of the joint arrays, with a note where they differ."""
     value = _numbers(fields, "nframes", path)
     if value.size != 1 or not _are_whole(value):
         raise ClipError(f"{path.name}: nframes is {value.tolist()}, need one whole number")
@@ -132,7 +132,7 @@ def _num_frames(fields: dict[str, Any], num_rows: int, path: Path) -> tuple[int,
 
 
 def _action(fields: dict[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
-    """None, with a note, where the file does not say: the label serves without."""
+    """The action, or None and a note: the action is optional."""
     if "action" not in fields:
         return None, (f"{path.name}: no field 'action'",)
     value = np.asarray(fields["action"])
@@ -142,7 +142,7 @@ def _action(fields: dict[str, Any], path: Path) -> tuple[str | None, tuple[str, 
 
 
 def _is_train(fields: dict[str, Any], path: Path) -> tuple[bool | None, tuple[str, ...]]:
-    """None, with a note, where the file does not say: only split=official asks."""
+    """The split, or None and a note: only split=official needs it."""
     if "train" not in fields:
         return None, (f"{path.name}: no field 'train'",)
     value = np.asarray(fields["train"])
@@ -154,12 +154,12 @@ def _is_train(fields: dict[str, Any], path: Path) -> tuple[bool | None, tuple[st
 class PennAction:
     """Clips of a folder with `frames/` and `labels/`.
 
-    Pictures are used as they are stored, whatever EXIF says of their orientation: the labels count stored pixels.
+    EXIF orientation is ignored: the labels are in pixels of the pictures as stored.
 
     Args:
         root: the folder.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
-        name: of the data set, for the manifest and the default output folder.
+        name: name of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where the folder does not have that layout.
     """
@@ -198,7 +198,7 @@ class PennAction:
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
-        """One clip: the frames that both label and JPEGs have, up to the first missing JPEG."""
+        """One clip: the frames that have both joints and a JPEG, up to the first missing JPEG."""
         if "." in clip_id:
             raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
         label = read_label(self.root / "labels" / f"{clip_id}.mat")
@@ -228,7 +228,7 @@ class PennAction:
 
 
 def label_identity(path: Path) -> bytes:
-    """A label file's content, or that it has none to read."""
+    """A label file's content, for fingerprints; of an unreadable file the type of the error."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -236,7 +236,7 @@ def label_identity(path: Path) -> bytes:
 
 
 def _first_gap(pictures: Sequence[Path]) -> int | None:
-    """Index of the first picture that does not have its number, 1, 2, …"""
+    """Index of the first picture whose name is not its number (1, 2, …), or None."""
     for index, path in enumerate(pictures):
         if not re.fullmatch("[0-9]+", path.stem) or int(path.stem) != index + 1:
             return index
@@ -244,7 +244,7 @@ def _first_gap(pictures: Sequence[Path]) -> int | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """JPEGs of a clip by name; none where there is no such folder."""
+    """JPEGs of a clip, sorted by name; empty where there is no such folder."""
     try:
         if not folder.is_dir():
             return []

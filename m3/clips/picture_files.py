@@ -1,4 +1,4 @@
-"""Pictures of a clip as files of their own, read as RGB whatever they are."""
+"""Frames of a clip stored as one picture file each, converted to RGB from any mode."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from m3.clips.base import ClipError, DamagedFrame, check_frame_size, reason_of
+from m3.clips.base import ClipError, DamagedFrame, LazyFrames, check_frame_size, reason_of
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-class PictureFiles(Sequence):
+class PictureFiles(LazyFrames):
     """Picture files of one clip, decoded when indexed.
 
     Args:
-        paths: in order.
-        size: (height, width) that each must have.
-        size_of: who says so, for the error ("the label").
-        is_upright: turn pictures as their EXIF orientation asks.
+        paths: the files in the order of the frames.
+        size: (height, width) that each picture must have, pixels.
+        size_of: where `size` comes from, for the error ("the label").
+        is_upright: apply the EXIF orientation.
     """
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], size_of: str, is_upright: bool = False) -> None:
@@ -33,15 +33,15 @@ class PictureFiles(Sequence):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def frame(self, index: int) -> np.ndarray:
         """(height, width, 3) uint8. Raises DamagedFrame for a damaged file, ClipError for one of another size."""
         path = self._paths[index]
         try:
-            frame = _decoded(path, self._is_upright)
+            frame = _decode(path, self._is_upright)
         except ClipError:
             raise
-        except Exception as error:  # Pillow answers damaged files with whatever its parsers stumble over
-            raise DamagedFrame(_unreadable(path, error), range(len(self))[index]) from error
+        except Exception as error:  # Pillow raises errors of many types for damaged files
+            raise DamagedFrame(_unreadable(path, error), index) from error
         if frame.shape[:2] != self._size:
             raise ClipError(
                 f"{display_name(path)}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
@@ -51,9 +51,12 @@ class PictureFiles(Sequence):
 
 
 def picture_size(path: Path, is_upright: bool) -> tuple[int, int]:
-    """(height, width) from the file's header. Raises ClipError where it has none."""
+    """(height, width) from the file's header, in pixels. Raises ClipError where it has none.
+
+    is_upright: after applying the EXIF orientation.
+    """
     try:
-        with _opened(path) as picture:
+        with _open(path) as picture:
             width, height = picture.size
             is_turned = is_upright and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except ClipError:
@@ -64,10 +67,11 @@ def picture_size(path: Path, is_upright: bool) -> tuple[int, int]:
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 of a picture of any mode.
+    """A picture of any mode → (height, width, 3) uint8 RGB.
 
     16-bit grayscale is scaled to 8 bits (65,535 → 255); of 16-bit colors Pillow keeps the upper byte. Transparent
-    pictures lie on black. CMYK is converted as Pillow does, which takes every CMYK JPEG for Adobe's inverted kind.
+    pictures are composited over black. CMYK is converted by Pillow, which reads every CMYK JPEG as Adobe's inverted
+    variant.
     """
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         gray = (np.asarray(picture).astype(np.float64).clip(0, 65_535) / 257).round().astype(np.uint8)
@@ -79,19 +83,19 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
 
 
 def display_name(path: Path) -> str:
-    """A picture's name in messages: that of its folder and its own."""
+    """ "FOLDER/FILE", the name of a picture in messages."""
     return f"{path.parent.name}/{path.name}"
 
 
-def _decoded(path: Path, is_upright: bool) -> np.ndarray:
-    with _opened(path) as picture:
+def _decode(path: Path, is_upright: bool) -> np.ndarray:
+    with _open(path) as picture:
         picture.load()
         return to_rgb(ImageOps.exif_transpose(picture) if is_upright else picture)
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here, by name
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
         picture = Image.open(path)
     try:
         check_frame_size(display_name(path), (picture.height, picture.width))

@@ -1,15 +1,14 @@
-"""Real label files with rendered pictures: annotated motion of data sets whose frames are not at hand."""
+"""Penn Action label files with rendered pictures: for annotated motion whose video frames are not available."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import ClipError, check_frame_size, check_num_frames, evenly_spaced
+from m3.clips.base import ClipError, LazyFrames, check_frame_size, check_num_frames, evenly_spaced
 from m3.clips.penn_action import label_identity, read_label
 from m3.core.joints import Joints
 from m3.core.rng import numpy_generator
@@ -17,14 +16,13 @@ from m3.core.types import Clip
 from m3.rendering.render import Scene, random_scene, render_frame
 
 
-class RenderedFrames(Sequence):
+class RenderedFrames(LazyFrames):
     """Pictures of one clip's joints, rendered when indexed.
 
     Args:
-        joints: in pixels of pictures of `size`.
-        size: (height, width).
-        seed: of body, clothes and background, the same in all frames.
-        clip_id: of the clip; other clips look different.
+        joints: joints in pixels of the rendered pictures.
+        size: (height, width) of the pictures, pixels.
+        seed, clip_id: determine body, clothes and background, which are the same in all frames.
     """
 
     def __init__(self, joints: Joints, size: tuple[int, int], seed: int, clip_id: str) -> None:
@@ -36,15 +34,17 @@ class RenderedFrames(Sequence):
     def __len__(self) -> int:
         return len(self._joints.xy)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """(height, width, 3) uint8. Raises ClipError for pictures too large to make."""
+    def frame(self, index: int) -> np.ndarray:
+        """(height, width, 3) uint8. Raises ClipError for pictures that are too large."""
         check_frame_size(f"{self._clip_id}.mat", self._size)
         return render_frame(self._joints.xy[index], self._joints.is_visible[index], self._size, self._scene)
 
     @cached_property
     def _scene(self) -> Scene:
-        """Drawn when the first picture is asked for: many uses of a clip ask for none."""
-        return random_scene(numpy_generator(self._seed, "scene", self._clip_id), _feet(self._joints, self._size[0]))
+        """Sampled for the first picture: many uses of a clip need none."""
+        return random_scene(
+            numpy_generator(self._seed, "scene", self._clip_id), _feet_height(self._joints, self._size[0])
+        )
 
 
 class Poses:
@@ -53,9 +53,9 @@ class Poses:
     Args:
         labels: the folder with the `.mat` files.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
-        max_side: render at the label's own frame size, but with no side longer than this; None for no limit.
-        seed: of bodies, clothes and backgrounds.
-        name: of the data set, for the manifest and the default output folder.
+        max_side: longest side of the pictures, pixels; larger frame sizes are scaled down. None for no limit.
+        seed: seed of bodies, clothes and backgrounds.
+        name: name of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where the folder holds no label files.
     """
@@ -117,8 +117,8 @@ class Poses:
         return max(1, round(size[0] * self.max_side / longest)), max(1, round(size[1] * self.max_side / longest))
 
 
-def _feet(joints: Joints, height: int) -> float:
-    """Where the person stands, 0 top … 1 bottom: the lowest visible joint, in the median frame that has one."""
+def _feet_height(joints: Joints, height: int) -> float:
+    """Median over frames of the lowest visible joint, as a fraction of the height: 0 top … 1 bottom."""
     y = np.where(joints.is_visible, joints.xy[..., 1], -np.inf).max(axis=1)  # (T,)
     is_seen = y >= 0
     return float(np.median(y[is_seen]) / height) if is_seen.any() else 0.85

@@ -1,4 +1,4 @@
-"""Joints as labels give them → joints that every later stage can take."""
+"""Cleaning of annotated joints: positions become finite, and only joints inside the frame stay visible."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from m3.clips.base import ClipError
 from m3.core.joints import JOINT_NAMES, Joints
 
 MAX_COORDINATE = 1e5
-"""Pixels; what lies farther away is a mistake, and a place no more than NaN is."""
+"""Pixels; a larger coordinate is an annotation error and treated like NaN."""
 
 
 def is_valid_position(xy: np.ndarray) -> np.ndarray:
-    """(T, 13, 2) → (T, 13) bool: both coordinates are finite and no absurd numbers."""
-    return (np.abs(xy) <= MAX_COORDINATE).all(axis=-1)  # NaN compares false
+    """(T, 13, 2) → (T, 13) bool, whether both coordinates are finite and at most `MAX_COORDINATE` in size."""
+    return np.all(np.abs(xy) <= MAX_COORDINATE, axis=-1)  # NaN compares false
 
 
 def sanitize_joints(
     xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], where: str
 ) -> tuple[Joints, tuple[str, ...]]:
-    """Joints that are finite everywhere and visible only inside the frame, and notes on what that changed.
+    """Joints with finite positions that are visible only inside the frame, and notes on visible joints that changed.
 
-    A joint without a place (NaN, infinite, absurd) is what "invisible" means, so it becomes invisible and its frame and
-    its other joints are used. It is put at the clip's median visible joint, where it widens no pose's box. A visible
-    joint outside the frame keeps its place and becomes invisible. Both are noted where the label said visible.
+    A joint without a valid position (NaN, infinite, absurdly large) becomes invisible and is put at the median of the
+    clip's visible joints, where it does not enlarge the box around a pose. A visible joint outside the frame keeps its
+    position and becomes invisible.
 
     Args:
         xy: (T, 13, 2) float64, continuous pixels.
         is_visible: (T, 13) bool.
         size: (height, width) of the frames, pixels.
-        where: file, for notes and errors.
+        where: name of the file, for notes and errors.
 
-    Raises ClipError where no joint of the clip has a place.
+    Raises ClipError where no joint of the clip has a valid position.
     """
     is_placed = is_valid_position(xy)  # (T, 13)
     if not is_placed.any():

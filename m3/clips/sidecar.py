@@ -1,15 +1,16 @@
-"""Joints beside a video or a folder of pictures: a file of the same name that ends in .mat, .npz or .csv.
+"""Sidecar files: joints beside a video or a folder of pictures, in a file of the same name (.mat, .npz or .csv).
 
 `.mat`  Penn Action's fields (see `m3.clips.penn_action`): 1-based pixels, one row per frame from the first on.
-`.npz`  arrays `x`, `y` (T, 13), joints in m3's order (see `m3.core.joints.JOINT_NAMES`), and if wanted `visibility`
+`.npz`  arrays `x`, `y` (T, 13), joints in m3's order (see `m3.core.joints.JOINT_NAMES`); optional `visibility`
         (T, 13) of 0 and 1, `frame` (T,), `action` (one word).
-`.csv`  a header and a row per frame: `head_x`, `head_y`, … `right_ankle_y`, and if wanted `head_visibility` …,
-        `frame`, `action`.
+`.csv`  a header and a row per frame: `head_x`, `head_y`, … `right_ankle_y`; optional `head_visibility` …, `frame`,
+        `action`.
 
-x and y of `.npz` and `.csv` are continuous pixels of the picture as it is shown (rotated as its metadata asks): (0, 0)
-is its top-left corner, the center of its first pixel (0.5, 0.5). NaN or an empty cell means: not known, invisible.
-Without visibilities a joint with a place is visible. `frame` counts a video's own frames (before `source.fps`), or a
-folder's pictures in order, from 0; frames without a row have all joints invisible. Without `frame` row t is frame t.
+x and y of `.npz` and `.csv` are continuous pixels of the picture as displayed (after rotation by its metadata): (0, 0)
+is its top-left corner, the center of its first pixel (0.5, 0.5). NaN or an empty cell is an unknown position, and the
+joint is invisible. Without visibilities every joint with a position is visible. `frame` is the index from 0 of a
+video's own frames (before `source.fps`) or of a folder's sorted pictures; frames without a row have all joints
+invisible. Without `frame` row t is frame t.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ _AXES = ("x", "y", "visibility")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Annotations of a clip's first `len(joints.xy)` frames; None where there are none.
+    """Annotations of a clip.
 
-    notes: what was odd about them, for the manifest.
+    joints: joints of the clip's first `len(joints.xy)` frames, pixels of the frame; None without annotations.
+    action, is_train: see `Clip`.
+    notes: irregularities of the file that did not prevent its use, for the manifest.
     """
 
     joints: Joints | None
@@ -43,13 +46,13 @@ class Sidecar:
 
 
 def sidecar_paths(clip: Path) -> list[Path]:
-    """Where the annotations of a clip's file or folder may lie: its path without suffix, with each of the three."""
+    """Possible paths of the sidecar of a clip's file or folder: its path with each of the three suffixes."""
     stem = clip if clip.is_dir() else clip.with_suffix("")
     return [stem.with_name(stem.name + suffix) for suffix in (".mat", ".npz", ".csv")]
 
 
 def find_sidecar(clip: Path) -> Path | None:
-    """The one sidecar that a clip's file or folder has, or None. Raises ClipError where there are several."""
+    """The sidecar of a clip's file or folder, or None. Raises ClipError where there are several."""
     found = [path for path in sidecar_paths(clip) if path.exists()]
     if len(found) > 1:
         raise ClipError(f"{found[0].name} and {found[1].name}: joints come from one of them, remove the other")
@@ -59,7 +62,7 @@ def find_sidecar(clip: Path) -> Path | None:
 def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
     """The annotations of a clip of `num_frames` frames of (height, width) pixels.
 
-    Raises ClipError where the file cannot be used: damaged, other columns, another frame size or number of joints.
+    Raises ClipError where the file is damaged, or has other columns, another frame size or another number of joints.
     """
     if path.suffix == ".mat":
         return _from_label(path, num_frames, size)
@@ -72,9 +75,9 @@ def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
     frames, notes = _frame_numbers(columns, len(xy), num_frames, path)
     is_used = frames < num_frames
     length = min(len(xy), num_frames) if "frame" not in columns else num_frames
-    placed, visible = np.full((length, NUM_JOINTS, 2), np.nan), np.zeros((length, NUM_JOINTS), dtype=bool)
-    placed[frames[is_used]], visible[frames[is_used]] = xy[is_used], is_visible[is_used]
-    joints, joint_notes = sanitize_joints(placed, visible, size, path.name)
+    all_xy, all_visible = np.full((length, NUM_JOINTS, 2), np.nan), np.zeros((length, NUM_JOINTS), dtype=bool)
+    all_xy[frames[is_used]], all_visible[frames[is_used]] = xy[is_used], is_visible[is_used]
+    joints, joint_notes = sanitize_joints(all_xy, all_visible, size, path.name)
     return Sidecar(joints, _action(columns, path), notes=(*notes, *joint_notes))
 
 
@@ -109,7 +112,7 @@ def _npz_columns(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _csv_columns(path: Path) -> Mapping[str, np.ndarray]:
-    """The `.npz` arrays of a `.csv`: columns of one axis side by side."""
+    """The columns of a `.csv` as the arrays of an `.npz`."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file, strict=True) if row]
@@ -154,7 +157,7 @@ def _joint_array(columns: Mapping[str, np.ndarray], name: str, path: Path) -> np
 def _visibility(columns: Mapping[str, np.ndarray], xy: np.ndarray, path: Path) -> np.ndarray:
     """(rows, 13) bool."""
     if "visibility" not in columns:
-        return ~np.isnan(xy).any(axis=-1)
+        return ~np.any(np.isnan(xy), axis=-1)
     values = _joint_array(columns, "visibility", path)
     if len(values) != len(xy):
         raise ClipError(f"{path.name}: x of {len(xy)} frames, visibility of {len(values)}")
@@ -166,7 +169,7 @@ def _visibility(columns: Mapping[str, np.ndarray], xy: np.ndarray, path: Path) -
 def _frame_numbers(
     columns: Mapping[str, np.ndarray], num_rows: int, num_frames: int, path: Path
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(rows,) int64 frame of each row, and a note where rows and frames do not match one to one."""
+    """(rows,) int64 frame of each row, and a note unless rows and frames match one to one."""
     if "frame" not in columns:
         notes = () if num_rows == num_frames else (_common_note(path, num_rows, num_frames),)
         return np.arange(num_rows), notes

@@ -1,4 +1,4 @@
-"""Videos of people, any that PyAV decodes."""
+"""Video files as clips, in any format that PyAV decodes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
 
 
 class VideoFiles:
-    """One clip per video file, shown as its rotation metadata ask, at any depth below a folder or matching a pattern.
+    """One clip per video file, rotated as its metadata ask.
 
-    Joints come from a sidecar beside the video (`walk.csv` for `walk.mp4`, see `m3.clips.sidecar`) or not at all. Of a
-    damaged video the frames before the damage are used. Frames above `m3.clips.base.MAX_FRAME_PIXELS` are refused.
+    Joints are read from a sidecar beside the video if there is one (`walk.csv` for `walk.mp4`, see
+    `m3.clips.sidecar`). Of a damaged video the frames before the damage are used. Videos with more than
+    `m3.clips.base.MAX_FRAME_PIXELS` per frame are rejected.
 
     Args:
-        root: a folder, a file, or a pattern like "/data/**/run_*.mp4".
-        fps: frames per second, each the frame that is nearest in time; a video with fewer repeats some. None: all.
+        root: a folder, searched at any depth; a file; or a pattern like "/data/**/run_*.mp4".
+        fps: resample to this many frames per second, each the nearest frame in time; a video with fewer frames
+            repeats some. None keeps all frames.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
-        name: of the data set, for the manifest and the default output folder.
+        name: name of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where there is no video.
     """
@@ -42,7 +44,7 @@ class VideoFiles:
             check("source.fps", fps, float, low=0.001, high=1000)
         self.fps = fps
         self.name = name
-        base, videos = _videos(str(root))
+        base, videos = _find_videos(str(root))
         if not videos:
             raise FileNotFoundError(
                 f"source.root={root}: no {', '.join(VIDEO_SUFFIXES)} files there; give a folder or a pattern in quotes"
@@ -59,7 +61,7 @@ class VideoFiles:
         return list(self._names)
 
     def fingerprint(self) -> str:
-        """sha256 over ids, names, sizes and both ends of the videos, and their sidecars: see `file_identity`."""
+        """sha256 over ids, names, and `file_identity` of videos and sidecars."""
         digest = hashlib.sha256()
         for clip_id, name in self._names.items():
             digest.update(f"{clip_id} {name}\n".encode(errors="surrogateescape"))
@@ -68,34 +70,37 @@ class VideoFiles:
         return digest.hexdigest()
 
     def read(self, clip_id: str, annotations: Path | None = None) -> Clip:
-        """One clip; its annotations are in the file of that path, or beside it."""
+        """One clip. annotations: path of its joints; None for the sidecar beside the video."""
         name = self._names[clip_id]
         path = self._base / name
-        table = scan(path, name)
-        num_frames = len(table.ticks)
+        index = scan(path, name)
+        num_frames = len(index.ticks)
         beside = annotations or find_sidecar(path)
-        sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, table.size)
+        sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, index.size)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
-        order, notes = _sampled(table.seconds[:num_frames], self.fps, name)
+        order, notes = _resample(index.seconds[:num_frames], self.fps, name)
         check_num_frames(name, len(order))
         joints = sidecar.joints and Joints(sidecar.joints.xy[order], sidecar.joints.is_visible[order])
         return Clip(
             id=clip_id,
-            frames=VideoFrames(path, name, table, order),
-            size=table.size,
+            frames=VideoFrames(path, name, index, order),
+            size=index.size,
             joints=joints,
             action=sidecar.action,
             is_train=sidecar.is_train,
-            notes=tuple(map(replace_unencodable, (*table.notes, *sidecar.notes, *notes))),
+            notes=tuple(map(replace_unencodable, (*index.notes, *sidecar.notes, *notes))),
         )
 
 
-def _sampled(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Which of the frames at (T,) seconds are shown at `fps`, the earlier of two equally near ones; and a note."""
+def _resample(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Indices into frames with (T,) time stamps that are nearest to the times of `fps`, and a note on repeated frames.
+
+    Of two equally near frames the earlier one is chosen.
+    """
     if fps is None:
         return np.arange(len(seconds)), ()
     is_long = len(seconds) > 1 and seconds[-1] > 0
-    end = seconds[-1] + (np.median(np.diff(seconds)) if is_long else 0.0)  # the last frame is shown for a while, too
+    end = seconds[-1] + (np.median(np.diff(seconds)) if is_long else 0.0)  # the last frame has a duration, too
     wanted = np.arange(max(1, int(np.ceil(end * fps - 1e-3)))) / fps
     middles = (seconds[1:] + seconds[:-1]) / 2
     order = np.searchsorted(middles, wanted - 1e-3)  # containers may round time stamps to milliseconds
@@ -104,8 +109,8 @@ def _sampled(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndar
     return order, (note,) if num_repeats else ()
 
 
-def _videos(root: str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the videos, hidden files left out."""
+def _find_videos(root: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the paths of the videos; hidden files are ignored."""
     if os.path.isdir(root):
         base = Path(root)
         found = [Path(folder) / name for folder, _, names in os.walk(root, followlinks=False) for name in names]

@@ -1,4 +1,4 @@
-"""Frames of a video file: which there are, found without holding them, and each of them when it is asked for."""
+"""Frames of a video file: an index of all of them, and random access that decodes on demand."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m3.clips.base import ClipError, DamagedFrame, check_frame_size, reason_of
+from m3.clips.base import ClipError, DamagedFrame, LazyFrames, check_frame_size, reason_of
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """From the stored picture to the one that is shown: axes exchanged, then rows and columns reversed."""
+    """How to turn a stored picture into the displayed one: transpose, then reverse rows and columns."""
 
     is_transposed: bool = False
     flips_rows: bool = False
     flips_columns: bool = False
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """(h, w, 3) stored → (height, width, 3) shown."""
+        """(h, w, 3) stored picture → (height, width, 3) displayed picture."""
         picture = picture.transpose(1, 0, 2) if self.is_transposed else picture
         picture = picture[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
         return np.ascontiguousarray(picture)
 
 
 def orientation_of(matrix: Sequence[float]) -> Orientation | None:
-    """The turn of a display matrix (a, b, u, c, d, v, x, y, w), or None where it is no multiple of 90°.
+    """The orientation of a display matrix (a, b, u, c, d, v, x, y, w), or None where it is no multiple of 90°.
 
-    The stored point (p, q) is shown at (a p + c q, b p + d q), up to a shift.
+    The stored point (p, q) is displayed at (a p + c q, b p + d q), up to a translation.
     """
     a, b, _, c, d = matrix[:5]
     straight, crossed = max(abs(a), abs(d)), max(abs(b), abs(c))
@@ -47,14 +48,15 @@ def orientation_of(matrix: Sequence[float]) -> Orientation | None:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """What is known of a video's frames, in the order in which they are shown.
+    """An index of a video's frames in display order.
 
-    ticks: (T,) int64 time stamps, ascending, `seconds_per_tick` apart.
+    ticks: (T,) int64 presentation time stamps, ascending, in units of `seconds_per_tick`.
     is_key: (T,) bool, whether decoding can start at the frame.
-    can_seek: whether a frame is known by its tick after a jump; else every jump back decodes from the start.
-    size: (height, width) as shown, pixels.
-    turn: from stored to shown pictures.
-    notes: what was odd, for the manifest.
+    seconds_per_tick: duration of a tick, seconds.
+    can_seek: whether a frame can be identified by its tick after a seek; else every step back decodes from the start.
+    size: (height, width) of the displayed pictures, pixels.
+    orientation: from stored to displayed pictures.
+    notes: irregularities that did not prevent the video's use, for the manifest.
     """
 
     ticks: np.ndarray
@@ -62,59 +64,63 @@ class FrameIndex:
     seconds_per_tick: float
     can_seek: bool
     size: tuple[int, int]
-    turn: Orientation
+    orientation: Orientation
     notes: tuple[str, ...] = ()
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(height, width) before the turn."""
-        return self.size[::-1] if self.turn.is_transposed else self.size
+        """(height, width) of the stored pictures, pixels."""
+        height, width = self.size
+        return (width, height) if self.orientation.is_transposed else (height, width)
 
     @property
     def seconds(self) -> np.ndarray:
-        """(T,) float64, the first frame at 0."""
+        """(T,) float64 presentation times, seconds; the first frame is at 0."""
         return (self.ticks - self.ticks[0]) * self.seconds_per_tick
 
 
 def scan(path: Path, name: str) -> FrameIndex:
-    """The frames that a video has. Raises ClipError, which calls the file `name`, where it has none.
+    """The index of a video's frames.
 
-    Where every packet is a frame with a time stamp, in a sound file, only the first frame is decoded. Other files (AVI,
-    VP8 with its hidden frames, files cut off) are decoded once, no frame held, up to the first that is damaged.
+    If every packet is a frame with a time stamp and the file is intact, only the first frame is decoded. Other files
+    (AVI, VP8 with its hidden frames, truncated files) are decoded once, up to the first damaged frame, without keeping
+    pictures.
+
+    Raises ClipError, which calls the file `name`, where no frame can be decoded.
     """
     try:
         with _opened(path, name) as (container, stream):
             if (first := next(_frames(container, stream), None)) is None:
                 raise ClipError(f"{name}: no frame of its video stream decodes")
-            table = _table_of_one(first, stream, name)
+            index = _index_of_first(first, stream, name)
             claimed_frames, claimed_seconds = stream.frames, (container.duration or 0) / av.time_base
             slack_seconds = 0.2 if len(container.streams) == 1 else 1.0  # sound may last a little longer
         with _opened(path, name) as (container, stream):
             packets = _reliable_packets(container, stream, first)
-        table = _of_decoded(path, name, table) if packets is None else _of_packets(packets, table)
+        index = _of_decoded(path, name, index) if packets is None else _of_packets(packets, index)
     except ClipError:
         raise
     except Exception as error:  # libav's errors of all kinds
         reason = "the file is empty" if _is_empty(path) else reason_of(error, path)
         raise ClipError(f"{name}: not a readable video ({reason})") from error
-    num_frames, end = len(table.ticks), table.seconds[-1]
+    num_frames, end = len(index.ticks), index.seconds[-1]
     if claimed_frames not in (0, num_frames):
-        return replace(table, notes=(*table.notes, f"{name}: says {claimed_frames} frames, {num_frames} were found"))
+        return replace(index, notes=(*index.notes, f"{name}: says {claimed_frames} frames, {num_frames} were found"))
     if claimed_seconds > end + slack_seconds:
-        return replace(table, notes=(*table.notes, f"{name}: says {claimed_seconds:.1f} s, frames end at {end:.1f} s"))
-    return table
+        return replace(index, notes=(*index.notes, f"{name}: says {claimed_seconds:.1f} s, frames end at {end:.1f} s"))
+    return index
 
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The file and its first stream of moving pictures (a cover picture is none)."""
+    """The container and its first video stream; cover pictures do not count."""
     with av.open(str(path)) as container:
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not videos:
             kinds = ", ".join(s.type for s in container.streams) or "no stream at all"
             raise ClipError(f"{name}: no video stream in it ({kinds})")
         context = videos[0].codec_context
-        context.thread_count = 1  # clips are spread over the cores, and errors come at the same frame everywhere
+        context.thread_count = 1  # clips run in parallel; with one thread errors always occur at the same frame
         if context.width or context.height:
             check_frame_size(name, (context.height, context.width))
         yield container, videos[0]
@@ -126,28 +132,28 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             yield from packet.decode()
 
 
-def _table_of_one(frame: VideoFrame, stream: VideoStream, name: str) -> FrameIndex:
-    """The table of the first frame alone."""
+def _index_of_first(frame: VideoFrame, stream: VideoStream, name: str) -> FrameIndex:
+    """The index that the first frame alone gives."""
     notes: tuple[str, ...] = ()
-    turn: Orientation | None = Orientation()
+    orientation: Orientation | None = Orientation()
     if "DISPLAYMATRIX" in frame.side_data:
-        turn = orientation_of(struct.unpack("<9i", bytes(frame.side_data["DISPLAYMATRIX"])))
-        if turn is None:
+        orientation = orientation_of(struct.unpack("<9i", bytes(frame.side_data["DISPLAYMATRIX"])))
+        if orientation is None:
             notes += (f"{name}: turned by {frame.rotation}°, no multiple of 90: used as stored",)
     aspect = float(stream.sample_aspect_ratio or 1)
     if abs(aspect - 1) > 0.02:
         notes += (f"{name}: its pixels are {aspect:.3g} times as wide as high: used as square ones",)
-    turn = turn or Orientation()
-    size = (frame.width, frame.height) if turn.is_transposed else (frame.height, frame.width)
+    orientation = orientation or Orientation()
+    size = (frame.width, frame.height) if orientation.is_transposed else (frame.height, frame.width)
     check_frame_size(name, size)
     tick = float(stream.time_base or 1 / (stream.average_rate or 25))
-    return FrameIndex(np.array([frame.pts or 0]), np.array([True]), tick, False, size, turn, notes)
+    return FrameIndex(np.array([frame.pts or 0]), np.array([True]), tick, False, size, orientation, notes)
 
 
 def _reliable_packets(
     container: InputContainer, stream: VideoStream, first: VideoFrame
 ) -> list[tuple[int, bool]] | None:
-    """Time stamp of each packet, and whether it is a keyframe; None where these may not be the frames."""
+    """(time stamp, is keyframe) of each packet, or None unless packets and frames correspond one to one."""
     if stream.codec_context.name == "vp8" or not {"mov", "matroska"} & set(container.format.name.split(",")):
         return None
     packets = []
@@ -158,24 +164,24 @@ def _reliable_packets(
             if packet.pts is None or not packet.size or packet.is_corrupt or packet.is_discard:
                 return None
             packets.append((packet.pts, packet.is_keyframe))
-    except av.FFmpegError:
+    except FFmpegError:
         return None
     ticks = [tick for tick, _ in packets]
     is_reliable = packets and packets[0][1] and len(set(ticks)) == len(ticks) and first.pts == min(ticks)
     return packets if is_reliable else None
 
 
-def _of_packets(packets: list[tuple[int, bool]], table: FrameIndex) -> FrameIndex:
+def _of_packets(packets: list[tuple[int, bool]], index: FrameIndex) -> FrameIndex:
     ticks, is_key = zip(*sorted(packets))
-    return replace(table, ticks=np.array(ticks), is_key=np.array(is_key), can_seek=True)
+    return replace(index, ticks=np.array(ticks), is_key=np.array(is_key), can_seek=True)
 
 
-def _of_decoded(path: Path, name: str, table: FrameIndex) -> FrameIndex:
-    """The frames before the first damaged one, with a note on that one."""
+def _of_decoded(path: Path, name: str, index: FrameIndex) -> FrameIndex:
+    """The index of the frames before the first damaged one, with a note on it."""
     ticks: list[int | None] = []
-    notes = table.notes
+    notes = index.notes
     try:
-        for _, frame in decode_frames(path, name, table):
+        for _, frame in decode_frames(path, name, index):
             ticks.append(frame.pts)
     except DamagedFrame as error:
         if error.index < 2:
@@ -183,21 +189,22 @@ def _of_decoded(path: Path, name: str, table: FrameIndex) -> FrameIndex:
         notes += (f"{error}: used the {error.index} frames before it",)
     if None in ticks:
         raise ClipError(f"{name}: frame {ticks.index(None)} has no time stamp; convert it to .mp4")
-    # A container may number its frames badly; the order in which they come is that in which they are shown.
-    shown = np.maximum.accumulate(np.array(ticks))
-    return replace(table, ticks=shown, is_key=np.arange(len(shown)) == 0, notes=notes)
+    # Time stamps of a container may be out of order; the decoder's order is the display order.
+    ascending = np.maximum.accumulate(np.array(ticks))
+    return replace(index, ticks=ascending, is_key=np.arange(len(ascending)) == 0, notes=notes)
 
 
 def decode_frames(
-    path: Path, name: str, table: FrameIndex, near: int | None = None
+    path: Path, name: str, index: FrameIndex, near: int | None = None
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Frames with their numbers from the start on, or from the last keyframe before frame `near`.
+    """(number, frame) from the first frame on, or from the last keyframe before frame `near`.
 
-    Raises DamagedFrame at the first that does not decode, is damaged, of another size, or not the one of the table.
+    Raises DamagedFrame at the first frame that cannot be decoded, is damaged, has another size, or is not in the
+    index.
     """
     with _opened(path, name) as (container, stream):
         if near is not None:
-            container.seek(int(table.ticks[near]), stream=stream)
+            container.seek(int(index.ticks[near]), stream=stream)
         number, frames = 0, _frames(container, stream)
         while True:
             try:
@@ -209,74 +216,76 @@ def decode_frames(
             if frame is None:
                 return
             if near is not None:
-                number, near = int(np.searchsorted(table.ticks, -1 if frame.pts is None else frame.pts)), None
-            if fault := _fault(frame, number, table):
+                number, near = int(np.searchsorted(index.ticks, -1 if frame.pts is None else frame.pts)), None
+            if fault := _fault(frame, number, index):
                 raise DamagedFrame(f"{name}: frame {number} {fault}", number)
             yield number, frame
             number += 1
 
 
-def _fault(frame: VideoFrame, number: int, table: FrameIndex) -> str | None:
+def _fault(frame: VideoFrame, number: int, index: FrameIndex) -> str | None:
     if frame.is_corrupt:
         return "is damaged"
-    if (frame.height, frame.width) != table.stored_size:
-        height, width = table.stored_size
+    if (frame.height, frame.width) != index.stored_size:
+        height, width = index.stored_size
         return f"is {frame.width} x {frame.height} px, those before it {width} x {height}"
-    if table.can_seek and (number >= len(table.ticks) or frame.pts != table.ticks[number]):
+    if index.can_seek and (number >= len(index.ticks) or frame.pts != index.ticks[number]):
         return "is missing"
     return None
 
 
-class VideoFrames(Sequence):
-    """Frames of a video, decoded when indexed: in order each once, after a jump from the last keyframe before it.
+class VideoFrames(LazyFrames):
+    """Frames of a video, decoded when indexed.
+
+    Read in order, each frame is decoded once; other accesses decode from the last keyframe before the frame.
 
     Args:
         path: the file.
-        name: of the file, for errors.
-        table: its frames.
-        order: (T,) int64, ascending, which of the table's frames these are; a frame may come several times.
+        name: name of the file, for errors.
+        index: index of the file's frames.
+        order: (T,) int64, ascending, number of each frame in the index; numbers may repeat.
     """
 
-    def __init__(self, path: Path, name: str, table: FrameIndex, order: np.ndarray) -> None:
+    def __init__(self, path: Path, name: str, index: FrameIndex, order: np.ndarray) -> None:
         self._path = path
         self._name = name
-        self._table = table
+        self._frame_index = index
         self._order = order
         self._decoder: Iterator[tuple[int, VideoFrame]] = iter(())
-        self._number = len(table.ticks)  # of the frame decoded last: none yet, so that every other lies before it
+        self._number = len(index.ticks)  # of the frame decoded last; initially beyond the last frame
         self._picture = np.empty(0)
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """(height, width, 3) uint8. Raises DamagedFrame where the video cannot be decoded up to there."""
+    def frame(self, index: int) -> np.ndarray:
+        """(height, width, 3) uint8. Raises DamagedFrame where the video cannot be decoded up to the frame."""
         number = int(self._order[index])
         if number != self._number:
             try:
                 frame = self._find(number)
             except DamagedFrame as error:
-                self._number = len(self._table.ticks)
+                self._number = len(self._frame_index.ticks)
                 raise DamagedFrame(str(error), int(np.searchsorted(self._order, error.index))) from error
-            self._picture = self._table.turn(frame.to_ndarray(format="rgb24"))
+            self._picture = self._frame_index.orientation(frame.to_ndarray(format="rgb24"))
             self._number = number
         return self._picture
 
     def _find(self, number: int) -> VideoFrame:
         if self._number < number and not self._has_key_between(number):
             return self._advance(number)
-        if self._table.can_seek and number:
-            self._decoder = decode_frames(self._path, self._name, self._table, near=number)
+        if self._frame_index.can_seek and number:
+            self._decoder = decode_frames(self._path, self._name, self._frame_index, near=number)
             try:
                 return self._advance(number)
-            except DamagedFrame:  # the jump may have missed; the way from the start does not
+            except DamagedFrame:  # the seek may have missed the frame; decoding from the start cannot
                 pass
-        self._decoder = decode_frames(self._path, self._name, self._table)
+        self._decoder = decode_frames(self._path, self._name, self._frame_index)
         return self._advance(number)
 
     def _has_key_between(self, number: int) -> bool:
-        """Whether there are frames before `number` that can be jumped over rather than decoded."""
-        return self._table.can_seek and bool(self._table.is_key[self._number + 2 : number + 1].any())
+        """Whether seeking to `number` skips frames that would otherwise be decoded."""
+        return self._frame_index.can_seek and bool(self._frame_index.is_key[self._number + 2 : number + 1].any())
 
     def _advance(self, number: int) -> VideoFrame:
         for found, frame in self._decoder:

@@ -34,8 +34,10 @@ LIMBS = (
 class Joints:
     """Joint positions of T frames in continuous pixels: (0, 0) is the top-left corner of the frame.
 
-    xy: (T, 13, 2) float64, x then y; the center of the first pixel is (0.5, 0.5).
-    is_visible: (T, 13) bool, False where the annotator saw no joint or where it lies outside the frame.
+    xy: (T, 13, 2) float64, x then y, finite; the center of the first pixel is (0.5, 0.5).
+    is_visible: (T, 13) bool, False where the joint is labeled invisible or is outside the frame.
+
+    Raises ValueError for other shapes and positions that are not finite.
     """
 
     xy: np.ndarray
@@ -62,21 +64,21 @@ def _mirrored_name(name: str) -> str:
 
 
 MIRRORED = np.array([JOINT_NAMES.index(_mirrored_name(name)) for name in JOINT_NAMES])
-"""(13,) the joint that each one is in the mirror."""
+"""(13,) int64, index of each joint's counterpart on the other side; the head is its own."""
 
 
 def mirror_joints(joints: Joints, width: float) -> Joints:
-    """Joints on a picture `width` px wide → those on its mirror image: x → width − x, left and right exchanged."""
+    """Joints on the mirror image of a picture that is `width` pixels wide: x → width − x, left and right exchanged."""
     xy = joints.xy[:, MIRRORED] * (-1, 1) + (width, 0)
     return Joints(xy, joints.is_visible[:, MIRRORED])
 
 
 def mirror_pictures(pictures: np.ndarray) -> np.ndarray:
-    """(…, height, width, 3) → the same, its columns in reverse order."""
+    """(…, height, width, 3) → (…, height, width, 3), columns in reverse order; a view."""
     return pictures[..., ::-1, :]
 
 
 def pose_extent(joints: Joints) -> float:
-    """Larger side of the box around all joints, visible or not, of all frames, in canvas pixels."""
+    """Larger side of the box around all joints of all frames, visible or not, pixels rounded to 6 decimals."""
     corners = joints.xy.max(axis=(0, 1)) - joints.xy.min(axis=(0, 1))  # (2,)
     return round(float(corners.max()), 6)

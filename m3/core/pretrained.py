@@ -1,4 +1,4 @@
-"""Published weights: the files of a folder or of a Hugging Face repository, and their fingerprint."""
+"""Finding published weights in a folder or a Hugging Face repository, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_repository(path: str) -> bool:
-    """Whether a path could be the id of a repository, "OWNER/NAME"; one that is there on the disk goes before it."""
+    """Whether a path has the form of a repository's id, "OWNER/NAME"; an existing folder takes precedence."""
     return _REPOSITORY.fullmatch(path) is not None
 
 
@@ -29,17 +29,17 @@ def find_weights(
 ) -> Path:
     """The folder that holds the required files.
 
-    Of a repository only the named files are downloaded, once; later they come from the Hugging Face cache, for which
-    no network is needed.
+    From a repository only the named files are downloaded, once; later calls read the Hugging Face cache and need no
+    network.
 
     Args:
-        key: the setting that gives `path`, for messages.
+        key: the config key of `path`, for messages.
         path: a folder, or the id of a repository ("OWNER/NAME").
         required, optional: file names.
-        advice: where the files come from and where to put them.
-        revision: of a repository: a branch, a tag or a commit; None for its main branch.
+        advice: end of the error messages: where to get the files and where to put them.
+        revision: branch, tag or commit of a repository; None for its main branch.
 
-    Raises FileNotFoundError naming the setting and the file, with the advice.
+    Raises FileNotFoundError naming the key and the missing file, with the advice.
     """
     folder = Path(path).expanduser()
     if folder.is_file():
@@ -52,9 +52,9 @@ def find_weights(
             folder = Path(snapshot_download(path, revision=revision, allow_patterns=[*required, *optional]))
         except (OSError, HFValidationError) as error:  # no network, no such repository, no permission
             reason = str(error).strip().splitlines()[0]
-            wanted = "none of this name" if revision is None else f"no revision {revision} of this name"
+            wanted = "it" if revision is None else f"its revision {revision}"
             raise FileNotFoundError(
-                f"{key}={path}: no such folder here, and {wanted} could be had from the Hugging Face hub "
+                f"{key}={path}: no such folder here, and {wanted} could not be downloaded from the Hugging Face hub "
                 f"({type(error).__name__}: {reason}). {advice}"
             ) from error
     for name in required:
@@ -64,7 +64,7 @@ def find_weights(
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """sha256, hexadecimal, over the bytes of all files, one after the other."""
+    """Hexadecimal sha256 over the concatenated bytes of the files."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

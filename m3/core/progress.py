@@ -1,9 +1,9 @@
-"""Progress of a loop with its ETA: a bar on a terminal, a line now and then in a log."""
+"""Progress of a loop with its ETA: a bar on a terminal, otherwise a line at most every 10 seconds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,10 +21,15 @@ def track(
     description: str,
     console: Console | None = None,
     status: Callable[[], str] = lambda: "",
-) -> Iterator[Item]:
-    """The items of a loop of `total` steps, while their progress is shown.
+) -> Generator[Item, None, None]:
+    """Yields the items of a loop and shows the progress after each.
 
-    status: more to say of the work so far ("310 pairs, 2 rejected").
+    Args:
+        items: what to loop over.
+        total: number of items.
+        description: name of the work, before the bar.
+        console: where to show the progress; None for stderr.
+        status: text beside the count, read after each item ("310 pairs, 2 rejected").
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -54,8 +59,8 @@ def _track_in_log(
 
 
 @contextmanager
-def progress_callback(total: int, description: str, console: Console | None = None) -> Iterator[Callable[[], None]]:
-    """A function to call after each of `total` steps, for work that calls back instead of yielding."""
+def progress_callback(total: int, description: str, console: Console | None = None) -> Iterator[Callable[[], object]]:
+    """Shows the progress of work that calls the given function after each of `total` steps."""
     ticks = track(range(total), total, description, console)
     next(ticks)
     try:

@@ -1,8 +1,8 @@
 """Randomness as a pure function: (seed, epoch, sample) → numbers, never of rank, worker or batch.
 
-Nothing touches a global random state but the first weights of a model, for which train.py seeds torch. NumPy code
-asks `numpy_generator`; batched torch code carries a `SampleGenerator`, whose row b depends on nothing but the seed and
-the identity of sample b.
+Only the initial weights of a model depend on a global random state, which train.py seeds. NumPy code uses
+`numpy_generator`; batched torch code uses a `SampleGenerator`, whose row b depends only on the seed and the identity of
+sample b.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MIX_2 = -0x6B2FB644ECCEEE15
 
 
 def numpy_generator(seed: int, *labels: int | str) -> np.random.Generator:
-    """An independent generator for each tuple of labels (a clip's id, an epoch, …)."""
+    """A generator for a tuple of labels (a clip's id, an epoch, …); other labels give an independent one."""
     words = [label if isinstance(label, int) else zlib.crc32(label.encode()) for label in labels]
     return np.random.default_rng([seed, *words])
 
@@ -41,9 +41,9 @@ class SampleGenerator:
     """B independent SplitMix64 streams, one per sample, advanced together.
 
     Args:
-        seed: of the run; any integer, 0 included.
-        purpose: a word that keeps the draws of different stages apart ("budgets", "sampling").
-        sample: (B,) int64 identities; equal identities get equal streams, in whatever batch they stand.
+        seed: seed of the run; any integer, 0 included.
+        purpose: a word that gives each stage its own streams ("budgets", "sampling").
+        sample: (B,) int64 identities; equal identities get equal streams in every batch.
         epoch: (B,) int64 or an int, a second identity.
     """
 
@@ -71,11 +71,11 @@ class SampleGenerator:
         return self._state.device
 
     def rows(self, index: Tensor) -> SampleGenerator:
-        """The streams of some samples, continuing where they stand; `index`: (B',) int64."""
+        """The streams of some samples, continued from their current state. index: (B',) int64 rows."""
         return self._with_state(self._state[index])
 
     def fork(self, purpose: str) -> SampleGenerator:
-        """Other streams of the same samples, whose draws leave this generator's as they are."""
+        """Independent streams of the same samples; drawing from them does not advance these."""
         return self._with_state(_mix(self._state + zlib.crc32(purpose.encode())))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The nouns of m3: what one stage hands to the next, and the one legend of shape letters.
+"""The records that one stage hands to the next, and the one legend of shape letters.
 
     B batch                S tokens of a sample       K modalities
     N packed input tokens  M packed target tokens     D model width
@@ -24,13 +24,13 @@ from m3.core.joints import Joints
 class Clip:
     """One video of one person.
 
-    id: unique within its source, and a valid file name (no "/" and no ".", which end a WebDataset key).
+    id: unique within its source, and a valid file name without "/" and "." (a WebDataset key ends at either).
     frames: T pictures, each (height, width, 3) uint8 RGB, decoded when indexed.
-    size: (height, width) of every frame, pixels; known without decoding one.
-    joints: of the same T frames, or None for a video without annotations.
+    size: (height, width) of every frame, pixels, available without decoding one.
+    joints: joints of the same T frames, or None for a video without annotations.
     action: the label as the source spells it ("golf_swing"), or None.
-    is_train: the source's own split flag, or None where it has none.
-    notes: what was odd about it but did not hinder its use, for the manifest.
+    is_train: the source's own split, or None where it has none.
+    notes: irregularities that did not prevent the clip's use, for the manifest.
     """
 
     id: str
@@ -64,7 +64,7 @@ class TokenizedPair:
 
     key: "{clip}-{reference frame:06d}".
     tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints.
-    captions: of the reference frame, none, one or several.
+    captions: none, one or several captions of the reference frame.
     meta: clip, reference, successor, ssim, canvas, action, pose_extent_px (see `PairInfo`).
     """
 
@@ -76,8 +76,12 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class PairInfo:
-    """What is known of a row of the token table besides its tokens.
+    """A row of the token table without its tokens.
 
+    key: "{clip}-{reference frame:06d}".
+    clip: id of the clip.
+    reference, successor: frame indices, from 0.
+    action: the clip's label, or None.
     pose_extent_px: larger side, in canvas pixels, of the box around all 13 joints (invisible ones
         included) over all frames of the clip: the L of PCK@a. None for clips without joints.
     """
@@ -91,11 +95,11 @@ class PairInfo:
 
 
 class TokenBatch(NamedTuple):
-    """What a loader yields: whole, unmasked samples.
+    """A batch of a loader: all tokens of B samples, unmasked.
 
     tokens: (B, S) int64 ids, modalities side by side in the order of the modality table.
     sample: (B,) int64 index of each sample in its split.
-    epoch: (B,) int64 how often the split had been seen whole when the sample was drawn.
+    epoch: (B,) int64 complete passes over the split before the sample was drawn.
     """
 
     tokens: Tensor
@@ -105,19 +109,19 @@ class TokenBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """The chosen tokens of B samples, one after the other without padding (N inputs or M targets).
+    """The chosen tokens of B samples, concatenated without padding (N inputs or M targets).
 
-    `ids`, `modality`, `position` and `sample` are (N,) int64. Samples follow each other in order; within a sample
+    `ids`, `modality`, `position` and `sample` are (N,) int64. Samples are in the order of the batch; within a sample
     the tokens are in the order of the modality table, positions ascending. N, the counts of the modalities
-    (`len(rows[k])`) and `longest` are known on the host: nobody needs to ask the device for a size again.
+    (`len(rows[k])`) and `longest` are host integers, so that reading them does not wait for the device.
 
-    ids: token ids. Of targets only the loss reads them.
+    ids: token ids; those of targets are read by the loss only.
     modality: index into the modality table.
     position: position within the modality, from 0.
     sample: row of the batch, 0 … B − 1, ascending.
-    lengths: (B,) int64 tokens of each sample; they sum to N.
+    lengths: (B,) int64 number of tokens of each sample; they sum to N.
     longest: the largest of `lengths`.
-    rows: for each modality k of the table (N_k,) int64, ascending: where `modality` is k.
+    rows: for each modality k of the table (N_k,) int64, ascending: indices where `modality` is k.
     """
 
     ids: Tensor

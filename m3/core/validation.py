@@ -1,4 +1,4 @@
-"""Checking what configuration says, so that a wrong value is named before any work."""
+"""Checks of configuration values, so that a wrong value is named before any work."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 
 
 class SettingError(ValueError):
-    """A setting cannot be, which only the run itself could notice."""
+    """An impossible setting that can be noticed only while the run works."""
 
 
 def check(key: str, value: Any, kind: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raises ValueError naming the key unless the value is of a kind (int, float, int | None …) and low ≤ it ≤ high.
+    """Raises ValueError naming the key unless the value has the type `kind` and low ≤ value ≤ high.
 
-    An int passes for a float; True and False pass for no number; float values must be finite.
+    kind: a type or union (int, float, int | None …). An int is accepted as a float; True and False are not accepted
+        as numbers; a float must be finite. None is not compared with the bounds.
     """
     name = getattr(kind, "__name__", str(kind))
     allowed = (int, kind) if kind is float else kind

@@ -209,7 +209,7 @@ def test_files_are_deterministic_and_written_once(folder: Path, tmp_path: Path):
 
 
 def test_several_processes_write_the_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("m3.clips.demo._FRAMES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("m3.clips.demo._MIN_FRAMES_FOR_PROCESSES", 1)
     write_demo(tmp_path / "parallel", 3, 4, SIZE, seed=7)
     assert contents(tmp_path / "parallel") == contents(folder)
 

@@ -331,3 +331,12 @@ def test_a_real_video():
             if index % 50 == 0:
                 assert np.array_equal(clip.frames[index], expected.to_ndarray(format="rgb24"))
     assert len(only_clip(REAL, fps=10).frames) == 100
+
+
+def test_frames_are_indexed_like_a_sequence(tmp_path: Path):
+    write_video(tmp_path / "a.mp4", 6)
+    frames = only_clip(tmp_path / "a.mp4").frames
+    assert [number_in(frame) for frame in frames[1:5:2]] == [1, 3] and number_in(frames[-1]) == 5
+    for beyond in (6, -7):
+        with pytest.raises(IndexError):
+            frames[beyond]
