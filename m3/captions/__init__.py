@@ -30,11 +30,11 @@ _ACTIVITIES = {
 
 
 class Captioner(Protocol):
-    """Words for the reference frames of a clip.
+    """Captions for the reference frames of a clip.
 
     name: "label", "blip", …
-    fingerprint: sha256 of the weights, hexadecimal; None where there are none.
-    needs_pictures: whether `captions` looks at pictures.
+    fingerprint: hexadecimal sha256 of the weights; None without weights.
+    needs_pictures: whether `captions` reads pictures.
     """
 
     name: str
@@ -42,16 +42,18 @@ class Captioner(Protocol):
     needs_pictures: bool
 
     def captions(self, action: str | None, num_frames: int, pictures: np.ndarray | None) -> list[str | None]:
-        """A caption of each of a clip's distinct reference frames, None where there is nothing to say.
+        """A caption for each of a clip's distinct reference frames, or None.
 
-        action: the clip's label as the source spells it.
-        num_frames: of these reference frames.
-        pictures: theirs on the canvas, in order, (num_frames, H, W, 3) uint8; None if `needs_pictures` is False.
+        Args:
+            action: the clip's label as the source spells it, or None.
+            num_frames: number of these reference frames.
+            pictures: (num_frames, H, W, 3) uint8 canvas pictures of them, in order; None if `needs_pictures` is False.
         """
+        ...
 
 
 class LabelCaptioner:
-    """Words from the clip's action label: "golf_swing" → "a person doing a golf swing"."""
+    """Captions from the clip's action label: "golf_swing" → "a person doing a golf swing"."""
 
     name = "label"
     fingerprint = None
@@ -65,7 +67,7 @@ class LabelCaptioner:
 
 
 class NoCaptioner:
-    """No words."""
+    """No captions."""
 
     name = "none"
     fingerprint = None
@@ -76,7 +78,7 @@ class NoCaptioner:
 
 
 def _describe(action: str) -> str:
-    """Words for a label that the table does not know: "boxing", "opening_door", "high_kick"."""
+    """A description of a label without an entry in `_ACTIVITIES`: "boxing", "opening_door", "high_kick"."""
     words = action.replace("_", " ").replace("-", " ").lower().split()
     if not words:
         return "moving"

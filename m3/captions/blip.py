@@ -1,23 +1,28 @@
-"""Captions that BLIP (Li et al. 2022, arXiv:2201.12086) sees in the pictures."""
+"""Captions of pictures by BLIP (Li et al. 2022, arXiv:2201.12086)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import BertTokenizerFast, BlipForConditionalGeneration, BlipImageProcessorPil
+from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
 from m3.core.pretrained import find_weights, fingerprint
 from m3.core.validation import check, torch_device
 
 REPOSITORY = "Salesforce/blip-image-captioning-base"
 WEIGHTS = ("config.json", "model.safetensors")
-PICTURE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
-WORDS = ("tokenizer.json", "vocab.txt")
-"""One of these and one of the picture settings is enough; which depends on the transformers that wrote the folder."""
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+TEXT_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+"""One file of each of the two groups is enough; which one depends on the version of transformers that wrote it."""
 
-OPTIONAL = (*PICTURE_SETTINGS, *WORDS, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+OPTIONAL = (
+    *IMAGE_PROCESSOR_FILES, *TEXT_TOKENIZER_FILES,
+    "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+)  # fmt: skip
 ADVICE = (
     f"Get {', '.join(WEIGHTS)} and, as far as they exist, {', '.join(OPTIONAL)} from "
     f"https://huggingface.co/{REPOSITORY} (BSD-3-Clause), put them into one folder and give it as "
@@ -30,13 +35,13 @@ class BlipCaptioner:
     """A sentence for each picture, decoded greedily.
 
     Args:
-        path: a folder that `save_pretrained` of a BLIP model and its processor wrote, or a Hugging Face repository.
-        max_new_tokens: a longer sentence is cut off.
-        batch_size: pictures at a time; a last, smaller batch is filled up, as a caption may depend on the size.
-        device: where to compute; "auto" is the GPU if there is one. bfloat16 on GPUs that have it, else float16;
-            float32 on CPU.
+        path: a folder written by `save_pretrained` of a BLIP model and its processor, or a Hugging Face repository.
+        max_new_tokens: maximum length of a caption in tokens.
+        batch_size: pictures per batch; the last batch is padded, because a caption may depend on the batch size.
+        device: where to compute; "auto" is the GPU if there is one. GPUs compute in bfloat16 if they support it, else
+            in float16; CPUs in float32.
 
-    Raises FileNotFoundError, saying where the files come from, or ValueError for files of something else.
+    Raises FileNotFoundError, with where to get the files, or ValueError for files of another model.
     """
 
     name = "blip"
@@ -50,31 +55,34 @@ class BlipCaptioner:
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.device = torch_device("captioner.device", device)
         folder = find_weights("captioner.path", path, WEIGHTS, OPTIONAL, ADVICE)
-        for names in (PICTURE_SETTINGS, WORDS):  # transformers would go on without words
+        for names in (IMAGE_PROCESSOR_FILES, TEXT_TOKENIZER_FILES):  # transformers does not report missing ones
             if not any((folder / name).is_file() for name in names):
                 raise FileNotFoundError(f"captioner.path={path}: {folder} holds no {' and no '.join(names)}. {ADVICE}")
         files = [folder / name for name in sorted(WEIGHTS + OPTIONAL)]
         self.fingerprint = fingerprint(file for file in files if file.is_file())
         try:
             self._processor = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
-            self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
-            model, report = BlipForConditionalGeneration.from_pretrained(
+            self._tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded: Any = BlipForConditionalGeneration.from_pretrained(
                 folder,
                 dtype=_dtype(self.device),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model, report = loaded
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"captioner.path={path}: not a BLIP captioner ({error}). {ADVICE}") from error
-        if missing := sorted(report["missing_keys"]):  # transformers would caption with random ones
+        if missing := sorted(report["missing_keys"]):  # transformers would use random ones
             raise ValueError(
                 f"captioner.path={path}: model.safetensors lacks {missing[0]} of a BLIP captioner. {ADVICE}"
             )
         self._model = model.eval().to(self.device)
 
-    def captions(self, action: str | None, num_frames: int, pictures: np.ndarray) -> list[str | None]:
-        """See `Captioner.captions`; `pictures` (num_frames, H, W, 3) uint8 are needed, `action` is not read."""
+    def captions(self, action: str | None, num_frames: int, pictures: np.ndarray | None) -> list[str | None]:
+        """See `Captioner.captions`. `action` is not read. Raises ValueError without pictures."""
+        if pictures is None:
+            raise ValueError("captioner=blip needs the pictures of the frames")
         captions = []
         for start in range(0, num_frames, self.batch_size):
             batch = pictures[start : start + self.batch_size]

@@ -1,4 +1,4 @@
-"""Which frame is the successor of which."""
+"""Mining of frame pairs from clips."""
 
 from m3.pairs.mining import Chain, Dense, Stride
 

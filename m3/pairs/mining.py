@@ -1,4 +1,4 @@
-"""Pairs: which later frame is the successor of a reference frame."""
+"""Pair miners: they choose the successor frame of each reference frame of a clip."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ SSIM_DIGITS = 6
 class _SsimMiner(ABC):
     """The successor of a reference is the first later frame whose SSIM with it is below a threshold.
 
-    The pairs and their SSIM are those that scikit-image gives: it decides about every frame that a faster SSIM does
-    not put clearly above the threshold, and it computes what is stored.
+    Pairs and their SSIM are exactly those of scikit-image: a faster SSIM only skips frames that are clearly above the
+    threshold.
 
     Args:
         threshold: SSIM below which a frame counts as different, in (0, 1].
         max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
+
+    Raises ValueError for other values.
     """
 
     needs_pictures = True
     tie_margin = 1e-3
-    """Where the fast SSIM is less than this above the threshold, scikit-image decides too. On filmed frames the two
-    differ by about 1e-7; on pictures made so that no rounding error averages out, by up to 3e-4."""
+    """The fast SSIM decides only at or above the threshold plus this margin. On filmed frames the two SSIM differ by
+    about 1e-7; on pictures constructed so that rounding errors do not average out, by up to 3e-4."""
 
     def __init__(self, threshold: float, max_pairs_per_clip: int | None = None) -> None:
         if not 0 < threshold <= 1:
-            raise ValueError(f"pairs.threshold={threshold}: SSIM lies below 1, need 0 < threshold <= 1")
+            raise ValueError(f"pairs.threshold={threshold}: need 0 < threshold <= 1, for SSIM is at most 1")
         _check_max_pairs(max_pairs_per_clip)
         self.threshold = threshold
         self.max_pairs_per_clip = max_pairs_per_clip
@@ -47,7 +49,7 @@ class _SsimMiner(ABC):
     def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]: ...
 
     def _ssim_if_different(self, fast_ssim: FastSsim, a: Moments, b: Moments) -> float | None:
-        """SSIM of two frames where it is below the threshold, else None."""
+        """SSIM of two frames if it is below the threshold, else None."""
         if fast_ssim(a, b) >= self.threshold + self.tie_margin:
             return None
         similarity = exact_ssim(a.picture, b.picture)
@@ -55,7 +57,7 @@ class _SsimMiner(ABC):
 
 
 class Chain(_SsimMiner):
-    """The successor is the next reference. Each frame is read once, in order; a pair's successor was read last."""
+    """Each successor is the next reference. Frames are read once, in order, and a pair's successor was read last."""
 
     def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
         first = gray_picture(frames[0])
@@ -71,14 +73,14 @@ class Chain(_SsimMiner):
 
 
 class Dense(_SsimMiner):
-    """Every frame is a reference once; one without a successor gives no pair.
+    """Every frame is a reference once; a frame without a successor gives no pair.
 
-    References are taken in blocks. One pass over the frames compares each with those references of the block that
-    still lack a successor, so that a frame is decoded once per block and not once per reference.
+    References are processed in blocks: one pass over the frames compares each with all references of the block that
+    have no successor yet, so that a frame is decoded once per block and not once per reference.
     """
 
     max_bytes = 2**28
-    """Of memory for the references of a block; one reference at least."""
+    """Memory for the references of a block, bytes; a block has at least one reference."""
 
     def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
         size = frames[0].shape[:2]
@@ -112,13 +114,15 @@ class Dense(_SsimMiner):
 
 
 class Stride:
-    """The successor comes a fixed step after its reference; pictures are neither compared nor read.
+    """The successor is a fixed number of frames after its reference; pictures are not read.
 
     Args:
-        step: a whole number of frames; or a fraction of the clip, as "1/17" or 0.25: of its last frame's index,
-            rounded down, at least one frame.
-        starts: "every" frame is a reference, as far as the clip reaches; or in a "chain" the successor is the next one.
+        step: a number of frames, or a fraction of the last frame's index ("1/17" or 0.25), rounded down to at least
+            one frame.
+        starts: "every": each frame that has a successor is a reference; "chain": each successor is the next reference.
         max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
+
+    Raises ValueError for other values.
     """
 
     needs_pictures = False
@@ -133,7 +137,7 @@ class Stride:
         self.max_pairs_per_clip = max_pairs_per_clip
 
     def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
-        """Pairs in order of their reference frames, without SSIM; of `frames` only the number counts."""
+        """Pairs in order of their reference frames, without SSIM. Only the length of `frames` is read."""
         last = len(frames) - 1
         step = int(self._step) if self._step >= 1 else max(1, int(self._step * last))
         references = range(0, last - step + 1, 1 if self.starts == "every" else step)
@@ -141,7 +145,7 @@ class Stride:
 
 
 def _parse_step(step: int | float | str) -> Fraction:
-    """Exactly what was written: 0.3 is 3/10, not the nearest binary number."""
+    """The exact decimal value: 0.3 is 3/10, not the nearest binary number."""
     try:
         value = Fraction(str(step))
     except (ValueError, ZeroDivisionError):

@@ -1,14 +1,15 @@
-"""SSIM of grayscale frames: scikit-image's, and a fast one that says almost always what scikit-image would say.
+"""SSIM of grayscale frames: scikit-image's, and a faster one that differs from it by rounding errors only.
 
 Sums of 8-bit numbers or of their products over a 7 × 7 window are whole numbers below 2²⁴: uint16 and float32 hold
-them exactly, so that they may be summed in any order. Frames are taken in strips that stay in the processor's cache,
-in memory that serves again for the next frame.
+them exactly, in any order of summation. Frames are processed in strips that fit into the processor's cache, in buffers
+that are reused for the next frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,22 +26,23 @@ _STRIP = 2**15  # pixels
 
 
 def gray_picture(frame: np.ndarray) -> np.ndarray:
-    """(height, width, 3) uint8 → (height, width) uint8, Pillow's `L`."""
+    """(height, width, 3) uint8 RGB → (height, width) uint8, Pillow's mode `L`."""
     return np.asarray(Image.fromarray(frame).convert("L"))
 
 
 def exact_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """scikit-image's SSIM of two (height, width) uint8 pictures, compared as float32 with data_range 255."""
-    return float(structural_similarity(a.astype(np.float32), b.astype(np.float32), data_range=255))
+    similarity: Any = structural_similarity(a.astype(np.float32), b.astype(np.float32), data_range=255)
+    return float(similarity)
 
 
 @dataclass
 class Moments:
-    """A grayscale frame and what every comparison with it needs.
+    """A grayscale frame and its window statistics.
 
     picture: (height, width) uint8.
-    planes: (4, height · width) float32. The pixels; and at each window's top left pixel its mean, mean² + C1 / 2, and
-        variance + C2 / 2. The last 6 rows and columns of these three mean nothing.
+    planes: (4, height · width) float32: the pixels; and at the top-left pixel of each window its mean, mean² + C1 / 2
+        and variance + C2 / 2. The last 6 rows and columns of these three are undefined.
     """
 
     picture: np.ndarray
@@ -48,10 +50,12 @@ class Moments:
 
 
 class FastSsim:
-    """Compares frames of one size.
+    """A fast SSIM for frames of one size.
 
     Args:
-        size: (height, width). Raises ClipError where that is too small for a window.
+        size: (height, width), pixels.
+
+    Raises ClipError for frames smaller than a window.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -68,13 +72,13 @@ class FastSsim:
         return 17 * self.height * self.width
 
     def empty(self) -> Moments:
-        """To be filled."""
+        """Buffers for `fill`."""
         return Moments(
             np.zeros((self.height, self.width), np.uint8), np.zeros((4, self.height * self.width), np.float32)
         )
 
     def fill(self, moments: Moments, picture: np.ndarray) -> None:
-        """Makes `moments` those of a (height, width) uint8 picture."""
+        """Computes the statistics of a (height, width) uint8 picture into `moments`."""
         moments.picture = picture
         flat = picture.ravel()
         for pixels, windows in self._strips():
@@ -114,23 +118,23 @@ class FastSsim:
         return 4 * total / (self._num_rows * (self.width - _CUT))
 
     def _strips(self) -> Iterator[tuple[slice, slice]]:
-        """Where, in a flat picture, the pixels of each strip lie, and the windows that they make."""
+        """Slices of a flat picture: the pixels of each strip, and the top-left pixels of its windows."""
         for first in range(0, self._num_rows, self._strip_rows):
             end = min(first + self._strip_rows, self._num_rows)
             start = first * self.width
             yield slice(start, (end + _CUT) * self.width), slice(start, end * self.width - _CUT)
 
     def _window_sums(self, pixels: np.ndarray) -> np.ndarray:
-        """Sums of the windows of some whole rows, flat; in memory that the next call takes again.
+        """Sums over the windows of some whole rows, flat, in a buffer that the next call overwrites.
 
-        Windows that reach beyond the right border are those of no place: they go on in the row below.
+        Windows that reach beyond the right border continue in the row below, and their sums are undefined.
         """
         x, y, z = (self._scratch[k].view(pixels.dtype) for k in range(3))
         return _sums_of_seven(_sums_of_seven(pixels, self.width, x, y), 1, y, z)
 
 
 def _sums_of_seven(values: np.ndarray, step: int, out: np.ndarray, scratch: np.ndarray) -> np.ndarray:
-    """Element k is the sum of the elements k, k + step … k + 6 · step of `values`; in the first part of `out`."""
+    """Element k is the sum of elements k, k + step … k + 6 · step of `values`; a view of the first part of `out`."""
     num = len(values)
     pairs, fours, sevens = out[: num - step], scratch[: num - 3 * step], out[: num - 6 * step]
     np.add(values[:-step], values[step:], out=pairs)

@@ -1,7 +1,7 @@
-"""Places for a rendered person to stand in: large clean structures and smooth gradients, the same bytes in every frame.
+"""Backgrounds of rendered people: large clean structures and smooth gradients, constant within a clip.
 
-A background is painted once per scene at twice its size, reduced, and slightly blurred, as a lens focused on the
-person would do. Coordinates are fractions of the frame; the ground begins at `horizon`.
+A background is painted once per scene at twice its size, downsampled, and slightly blurred, like a background behind
+the focal plane. Coordinates are fractions of the frame; the ground begins at `horizon`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Background:
-    """kind: a key of `PAINTERS`; seed: of colors and shapes; horizon: where the ground begins, 0 top … 1 bottom."""
+    """What to paint.
+
+    kind: a key of `PAINTERS`.
+    seed: seed of colors and shapes.
+    horizon: y where the ground begins, 0 top … 1 bottom.
+    """
 
     kind: str
     seed: int
@@ -32,18 +37,19 @@ class Background:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """All three in 0 … 1 (the hue wraps around)."""
+    """Hue, saturation and value in 0 … 1 → color; the hue wraps around."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return (255 * red, 255 * green, 255 * blue)
 
 
 def blend(first: Color, second: Color, share: float) -> Color:
-    """`share` = 0 gives the first color, 1 the second."""
-    return tuple(a + (b - a) * share for a, b in zip(first, second))
+    """Linear interpolation from the first color (share 0) to the second (share 1)."""
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second))
+    return red, green, blue
 
 
 class _Easel:
-    """A picture that is painted in fractions of its width and height."""
+    """A picture to paint on in coordinates that are fractions of its width and height."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.height, self.width = size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING
@@ -52,7 +58,7 @@ class _Easel:
         self.aspect = self.width / self.height
 
     def gradient(self, y0: float, y1: float, top: Color, bottom: Color) -> None:
-        """Fills the full width between two heights."""
+        """Fills the full width from y0 to y1 with a vertical gradient."""
         first, last = round(y0 * self.height), round(y1 * self.height)
         share = np.linspace(0, 1, max(last - first, 1))[:, None]
         rows = np.asarray(top) * (1 - share) + np.asarray(bottom) * share  # (rows, 3)
@@ -66,12 +72,12 @@ class _Easel:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color)
 
     def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, color: Color) -> None:
-        """`radius_x` and `radius_y` are fractions of the height, so that equal ones give a circle."""
+        """Radii are fractions of the height: equal ones give a circle."""
         cx, cy, rx, ry = x * self.width, y * self.height, radius_x * self.height, radius_y * self.height
         self.draw.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=_ints(color))
 
     def glow(self, x: float, y: float, radius: float, color: Color, strength: float) -> None:
-        """Lightens or darkens softly around a point."""
+        """Blends a color in around a point, with a Gaussian falloff."""
         pixels = np.asarray(self.image, dtype=np.float32)
         along = (np.arange(self.width, dtype=np.float32) / self.width - x) * self.aspect
         down = np.arange(self.height, dtype=np.float32) / self.height - y
@@ -81,7 +87,7 @@ class _Easel:
         self.draw = ImageDraw.Draw(self.image)
 
     def converging(self, x_near: float, width: float, horizon: float, color: Color, vanish: float = 0.5) -> None:
-        """A stripe on the ground that runs away from the viewer to the vanishing point."""
+        """A stripe on the ground that runs toward the vanishing point."""
         far_x = vanish + (x_near - vanish) * 0.25
         half, far_half = width / 2, width / 8
         self.polygon(
@@ -335,7 +341,7 @@ PAINTERS: dict[str, Callable[[_Easel, np.random.Generator, float], None]] = {
 
 @lru_cache(maxsize=4)
 def paint_background(background: Background, size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) float32 in 0 … 255, read-only; the same call gives the same array."""
+    """(height, width, 3) float32 RGB in 0 … 255; cached, therefore read-only."""
     easel = _Easel(size)
     PAINTERS[background.kind](
         easel, numpy_generator(background.seed, "background", background.kind), background.horizon

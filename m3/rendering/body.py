@@ -1,8 +1,8 @@
-"""From 13 joints in the picture to a posed body: how large it is, where it looks, and what is in front of what.
+"""From 13 joints in the picture to a posed body: its scale, the direction it faces, and its depth order.
 
-Lengths are in statures (1 = the height of the standing person); `Pose.scale` converts them to pixels. Where no depth
-is known it is inferred from the labels: a person seen from the side shows knees that bend toward the face, and the
-joints that the annotator could not see are on the far side.
+Lengths are in statures (1 = the height of the standing person); `Pose.scale` converts them to pixels. Unknown depth is
+inferred from the labels: knees bend toward the direction that the person faces, and invisible joints are on the far
+side.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ HEAD = 0
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (2, 1), (4, 3), (6, 5), (8, 7), (10, 9), (12, 11)
 """(the subject's own left, own right) joint indices.
 
-What Penn Action names "left" is the subject's right: of its clips with the pose "front", 87% show left_shoulder on the
-left of the picture, of those with "back" 23%; and of those with the pose "left" 81% see more of the right joints.
+Penn Action's "left" is the subject's right: left_shoulder is on the left of the picture in 87% of the clips with the
+pose "front" and in 23% of those with "back", and 81% of those with the pose "left" have more visible right joints.
 """
 
 TORSO, HEAD_ABOVE_NECK, SHOULDER_WIDTH, HIP_WIDTH = 0.29, 0.12, 0.19, 0.15
@@ -34,14 +34,14 @@ _BONES = (
 class Pose:
     """A person in the picture, in pixels.
 
-    xy: (13, 2) joints; those of an absent head, shoulder or hip are filled in from their neighbors.
-    is_usable: (13,) bool, False where neither a label nor a neighbor says where the joint is.
+    xy: (13, 2) joints; a missing head, shoulder or hip is estimated from its neighbors.
+    is_usable: (13,) bool, False where the position is neither labeled nor estimated.
     scale: pixels per stature.
-    neck, pelvis: (2,) middles of the shoulders and of the hips.
+    neck, pelvis: (2,) midpoints of the shoulders and of the hips.
     up: (2,) unit vector from pelvis to neck.
     facing: (3,) unit vector of the chest: along `side` (the picture's right for an upright person), along `up`,
         and toward the viewer.
-    depth: (13,) pixels toward the viewer, of any origin.
+    depth: (13,) pixels toward the viewer, up to an additive constant.
     """
 
     xy: np.ndarray
@@ -60,10 +60,10 @@ class Pose:
 
 
 def plausible_joints(xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(13,) bool: joints with a position worth drawing.
+    """(13,) bool, joints with a plausible position.
 
-    A visible joint has one. An invisible joint has one unless it lies in the corner (0.5, 0.5), which is how
-    Penn Action writes "nowhere", or more than half a frame outside.
+    A visible joint always has one. An invisible joint has one unless it is at the corner (0.5, 0.5), which Penn Action
+    writes for unknown positions, or more than half a frame outside.
     """
     height, width = size
     is_near = (xy > [-0.5 * width, -0.5 * height]) & (xy < [1.5 * width, 1.5 * height])
@@ -72,10 +72,10 @@ def plausible_joints(xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, in
 
 
 def estimate_scale(xy: np.ndarray, is_usable: np.ndarray, depth: np.ndarray | None = None) -> float | None:
-    """Pixels per stature, None without any bone.
+    """Pixels per stature, or None where no bone has two usable ends.
 
-    With depths, bones have their true lengths and their median tells. Without, foreshortening only shortens bones, so
-    that the longest ones tell.
+    With depths, bones have their true lengths, and the median is used. Without depths, foreshortening shortens bones,
+    and the mean of the longest ones is used.
     """
     points = xy if depth is None else np.column_stack([xy, depth])
     known = [(a, b, nominal) for (a, b), nominal in _BONES if is_usable[a] and is_usable[b]]
@@ -94,9 +94,13 @@ def estimate_scale(xy: np.ndarray, is_usable: np.ndarray, depth: np.ndarray | No
 def estimate_pose(
     xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int], depth: np.ndarray | None = None
 ) -> Pose | None:
-    """The posed body behind the labels of one frame, or None where they show too little of one.
+    """The posed body of one frame, or None where its scale or its trunk cannot be estimated.
 
-    xy (13, 2) pixels, is_visible (13,) bool, size (height, width), depth (13,) pixels toward the viewer or None.
+    Args:
+        xy: (13, 2) pixels.
+        is_visible: (13,) bool.
+        size: (height, width) of the frame, pixels.
+        depth: (13,) pixels toward the viewer, or None to infer it.
     """
     xy = np.array(xy, dtype=np.float64)
     is_usable = plausible_joints(xy, is_visible, size)
@@ -117,20 +121,20 @@ def estimate_pose(
 
 
 def _drop_detached(xy: np.ndarray, is_usable: np.ndarray, scale: float) -> None:
-    """A limb joint more than twice its bone away from its parent is a wrong label."""
+    """Marks limb joints as unusable that are more than 2.2 bone lengths from their parent: their labels are wrong."""
     for (parent, child), nominal in _BONES[:8]:
         if is_usable[parent] and is_usable[child] and np.hypot(*(xy[child] - xy[parent])) > 2.2 * nominal * scale:
             is_usable[child] = False
 
 
 def _trunk(xy: np.ndarray, is_usable: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Neck and pelvis; missing shoulders and hips are put where their partner is, or one torso away."""
-    middles: list[np.ndarray | None] = []
-    for pair in (SHOULDERS, HIPS):
-        present = [joint for joint in pair if is_usable[joint]]
-        middles.append(xy[present].mean(0) if present else None)
-    neck, pelvis = middles
+    """Neck and pelvis. Missing shoulders and hips are put where their counterpart is, or one torso length away.
+
+    At least one of them must be usable.
+    """
+    neck, pelvis = _midpoint(xy, is_usable, SHOULDERS), _midpoint(xy, is_usable, HIPS)
     if neck is None:
+        assert pelvis is not None
         neck = pelvis + [0, -TORSO * scale] if not is_usable[HEAD] else pelvis + 0.75 * (xy[HEAD] - pelvis)
     if pelvis is None:
         pelvis = neck + [0, TORSO * scale]
@@ -143,8 +147,14 @@ def _trunk(xy: np.ndarray, is_usable: np.ndarray, scale: float) -> tuple[np.ndar
     return xy[list(SHOULDERS)].mean(0), xy[list(HIPS)].mean(0)
 
 
+def _midpoint(xy: np.ndarray, is_usable: np.ndarray, pair: tuple[int, int]) -> np.ndarray | None:
+    """(2,) mean of the usable joints of a pair, or None without any."""
+    usable = [joint for joint in pair if is_usable[joint]]
+    return xy[usable].mean(0) if usable else None
+
+
 def _up(xy: np.ndarray, is_usable: np.ndarray, neck: np.ndarray, pelvis: np.ndarray, scale: float) -> np.ndarray:
-    """From pelvis to neck; a strongly foreshortened trunk borrows the direction of the head."""
+    """(2,) unit vector from pelvis to neck; the head's direction contributes where the trunk is foreshortened."""
     up = (neck - pelvis) / scale
     if is_usable[HEAD]:
         up = up + 0.5 * (xy[HEAD] - neck) / scale
@@ -155,6 +165,7 @@ def _up(xy: np.ndarray, is_usable: np.ndarray, neck: np.ndarray, pelvis: np.ndar
 def _guess_facing(
     xy: np.ndarray, is_usable: np.ndarray, is_visible: np.ndarray, up: np.ndarray, scale: float
 ) -> np.ndarray:
+    """(3,) unit vector of the chest (see `Pose.facing`), from labels without depth."""
     side = np.array([-up[1], up[0]])
     # The subject's left is on the right of the picture when the chest faces the viewer.
     across = [
@@ -171,7 +182,7 @@ def _guess_facing(
                 chord = last - first
                 share = np.clip((middle - first) @ chord / max(chord @ chord, 1e-6), 0, 1)
                 evidence += weight * float((middle - first - share * chord) @ side) / scale
-                if start is SHOULDERS:  # hands are mostly before the chest
+                if start is SHOULDERS:  # hands are mostly in front of the chest
                     evidence += 2 * float(chord @ side) / scale
     limbs = np.array([SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES])
     evidence += 0.35 * float(is_visible[limbs[:, 1]].sum() - is_visible[limbs[:, 0]].sum())
@@ -181,9 +192,9 @@ def _guess_facing(
 
 
 def _guess_depth(facing: np.ndarray, scale: float) -> np.ndarray:
-    """Turning the chest moves the left side away from, or toward, the viewer; hands are before the chest."""
+    """(13,) pixels toward the viewer, from the direction of the chest; hands are assumed in front of the chest."""
     depth = np.zeros(13)
-    ahead = 0.5 + facing[2]  # people seen from behind hold their hands before them, and unseen
+    ahead = 0.5 + facing[2]  # seen from behind, the hands are hidden by the body
     for (left, right), half_width in (
         (SHOULDERS, 0.09), (ELBOWS, 0.12), (WRISTS, 0.11), (HIPS, 0.07), (KNEES, 0.08), (ANKLES, 0.07)
     ):  # fmt: skip
@@ -194,6 +205,7 @@ def _guess_depth(facing: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _facing_of(xy: np.ndarray, depth: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """(3,) unit vector of the chest (see `Pose.facing`), from joints with depth."""
     points = np.column_stack([xy, depth])
     (own_left, own_right), hips = SHOULDERS, HIPS
     left = (points[own_left] - points[own_right]) + 0.5 * (points[hips[0]] - points[hips[1]])

@@ -8,7 +8,7 @@ lengths in statures, the ground at y = 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -18,10 +18,13 @@ from m3.rendering import body
 SIDES = np.array([1.0, -1.0])
 """Sign of x for the subject's own left and right."""
 
+Curve = np.ndarray | float
+"""A value per frame, (T,), or one for all frames."""
+
 
 @dataclass(frozen=True)
 class Bones:
-    """Lengths of a body in statures; `shoulder` and `hip` are half widths, `sole` is the ankle's height."""
+    """Bone lengths in statures; `shoulder` and `hip` are half widths, `sole` is the ankle's height above the ground."""
 
     torso: float = body.TORSO
     head: float = body.HEAD_ABOVE_NECK
@@ -43,17 +46,18 @@ class Bones:
 
     @property
     def standing(self) -> float:
-        """Height of the pelvis over almost straight legs."""
+        """Height of the pelvis of a standing person with almost straight legs."""
         return self.sole + 0.985 * self.leg
 
 
 def random_bones(rng: np.random.Generator) -> Bones:
-    """Each bone within 7% of the average."""
-    return Bones(**{field.name: float(field.default * rng.uniform(0.93, 1.07)) for field in fields(Bones)})
+    """Bones with lengths drawn uniformly within 7% of the average."""
+    lengths = asdict(Bones())
+    return Bones(**{name: float(length * rng.uniform(0.93, 1.07)) for name, length in lengths.items()})
 
 
 def rotation_matrices(lean: np.ndarray, twist: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) rotations: lean forward, then roll to the subject's left, then twist to the left; radians (T,)."""
+    """(T,) angles in radians → (T, 3, 3) rotations: lean forward, then roll to the subject's left, then twist left."""
     cx, sx, cy, sy, cz, sz = (f(angle) for angle in (lean, twist, -roll) for f in (np.cos, np.sin))
     zero, one = np.zeros_like(cx), np.ones_like(cx)
     about_x = np.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).reshape(-1, 3, 3)
@@ -64,10 +68,13 @@ def rotation_matrices(lean: np.ndarray, twist: np.ndarray, roll: np.ndarray) -> 
 
 def two_bone_ik(
     root: np.ndarray, target: np.ndarray, upper: float, lower: float, hint: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Two-bone inverse kinematics: the middle and the end joint (…, 3) of a limb that reaches for `target` (…, 3).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-bone inverse kinematics: middle joint and end joint, (…, 3) each, of a limb from `root` to `target`.
 
-    The middle joint leans toward `hint` (…, 3). A target out of reach is approached along the straight line.
+    Args:
+        root, target: (…, 3) positions. A target out of reach is approached along the straight line.
+        upper, lower: lengths of the two bones.
+        hint: (…, 3) direction toward which the middle joint bends.
     """
     way = target - root
     distance = np.linalg.norm(way, axis=-1, keepdims=True)
@@ -81,9 +88,11 @@ def two_bone_ik(
 
 
 class Rig:
-    """The trunk of a body over T frames, from which limbs reach.
+    """The trunk of a body over T frames, to which limbs are attached.
 
-    pelvis (T, 3); chest and hips: (T, 3, 3) rotations. neck (T, 3), shoulders and hip_joints (T, 2, 3), own left first.
+    pelvis, neck: (T, 3) positions.
+    chest, hips: (T, 3, 3) rotations.
+    shoulders, hip_joints: (T, 2, 3) positions, the subject's left first.
     """
 
     def __init__(self, bones: Bones, pelvis: np.ndarray, chest: np.ndarray, hips: np.ndarray) -> None:
@@ -93,14 +102,24 @@ class Rig:
         self.hip_joints = pelvis[:, None] + bones.hip * SIDES[:, None] * hips[:, None, :, 0]
 
     def toward(self, forward: np.ndarray, outward: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
-        """(T, 2, 3) hands: arms raised forward and outward from hanging, (T, 2) radians, stretched to `reach` 0 … 1."""
+        """(T, 2, 3) hands of arms that are raised from hanging down.
+
+        Args:
+            forward, outward: (T, 2) angles in radians.
+            reach: distance of the hands from the shoulders, as a fraction of the arm's length.
+        """
         way = np.stack(
             [SIDES * np.sin(outward), -np.cos(outward) * np.cos(forward), np.cos(outward) * np.sin(forward)], -1
         )  # (T, 2, 3)
         return self.shoulders + self.bones.arm * np.asarray(reach)[..., None] * way
 
     def pose(self, hands: np.ndarray, feet: np.ndarray, elbow_hint: np.ndarray, knee_hint: np.ndarray) -> np.ndarray:
-        """(T, 13, 3) joints. hands, feet (T, 2, 3) wrists and ankles, own left first; hints broadcast to them."""
+        """(T, 13, 3) joints.
+
+        Args:
+            hands, feet: (T, 2, 3) wrists and ankles, the subject's left first.
+            elbow_hint, knee_hint: see `two_bone_ik`; broadcast to hands and feet.
+        """
         bones = self.bones
         points = np.empty((len(self.pelvis), 13, 3))
         points[:, body.HEAD] = self.neck + bones.head * self.chest[:, :, 1]
@@ -123,7 +142,7 @@ def _wave(cycles: np.ndarray, shift: float = 0.0) -> np.ndarray:
 
 
 def _ease(cycles: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """0 at whole cycles, 1 half-way, smooth."""
+    """A smooth curve that is 0 at whole cycles and 1 half-way between them."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * (cycles + shift))
 
 
@@ -131,20 +150,23 @@ def _both(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.stack([left, right], axis=1)
 
 
-def _at(x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float, num_frames: int) -> np.ndarray:
-    """(T, 3) from numbers or curves."""
+def _at(x: Curve, y: Curve, z: Curve, num_frames: int) -> np.ndarray:
+    """(T, 3) positions."""
     return np.stack([np.broadcast_to(value, num_frames) for value in (x, y, z)], -1).astype(np.float64)
 
 
 def _feet(
-    num_frames: int, bones: Bones, apart: np.ndarray | float, up=0.0, ahead_left=0.0, ahead_right=0.0
+    num_frames: int, bones: Bones, apart: Curve, up: Curve = 0.0, ahead_left: Curve = 0.0, ahead_right: Curve = 0.0
 ) -> np.ndarray:
-    """(T, 2, 3) ankles, `apart` from the middle line each."""
+    """(T, 2, 3) ankles, each `apart` from the middle line."""
     left = _at(apart, bones.sole + up, ahead_left, num_frames)
     return _both(left, _at(-np.asarray(apart), bones.sole + up, ahead_right, num_frames))
 
 
-def _upright(bones: Bones, pelvis: np.ndarray, lean=0.0, twist=0.0, roll=0.0, hip_twist=0.0) -> Rig:
+def _upright(
+    bones: Bones, pelvis: np.ndarray, lean: Curve = 0.0, twist: Curve = 0.0, roll: Curve = 0.0, hip_twist: Curve = 0.0
+) -> Rig:
+    """A trunk with the pelvis at (T, 3); the chest is turned by lean, twist and roll, the hips by hip_twist."""
     num_frames = len(pelvis)
     curves = [
         np.broadcast_to(np.asarray(angle, dtype=np.float64), num_frames) for angle in (lean, twist, roll, hip_twist)
@@ -304,7 +326,7 @@ def boxing(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -
 
 
 Action = Callable[[np.ndarray, float, Bones, np.random.Generator], np.ndarray]
-"""(cycles (T,), size of the movement around 1, bones, generator) → joints (T, 13, 3) of a right-handed subject."""
+"""(phase in cycles (T,), scale of the movement, about 1, bones, generator) → joints (T, 13, 3), right-handed."""
 
 ACTIONS: dict[str, Action] = {
     action.__name__: action
@@ -318,5 +340,5 @@ LYING = ("pushup", "situp")
 
 
 def mirror_points(points: np.ndarray) -> np.ndarray:
-    """The same movement by a left-handed subject: (T, 13, 3) → (T, 13, 3)."""
+    """(T, 13, 3) joints → (T, 13, 3) joints of the mirrored movement, by a left-handed subject."""
     return points[:, MIRRORED] * [-1, 1, 1]

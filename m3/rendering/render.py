@@ -1,4 +1,4 @@
-"""Joints → RGB frame: a clothed body with volume, standing in a place.
+"""Joints → RGB frame: a clothed body with volume in front of a background.
 
 Limbs are chains of tapered capsules, the trunk is a rounded polygon, the head an ellipsoid with a face and hair; they
 are painted from far to near. The same joints and scene give the same bytes.
@@ -30,12 +30,12 @@ def render_frame(
 
     Args:
         xy: (13, 2) float pixels, continuous, origin at the top-left corner of the frame.
-        is_visible: (13,) bool. An invisible joint with a plausible position is drawn too (the body is whole, something
-            hides it); one without is left out, and so is the whole person where no shoulder and no hip is known.
-        size: (height, width).
-        scene: what to draw; its background is the same in every frame.
-        depth: (13,) float pixels toward the viewer, or None to infer what is in front of what.
-        ground_y: where the shadow lies, in pixels, or None for below the lowest joint.
+        is_visible: (13,) bool. An invisible joint with a plausible position is drawn, too: something hides it. A joint
+            without one is omitted, and the whole person where no shoulder and no hip has one.
+        size: (height, width), pixels.
+        scene: the appearance of body and background.
+        depth: (13,) float pixels toward the viewer, or None to infer the depth order.
+        ground_y: y of the shadow, pixels, or None for just below the lowest joint.
 
     Returns: (height, width, 3) uint8 RGB.
     """
@@ -60,25 +60,25 @@ def render_frame(
 def _parts(target: RenderTarget, pose: Pose, scene: Scene) -> Iterator[tuple[float, Callable[[], None]]]:
     """Pairs of (depth in pixels, function that draws the part)."""
     z, s = pose.depth, pose.scale
-    trunk = z[list(SHOULDERS + HIPS)].mean()
+    trunk = float(z[list(SHOULDERS + HIPS)].mean())
     yield trunk, lambda: _torso(target, pose, scene)
     yield trunk + 0.02 * s, lambda: _head(target, pose, scene)
     for k in range(2):
         arm = [SHOULDERS[k], ELBOWS[k], WRISTS[k]]
         leg = [HIPS[k], KNEES[k], ANKLES[k]]
-        arm_depth, leg_depth = z[arm] @ [0.3, 0.45, 0.25], z[leg] @ [0.5, 0.4, 0.1]
+        arm_depth, leg_depth = float(z[arm] @ [0.3, 0.45, 0.25]), float(z[leg] @ [0.5, 0.4, 0.1])
         yield arm_depth + 0.03 * s, lambda arm=arm: _arm(target, pose, scene, arm)
         yield leg_depth - 0.02 * s, lambda leg=leg: _leg(target, pose, scene, leg)
 
 
 def _dimmed(color: Color, pose: Pose, joints: list[int]) -> Color:
-    """Limbs on the far side are a little darker."""
+    """The color of a limb: darker on the far side."""
     behind = (pose.depth[[*SHOULDERS, *HIPS]].mean() - pose.depth[joints].mean()) / pose.scale
     return blend(color, (30, 34, 44), float(np.clip(1.6 * behind, 0, 0.22)))
 
 
 def _arm(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> None:
-    """Upper arm, forearm and hand, as far as their joints are known."""
+    """Draws upper arm, forearm and hand, as far as their joints are usable."""
     if not pose.is_usable[joints[:2]].all():
         return
     s, thick = pose.scale, pose.scale * scene.build
@@ -106,7 +106,7 @@ def _arm(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> N
 
 
 def _leg(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> None:
-    """Thigh, shin and shoe, as far as their joints are known."""
+    """Draws thigh, shin and shoe, as far as their joints are usable."""
     if not pose.is_usable[joints[:2]].all():
         return
     s, thick = pose.scale, pose.scale * scene.build
@@ -136,7 +136,7 @@ def _leg(target: RenderTarget, pose: Pose, scene: Scene, joints: list[int]) -> N
 
 
 def _outline(pose: Pose, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (10, 2) of the trunk's polygon, to be rounded by 0.04 statures, and half widths (5,) down the spine."""
+    """Corners (10, 2) of the trunk's polygon before rounding by 0.04 statures, and half widths (5,) along the spine."""
     s = pose.scale
     side = pose.side
     spine = pose.pelvis - pose.neck
@@ -156,7 +156,7 @@ def _outline(pose: Pose, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _torso(target: RenderTarget, pose: Pose, scene: Scene) -> None:
-    """Chest, waist and pelvis as one rounded shape, shaded like an upright cylinder."""
+    """Draws chest, waist and pelvis as one rounded shape, shaded like an upright cylinder."""
     s = pose.scale
     corners, half_widths = _outline(pose, scene)
     rounding = 0.04 * s
@@ -174,7 +174,7 @@ def _torso(target: RenderTarget, pose: Pose, scene: Scene) -> None:
     u = px * np.float32(-down[1]) + py * np.float32(down[0])  # across, (h, w)
     half = np.interp(v, [-0.03, 0.25, 0.62, 0.95, 1.10], half_widths + rounding).astype(np.float32)
     u = np.clip(u / half, -1, 1) * np.float32(0.95)
-    tilt = np.clip((v - np.float32(0.35)) * np.float32(0.5), -0.4, 0.35)  # the chest looks up a little, the belly down
+    tilt = np.clip((v - np.float32(0.35)) * np.float32(0.5), -0.4, 0.35)  # the chest is tilted up, the belly down
     nz = np.sqrt(np.maximum(1 - u * u, 0)) * np.sqrt(1 - tilt * tilt)
     nx, ny = u * np.float32(-down[1]) + tilt * np.float32(down[0]), u * np.float32(down[0]) + tilt * np.float32(down[1])
     shade = brightness(target.light, nx, ny, nz)[..., None]
@@ -190,7 +190,7 @@ def _torso(target: RenderTarget, pose: Pose, scene: Scene) -> None:
 
 
 def _head(target: RenderTarget, pose: Pose, scene: Scene) -> None:
-    """Neck, then an ellipsoid whose face looks where the chest looks, under a cap of hair."""
+    """Draws neck and head: an ellipsoid with hair, and a face in the direction of the chest."""
     s, thick = pose.scale, pose.scale * (0.5 + 0.5 * scene.build)
     center = pose.xy[HEAD]
     axis = (center - pose.neck) / s + 0.04 * pose.up
@@ -246,7 +246,7 @@ def _skull(
 
 
 def _shadow(target: RenderTarget, pose: Pose, ground_y: float | None) -> None:
-    """A soft ellipse on the ground under the body."""
+    """Darkens a soft ellipse on the ground under the body."""
     points = pose.xy[pose.is_usable]
     lowest = points[:, 1].max() + 0.04 * pose.scale if ground_y is None else ground_y
     low_x, high_x = points[:, 0].min(), points[:, 0].max()

@@ -1,4 +1,4 @@
-"""What a rendered clip shows besides the joints: body, clothes, light, place, and an object in front."""
+"""The appearance of a rendered clip: body, clothes, light, background, and an object in front of the person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ OCCLUDER_KINDS = ("box", "post", "bench", "hedge")
 
 @dataclass(frozen=True)
 class Occluder:
-    """An object in front of the person. kind: of OCCLUDER_KINDS; box: x0, y0, x1, y1 as fractions of the frame."""
+    """An object in front of the person.
+
+    kind: one of `OCCLUDER_KINDS`.
+    box: x0, y0, x1, y1 as fractions of the frame.
+    color: its base color.
+    """
 
     kind: str
     box: tuple[float, float, float, float]
@@ -23,12 +28,17 @@ class Occluder:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a frame shows besides the joints; constant within a clip.
+    """Everything that determines a frame besides the joints; constant within a clip.
 
-    build: thickness of the limbs, 1 is average. shirt, trousers, shoes, skin, hair: sRGB in 0 … 255.
-    sleeve: share of the arm (shoulder to wrist) that the shirt covers. leg: the same of the trousers.
-    band: color of a broad band across the chest, or None. is_long_haired: whether hair falls on the neck.
-    light: unit vector toward the light (right, down, toward the viewer). tint: factor of red, green and blue.
+    build: thickness of the limbs relative to the average.
+    shirt, trousers, shoes, skin, hair: colors.
+    sleeve: fraction of the arm (shoulder to wrist) that the shirt covers.
+    leg: fraction of the leg (hip to ankle) that the trousers cover.
+    band: color of a broad band across the chest, or None.
+    is_long_haired: whether hair falls on the neck.
+    light: unit vector toward the light (right, down, toward the viewer).
+    tint: factors of red, green and blue.
+    background, occluder: what is behind and in front of the person.
     """
 
     build: float
@@ -52,7 +62,7 @@ _HAIRS = ((34, 28, 26), (66, 44, 32), (112, 74, 44), (176, 134, 78), (224, 190, 
 
 
 def random_scene(rng: np.random.Generator, feet: float = 0.85) -> Scene:
-    """A scene drawn from `rng`. feet: where, 0 top … 1 bottom, the person usually stands; the horizon lies above."""
+    """A random scene. feet: y of the ground under the person, 0 top … 1 bottom; the horizon is above it."""
     hue = rng.uniform()
     shirt = hsv(hue, rng.uniform(0.45, 0.85), rng.uniform(0.6, 0.95))
     if rng.uniform() < 0.25:
@@ -85,7 +95,7 @@ def random_scene(rng: np.random.Generator, feet: float = 0.85) -> Scene:
 
 
 def occluder_cover(scene: Scene, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) float32 share of each pixel that the scene's occluder hides."""
+    """(height, width) float32 in 0 … 1, fraction of each pixel that the scene's occluder covers."""
     if scene.occluder is None:
         return np.zeros(size, dtype=np.float32)
     return paint_occluder(scene.occluder, size)[1]
@@ -93,7 +103,7 @@ def occluder_cover(scene: Scene, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def paint_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Color (height, width, 3) and cover (height, width), float32, of an object made of rounded boxes."""
+    """Color (height, width, 3) and coverage (height, width), float32, of an object made of rounded boxes."""
     height, width = size
     x0, y0, x1, y1 = np.array(occluder.box) * [width, height, width, height]
     w, h = x1 - x0, y1 - y0
@@ -117,7 +127,7 @@ def paint_occluder(occluder: Occluder, size: tuple[int, int]) -> tuple[np.ndarra
         part = np.clip(0.5 - distance, 0, 1).astype(np.float32)
         across = (x - left) / max(right - left, 1) if occluder.kind == "post" else (y - top) / max(bottom - top, 1)
         shade = np.broadcast_to(1.08 - 0.32 * np.clip(across, 0, 1), part.shape)
-        # `color` is not weighted by `cover`: where only this board is, its full color must stand.
+        # `color` is not premultiplied by `cover`: where only this board covers a pixel, it has its full color.
         share = np.where(cover > 0, part, (part > 0).astype(np.float32))[..., None]
         color += (np.asarray(paint, dtype=np.float32) * shade[..., None] - color) * share
         cover = np.maximum(cover, part)

@@ -1,6 +1,6 @@
 """Round, shaded, anti-aliased shapes, drawn from their signed distance inside their bounding boxes only.
 
-The distance to a shape's outline gives its silhouette, the height of its round surface gives its shading.
+A shape's silhouette comes from the distance to its outline, its shading from the normals of its round surface.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from m3.rendering.backgrounds import Color
 class RenderTarget:
     """A picture to paint on.
 
-    rgb: (height, width, 3) float32; body: (height, width) share of the pixel that a body covers.
+    rgb: (height, width, 3) float32 in 0 … 255.
+    body: (height, width) float32, fraction of each pixel that body parts cover.
     light: unit vector toward the light.
     """
 
     def __init__(self, background: np.ndarray, light: tuple[float, float, float]) -> None:
         self.rgb = background.copy()
-        self.body = np.zeros(background.shape[:2], dtype=np.float32)
+        self.body: np.ndarray = np.zeros(background.shape[:2], dtype=np.float32)
         self.light = light
 
     def region(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
-        """Slices of the pixels between two corners, and their x (1, w) and y (h, 1); None when all lie outside."""
+        """Slices of the pixels between two corners, and their x (1, w) and y (h, 1); None for corners outside."""
         height, width = self.body.shape
         x0, x1 = max(int(low[0]), 0), min(int(high[0]) + 2, width)
         y0, y1 = max(int(low[1]), 0), min(int(high[1]) + 2, height)
@@ -38,9 +39,13 @@ class RenderTarget:
     def paint(
         self, where: tuple[slice, slice], distance: np.ndarray, color: np.ndarray, halo: np.ndarray | None
     ) -> None:
-        """Lays a part over the picture, first darkening (`halo`) what it nearly touches.
+        """Draws a part over the picture.
 
-        distance: (h, w) signed pixels to its outline, negative inside. color: (h, w, 3).
+        Args:
+            where: slices of the region, from `region`.
+            distance: (h, w) signed distance to the part's outline in pixels, negative inside.
+            color: (h, w, 3) of the part.
+            halo: (h, w) in 0 … 1, darkening of the picture around the part before it is drawn; None for none.
         """
         rgb, body = self.rgb[where], self.body[where]
         if halo is not None:
@@ -53,14 +58,23 @@ class RenderTarget:
 
 
 def brightness(light: tuple[float, float, float], nx: np.ndarray, ny: np.ndarray, nz: np.ndarray) -> np.ndarray:
-    """Brightness of a matt surface with the normal (nx, ny, nz): 0.6 in the shadow, about 1.1 facing the light."""
+    """Brightness of a matte surface with the normal (nx, ny, nz): 0.6 in the shade, about 1.1 facing the light."""
     lambert = np.clip(nx * np.float32(light[0]) + ny * np.float32(light[1]) + nz * np.float32(light[2]), -0.25, 1)
     return np.float32(0.70) + np.float32(0.40) * lambert
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A tapered capsule from a to b (pixels): radii, depths, swelling between them, two colors and where they meet."""
+    """A tapered capsule.
+
+    a, b: (2,) ends, pixels.
+    radius_a, radius_b: radii at the ends, pixels.
+    color: color up to `split`.
+    beyond: color from `split` on, or None for one color.
+    split: fraction of the way from a to b where the colors meet.
+    bulge: additional radius half-way between the ends, pixels.
+    depth_a, depth_b: depths of the ends, pixels toward the viewer.
+    """
 
     a: np.ndarray
     b: np.ndarray
@@ -77,9 +91,13 @@ class Segment:
 def paint_chain(
     target: RenderTarget, segments: list[Segment], halo_width: float, root: np.ndarray | None = None
 ) -> None:
-    """Draws capsules as one body: where they overlap, the surface nearer to the viewer shows, with a soft seam.
+    """Draws capsules as one body: where they overlap, the surface nearer to the viewer is shown, with a soft seam.
 
-    halo_width: pixels. root: where the chain grows out of another part, which it does not darken there.
+    Args:
+        target: the picture.
+        segments: the capsules.
+        halo_width: width of the darkening around the chain, pixels.
+        root: (2,) point around which there is no darkening: where the chain joins another part. None for none.
     """
     corners = []
     for segment in segments:
@@ -112,7 +130,7 @@ def paint_chain(
 def _capsule(
     segment: Segment, x: np.ndarray, y: np.ndarray, light: tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signed distance, height of the surface (falling off outside), and color, of a capsule on a grid."""
+    """Signed distance, height of the surface (falling off outside) and color of a capsule, on a grid of pixels."""
     along = (segment.b - segment.a).astype(np.float32)
     squared = max(float(along @ along), 1e-3)
     px, py = x - np.float32(segment.a[0]), y - np.float32(segment.a[1])

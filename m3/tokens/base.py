@@ -1,4 +1,4 @@
-"""What every picture tokenizer of m3 does, and the way between uint8 pictures and its pixels."""
+"""The interface of picture tokenizers, and the conversion between uint8 pictures and their pixels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from m3.core.modalities import PICTURE_STRIDE
 class PictureTokenizer(ABC):
     """Pixels ↔ ids 0 … 63,999 on a grid 16 times coarser.
 
-    name: "mini", "cosmos", … or "none"
-    fingerprint: sha256 of the weights, hexadecimal; data and checkpoints of another fingerprint do not match.
+    name: "mini", "cosmos", … or "none".
+    fingerprint: hexadecimal sha256 of the weights; data and checkpoints are compatible only if it is equal.
     """
 
     name: str
@@ -31,7 +31,7 @@ class PictureTokenizer(ABC):
 
 
 class NoTokenizer(PictureTokenizer):
-    """No picture tokens: the data set holds poses only. Encoding and decoding raise ValueError."""
+    """For data sets without picture tokens. Encoding and decoding raise ValueError."""
 
     name = "none"
     fingerprint = ""

@@ -29,13 +29,13 @@ ADVICE = (
 
 
 class CosmosTokenizer(PictureTokenizer):
-    """The published networks as a tokenizer. They compute in the dtype that they were saved in, on any device.
+    """The published networks as a tokenizer. They compute in the dtype in which they were saved, on any device.
 
     Args:
         path: a folder with encoder.jit and decoder.jit, or the id of a Hugging Face repository that holds them.
         device: where to compute; "auto" is the GPU if there is one.
 
-    Raises FileNotFoundError, saying where the files come from, or ValueError naming a file that is something else.
+    Raises FileNotFoundError, with where to get the files, or ValueError naming a file that is something else.
     """
 
     name = "cosmos"
@@ -53,12 +53,12 @@ class CosmosTokenizer(PictureTokenizer):
 
     @cached_property
     def decoder(self) -> torch.jit.ScriptModule:
-        """Loaded when something is decoded: preprocessing may do without it."""
+        """Loaded by the first `decode`: preprocessing may not need it."""
         return _load(self._decoder_path, self.device)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """See `PictureTokenizer.encode`. Raises ValueError where the file returns anything but legal ids."""
+        """See `PictureTokenizer.encode`. Raises ValueError unless the network returns legal ids."""
         check_pixels(pixels)
         output = self._run_encoder(pixels.to(self.device))
         ids = output[0] if isinstance(output, (tuple, list)) and output else output
@@ -74,16 +74,15 @@ class CosmosTokenizer(PictureTokenizer):
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
-        """(B, h, w) integer ids → (B, 3, 16h, 16w) float32, clamped to [−1, 1]; the file itself does not clamp.
+        """(B, h, w) integer ids → (B, 3, 16h, 16w) float32, clamped to [−1, 1]; the network itself does not clamp.
 
-        Raises ValueError for an illegal id, which the file would silently take for another one.
+        Raises ValueError for an illegal id, which the network would silently decode like another one.
         """
         if ids.ndim != 3 or ids.is_floating_point():
             raise ValueError(f"ids {_describe(ids)}: need integers (B, h, w)")
         _check_legal(ids.long(), "cannot decode")
         try:
-            with torch.jit.optimized_execution(False):
-                pixels = self.decoder(ids.to(self.device, torch.int32))
+            pixels = _run(self.decoder, ids.to(self.device, torch.int32))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, torch.jit.Error) as error:
@@ -97,18 +96,16 @@ class CosmosTokenizer(PictureTokenizer):
         return pixels.float().clamp(-1, 1)
 
     def _run_encoder(self, pixels: Tensor) -> Any:
-        """Feeds the dtype of the weights. A frozen file shows no weights: then what it accepts, float32 before bf16.
+        """The encoder's output for pixels in the dtype of its weights.
 
-        Without the executor's optimizations, which rewrite a network after its first calls: the same picture must
-        give the same ids in every call.
+        A frozen file has no visible weights: then in the first dtype that it accepts, float32 before bfloat16.
         """
         if self._encoder_dtypes is None:
             self._encoder_dtypes = _candidate_dtypes(self.encoder)
         failures = []
         for dtype in self._encoder_dtypes:
             try:
-                with torch.jit.optimized_execution(False):
-                    output = self.encoder(pixels.to(dtype))
+                output = _run(self.encoder, pixels.to(dtype))
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, torch.jit.Error) as error:
@@ -123,9 +120,18 @@ class CosmosTokenizer(PictureTokenizer):
         return ValueError(f"{path} does not run on {self.device}: {reason}. Try tokenizer.device={other}. {ADVICE}")
 
 
+def _run(network: torch.jit.ScriptModule, argument: Tensor) -> Any:
+    """The network's output without the executor's optimizations.
+
+    They rewrite a network after its first calls, but the same picture must give the same ids in every call.
+    """
+    with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]: documented, not in __all__
+        return network(argument)
+
+
 def _load(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; the files are published so
+        warnings.simplefilter("ignore", DeprecationWarning)  # deprecated, but the published format
         try:
             return torch.jit.load(path, map_location=device).eval()
         except (RuntimeError, torch.jit.Error) as error:
@@ -133,9 +139,9 @@ def _load(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 
 def _candidate_dtypes(module: torch.jit.ScriptModule) -> list[torch.dtype]:
-    """Dtypes to feed, likeliest first: of the parameters, in order (the first belong to the first layer), then others.
+    """Dtypes to try, likeliest first: those of the parameters, in order (the first layer's first), then others.
 
-    Files of mixed dtypes and files without parameters are why there is more than one.
+    There are several because files may have mixed dtypes or no visible parameters.
     """
     weights = [tensor.dtype for tensors in (module.parameters(), module.buffers()) for tensor in tensors]
     floating = [dtype for dtype in weights if dtype.is_floating_point]
@@ -163,5 +169,5 @@ def _describe(output: Any) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """The cause: TorchScript puts its own stack before it."""
+    """The last line of the message, which holds the cause: TorchScript's own stack precedes it."""
     return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")

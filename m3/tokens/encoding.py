@@ -1,4 +1,4 @@
-"""Pictures → picture tokens in batches of one fixed size, on which the ids may depend."""
+"""Pictures → picture tokens in batches of a fixed size, because ids may depend on the batch size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from m3.tokens.base import PictureTokenizer, to_pixels
 
 
 def encode_pictures(tokenizer: PictureTokenizer, pictures: np.ndarray, batch_size: int) -> np.ndarray:
-    """(F, H, W, 3) uint8 → (F, H/16, W/16) uint16 ids, in batches of one fixed size.
-
-    The last batch is padded with black pictures: the ids of a picture may depend on the batch's size.
-    """
+    """(F, H, W, 3) uint8 → (F, H/16, W/16) uint16 ids; the last batch is padded with black pictures."""
     ids = []
     for start in range(0, len(pictures), batch_size):
         batch = pictures[start : start + batch_size]
@@ -28,7 +25,7 @@ def encode_pictures(tokenizer: PictureTokenizer, pictures: np.ndarray, batch_siz
 
 @contextmanager
 def torch_threads(num_threads: int) -> Iterator[None]:
-    """Within the block, CPU threads of torch."""
+    """Sets the number of torch's CPU threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

@@ -1,8 +1,8 @@
-"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): six bounded numbers, each on a few levels.
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): six bounded numbers, each with a few levels.
 
-A picture token is one mixed-radix number: with levels (8, 8, 8, 5, 5, 5) the digits count 1, 8, 64, 512, 2560 and
-12800, digit 0 least significant, as in Cosmos-0.1 DI. Digit d of a place with L levels stands for the value
-(d − L//2) / (L//2): −1 … 0.75 of 8 levels, −1 … 1 of 5.
+A picture token is a mixed-radix number: with levels (8, 8, 8, 5, 5, 5) the weights of the digits are 1, 8, 64, 512,
+2560 and 12800, digit 0 least significant, as in Cosmos-0.1 DI. Digit d with L levels encodes the value
+(d − L//2) / (L//2): −1 … 0.75 for 8 levels, −1 … 1 for 5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from m3.core.modalities import FSQ_LEVELS
 
 
 def basis(levels: Sequence[int]) -> tuple[int, ...]:
-    """What a digit counts: (1, 8, 64, 512, 2560, 12800) for the levels of m3."""
+    """The weight of each digit: (1, 8, 64, 512, 2560, 12800) for the levels of m3."""
     return tuple(accumulate(levels[:-1], mul, initial=1))
 
 
@@ -34,9 +34,9 @@ def ids_to_digits(ids: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
 
 
 def digits_of_legal(ids: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> tuple[Tensor, ...]:
-    """(…) int64 legal ids → len(levels) times (…) digits, without waiting for the device to check them.
+    """(…) int64 legal ids → len(levels) tensors (…) of digits, without a check that would wait for the device.
 
-    An illegal id's last digit lies outside its levels: whoever looks it up in a table finds out.
+    The last digit of an illegal id is outside its levels, so that looking it up in a table fails.
     """
     *low, last = basis(levels)
     return (*(ids // weight % level for weight, level in zip(low, levels)), ids // last)
@@ -53,7 +53,10 @@ def digits_to_ids(digits: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
 
 
 class FSQ(nn.Module):
-    """Rounds (…, 6) numbers to the grid, and lets gradients pass straight through the rounding. Has no weights."""
+    """Rounds (…, 6) numbers to the grid, with straight-through gradients. Has no weights."""
+
+    middle: Tensor
+    last: Tensor
 
     def __init__(self, levels: Sequence[int] = FSQ_LEVELS) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class FSQ(nn.Module):
         self.register_buffer("last", torch.tensor([level - 1.0 for level in levels]), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Any number → one that rounds to −(L//2) … L − 1 − L//2; 0 → 0. An even L needs an offset of a half."""
+        """(…, 6) numbers → numbers that round to −(L//2) … L − 1 − L//2; 0 → 0. An even L needs an offset of a half."""
         scale = self.last / 2 * (1 + 1e-3)
         offset = torch.where(self.last % 2 == 1, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / scale)) * scale - offset

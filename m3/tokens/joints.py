@@ -13,10 +13,12 @@ _MAX_BIN = NUM_JOINT_BINS - 1
 class JointCodec:
     """Canvas pixels ↔ ids 0 … 8,191 for x and y, 0/1 for visibility.
 
-    A round trip of a point on the canvas stays within half a bin of it: 0.0157 px on a canvas of 256.
+    The round-trip error of a point on the canvas is at most half a bin: 0.0157 px on a canvas of 256 px.
 
     Args:
-        canvas_size: side of the canvas in pixels.
+        canvas_size: side of the canvas, pixels.
+
+    Raises ValueError for a size below 1.
     """
 
     def __init__(self, canvas_size: int) -> None:
@@ -27,8 +29,8 @@ class JointCodec:
     def encode(self, xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
         """(…, 13, 2) canvas pixels, (…, 13) bool → (…, 3, 13) uint16: rows x, y, visibility.
 
-        An invisible joint keeps its x, y where they lie on the canvas, else they are 0.
-        Raises ValueError for a visible joint that does not lie on the canvas.
+        x and y of an invisible joint are encoded if they are on the canvas, else they are 0.
+        Raises ValueError for a visible joint outside the canvas.
         """
         xy, is_visible = np.asarray(xy, dtype=np.float64), np.asarray(is_visible)
         if xy.shape[-2:] != (NUM_JOINTS, 2) or is_visible.shape != xy.shape[:-1] or is_visible.dtype != bool:
@@ -36,7 +38,7 @@ class JointCodec:
                 f"need xy (…, {NUM_JOINTS}, 2) and is_visible (…, {NUM_JOINTS}) bool, "
                 f"got {xy.shape} and {is_visible.shape} {is_visible.dtype}"
             )
-        is_inside = ((xy >= 0) & (xy <= self.canvas_size)).all(axis=-1)  # (…, 13); False for NaN
+        is_inside = np.all((xy >= 0) & (xy <= self.canvas_size), axis=-1)  # (…, 13); False for NaN
         if (is_visible & ~is_inside).any():
             where = xy[is_visible & ~is_inside][0].tolist()
             raise ValueError(f"visible joint at {where} is not on the canvas of {self.canvas_size} px")
@@ -45,7 +47,10 @@ class JointCodec:
         return np.stack([bins[..., 0], bins[..., 1], is_visible], axis=-2).astype(np.uint16)  # (…, 3, 13)
 
     def decode(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(…, 3, 13) integer ids → (…, 13, 2) float64 canvas pixels, (…, 13) bool. ValueError for an illegal id."""
+        """(…, 3, 13) integer ids → (…, 13, 2) float64 canvas pixels, (…, 13) bool visibility.
+
+        Raises ValueError for an illegal id.
+        """
         tokens = np.asarray(tokens)
         if tokens.shape[-2:] != (3, NUM_JOINTS) or tokens.dtype.kind not in "ui":
             raise ValueError(f"need integer tokens (…, 3, {NUM_JOINTS}), got {tokens.shape} {tokens.dtype}")

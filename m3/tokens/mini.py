@@ -1,8 +1,8 @@
 """The mini tokenizer: m3's own small FSQ auto-encoder, with the interface of Cosmos DI16×16 and weights in the package.
 
-Convolutions throughout, so that every canvas whose sides are multiples of 16 works. Most of the width is at stride
-16, where wide depthwise kernels let each token and each decoded patch see the picture around it: sixteen bits are too
-few for 16 × 16 pixels on their own, but neighbors can share what is common to them, such as a sky.
+It is fully convolutional, so that it works for all canvas sizes that are multiples of 16. Most channels are at stride
+16, where wide depthwise kernels give each token and each decoded patch a large receptive field: sixteen bits are too
+few for 16 × 16 pixels on their own, but neighboring tokens can share what they have in common, such as a sky.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from m3.tokens.base import PictureTokenizer, check_pixels
 from m3.tokens.fsq import FSQ
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
-"""The shipped weights; `weights/README.md` beside them says what made them."""
+"""The shipped weights; `weights/README.md` beside them describes their training."""
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(x))), without a norm, as in EDSR (Lim et al. 2017): norms cost restored pictures contrast."""
+    """x + conv(act(conv(x))), without a norm, as in EDSR (Lim et al. 2017): norms reduce contrast."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,16 +102,18 @@ class MiniAutoEncoder(nn.Module):
         )
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw fresh weights: He-normal kernels; residual branches start at a tenth, sub-pixel copies start equal."""
+        """Draws initial weights: He-normal kernels, residual branches scaled to a tenth, equal sub-pixel copies."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, (ResidualBlock, ContextBlock)):
-                module.body[-1].weight.data *= 0.1
+                module.body[-1].get_parameter("weight").data *= 0.1
             elif isinstance(module, Upsample):
-                kernel = module[0].weight.data  # (4 C', C, 1, 1); equal copies: no checcurboard (Aitken et al. 2017)
+                # (4 C', C, 1, 1); equal copies avoid a checkerboard (Aitken et al. 2017)
+                kernel = module[0].get_parameter("weight").data
                 kernel.copy_(kernel[::4].repeat_interleave(4, dim=0))
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ def save_weights(model: MiniAutoEncoder, path: Path) -> None:
 
 
 class MiniTokenizer(PictureTokenizer):
-    """The trained auto-encoder as a tokenizer; computes in float32.
+    """The trained auto-encoder as a tokenizer, computing in float32.
 
     Args:
         path: a safetensors file of `save_weights`, or None for the shipped weights.

@@ -1,7 +1,6 @@
 """Words ↔ ids: a byte-level BPE, trained on the captions of a data set and stored beside its shards as JSON.
 
-Every byte is a token of its own, so any text can be written and none is unknown. Two ids are no text: 0 is padding,
-1 ends a caption.
+Every byte is in the vocabulary, so that any text can be encoded. Two ids are special: 0 is padding, 1 ends a caption.
 """
 
 from __future__ import annotations
@@ -18,14 +17,17 @@ from m3.core.modalities import MAX_VOCAB_SIZE
 PAD, END = "[PAD]", "[EOS]"
 PAD_ID, END_ID = 0, 1
 MIN_VOCAB_SIZE = 2 + 256
-"""[PAD], [EOS] and the bytes."""
+"""[PAD], [EOS] and 256 bytes."""
 
 
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
-    """The JSON of a tokenizer with at most `vocab_size` ids, the same for the same captions in any order.
+    """The JSON of a trained tokenizer; it does not depend on the order of the captions.
 
-    captions: repeated ones count as often as they come. Pairs of tokens that occur once are not merged, so that few
-        captions give fewer ids than asked for.
+    Args:
+        captions: training text; repeated captions count repeatedly.
+        vocab_size: largest number of ids. Pairs of tokens that occur once are not merged, so that few captions give
+            fewer ids.
+
     Raises ValueError for a size outside 258 … 65,536.
     """
     if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
@@ -48,7 +50,9 @@ class TextTokenizer:
     """Captions ↔ ids 0 … num_ids − 1.
 
     Args:
-        json_text: of `train_text_tokenizer`. Raises ValueError where it is something else.
+        json_text: result of `train_text_tokenizer`.
+
+    Raises ValueError for any other text.
     """
 
     def __init__(self, json_text: str) -> None:
@@ -71,8 +75,8 @@ class TextTokenizer:
     def encode(self, caption: str | None, length: int) -> tuple[np.ndarray, np.ndarray]:
         """A caption → (length,) uint16 ids and (length,) bool is_content.
 
-        Content are the tokens of the text and the [EOS] after them; the rest is padding. A caption that does not fit
-        keeps its first `length` tokens and has no [EOS]; None is padding only.
+        is_content is True for the tokens of the text and the [EOS] after them, False for padding. A longer caption is
+        truncated to `length` tokens without [EOS]; None gives padding only.
         """
         content = [] if caption is None else [*self._tokenizer.encode(caption).ids, END_ID][:length]
         ids = np.full(length, PAD_ID, dtype=np.uint16)
@@ -82,7 +86,7 @@ class TextTokenizer:
     def decode(self, ids: np.ndarray) -> str:
         """(length,) integer ids → the text up to the first [EOS] or padding.
 
-        A character that was cut in two becomes "\N{REPLACEMENT CHARACTER}". Raises ValueError for an illegal id.
+        A character that was truncated becomes "\N{REPLACEMENT CHARACTER}". Raises ValueError for an illegal id.
         """
         if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < self.num_ids:
             raise ValueError(f"text ids {np.min(ids)} … {np.max(ids)}: legal ids are 0 … {self.num_ids - 1}")
