@@ -24,9 +24,9 @@ OPTIONAL = (
     "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
 )  # fmt: skip
 ADVICE = (
-    f"Get {', '.join(WEIGHTS)} and, as far as they exist, {', '.join(OPTIONAL)} from "
+    f"Get {', '.join(WEIGHTS)} and, if they exist, {', '.join(OPTIONAL)} from "
     f"https://huggingface.co/{REPOSITORY} (BSD-3-Clause), put them into one folder and give it as "
-    f"captioner.path=FOLDER; or give captioner.path={REPOSITORY} on a machine that may download them. "
+    f"captioner.path=FOLDER; or give captioner.path={REPOSITORY} on a machine with network access. "
     "Pickled weights (pytorch_model.bin) are not read"
 )
 

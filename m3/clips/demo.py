@@ -88,18 +88,18 @@ def demo_clip(seed: int, clip: int, num_frames: int, size: tuple[int, int]) -> D
     return DemoClip(points, Joints(xy, is_visible), depth, ground_y, scene, action, pose, is_train)
 
 
-_SHARE_OF_SIDES = {"pushup": 1.0, "situp": 1.0, "boxing": 0.8, "jumping_jacks": 0.1, "wave": 0.1}
+_SIDE_VIEW_PROBABILITY = {"pushup": 1.0, "situp": 1.0, "boxing": 0.8, "jumping_jacks": 0.1, "wave": 0.1}
 """Probability of a side view, for actions that look best from the side or from the front."""
 
 
 def _random_yaw(rng: np.random.Generator, action: str) -> tuple[float, str]:
     """(yaw, name of the view): the subject's turn to the picture's right in radians, 0 facing the viewer."""
-    share_of_sides = _SHARE_OF_SIDES.get(action, 0.45)
+    side_probability = _SIDE_VIEW_PROBABILITY.get(action, 0.45)
     kind = rng.uniform()
-    if kind < share_of_sides:
+    if kind < side_probability:
         pose = str(rng.choice(["left", "right"]))
         return float((1 if pose == "right" else -1) * rng.normal(np.pi / 2, 0.3)), pose
-    if kind < share_of_sides + (1 - share_of_sides) * 0.75:
+    if kind < side_probability + (1 - side_probability) * 0.75:
         return float(rng.normal(0, 0.4)), "front"
     return float(np.pi + rng.normal(0, 0.35)), "back"
 

@@ -94,11 +94,13 @@ def sort_by_number(paths: Sequence[Path], folder: str) -> tuple[list[Path], tupl
     Raises ClipError where no name has a number, or two names have the same ("1.jpg" and "01.png").
     """
     notes: tuple[str, ...] = ()
-    numbered = sorted((path for path in paths if re.search("[0-9]", path.stem)), key=lambda p: (_natural(p), p.name))
+    numbered = sorted(
+        (path for path in paths if re.search("[0-9]", path.stem)), key=lambda p: (_natural_key(p), p.name)
+    )
     if not numbered:
         raise ClipError(f"{folder}: no pictures" + "".join(f" with a number, only {path.name}" for path in paths[:1]))
     for path, following in zip(numbered, numbered[1:]):
-        if _natural(path) == _natural(following):
+        if _natural_key(path) == _natural_key(following):
             raise ClipError(f"{folder}: {path.name} and {following.name} have the same number")
     if left_out := sorted({path.name for path in paths} - {path.name for path in numbered}):
         notes += (f"{folder}: {left_out[0]} has no number ({len(left_out)} such pictures): left out",)
@@ -112,7 +114,7 @@ def sort_by_number(paths: Sequence[Path], folder: str) -> tuple[list[Path], tupl
     return numbered, notes
 
 
-def _natural(path: Path) -> tuple[str | int, ...]:
+def _natural_key(path: Path) -> tuple[str | int, ...]:
     """Text and numbers of a name in turn, so that 2 comes before 10."""
     return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", path.stem)))
 
@@ -137,7 +139,7 @@ def _common_size(pictures: Sequence[Path]) -> tuple[tuple[int, int], int, tuple[
 
 
 def _clip_folders(root: Path) -> tuple[list[Path], int]:
-    """Folders that hold pictures or no folders, and the number of pictures in all of them.
+    """Folders with pictures or without subfolders, and the number of pictures in all of them.
 
     Empty and unreadable folders are among them, so that they are reported as rejected clips. A linked folder is
     listed, the folders below it are not.

@@ -41,11 +41,11 @@ class PictureFiles(LazyFrames):
         except ClipError:
             raise
         except Exception as error:  # Pillow raises errors of many types for damaged files
-            raise DamagedFrame(_unreadable(path, error), index) from error
+            raise DamagedFrame(_unreadable_message(path, error), index) from error
         if frame.shape[:2] != self._size:
             raise ClipError(
                 f"{display_name(path)}: {frame.shape[0]} x {frame.shape[1]} px (height x width), "
-                f"{self._size_of} says {self._size[0]} x {self._size[1]}"
+                f"need {self._size[0]} x {self._size[1]} as in {self._size_of}"
             )
         return frame
 
@@ -62,7 +62,7 @@ def picture_size(path: Path, is_upright: bool) -> tuple[int, int]:
     except ClipError:
         raise
     except Exception as error:
-        raise ClipError(_unreadable(path, error)) from error
+        raise ClipError(_unreadable_message(path, error)) from error
     return (width, height) if is_turned else (height, width)
 
 
@@ -105,8 +105,7 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable_message(path: Path, error: Exception) -> str:
     is_empty = isinstance(error, UnidentifiedImageError) and path.stat().st_size == 0
-    return (
-        f"{display_name(path)}: not a readable picture ({'the file is empty' if is_empty else reason_of(error, path)})"
-    )
+    reason = "the file is empty" if is_empty else reason_of(error, path)
+    return f"{display_name(path)}: not a readable picture ({reason})"

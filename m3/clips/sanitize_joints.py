@@ -35,7 +35,7 @@ def sanitize_joints(
     """
     is_placed = is_valid_position(xy)  # (T, 13)
     if not is_placed.any():
-        raise ClipError(f"{where}: no joint has a place, the first one is {xy[0, 0].tolist()}")
+        raise ClipError(f"{where}: no joint has a valid position, the first one is {xy[0, 0].tolist()}")
     height, width = size
     is_inside = ((xy >= 0) & (xy <= (width, height))).all(axis=-1)  # (T, 13)
     notes = (

@@ -55,7 +55,7 @@ def find_sidecar(clip: Path) -> Path | None:
     """The sidecar of a clip's file or folder, or None. Raises ClipError where there are several."""
     found = [path for path in sidecar_paths(clip) if path.exists()]
     if len(found) > 1:
-        raise ClipError(f"{found[0].name} and {found[1].name}: joints come from one of them, remove the other")
+        raise ClipError(f"{found[0].name} and {found[1].name}: two files with joints of one clip, remove one of them")
     return found[0] if found else None
 
 
@@ -123,9 +123,9 @@ def _csv_columns(path: Path) -> Mapping[str, np.ndarray]:
     if unknown := [name for name in header if name not in known]:
         raise ClipError(f"{path.name}: unknown column {unknown[0]!r}; need head_x, head_y … and perhaps frame, action")
     if len(set(header)) < len(header):
-        raise ClipError(f"{path.name}: column {max(header, key=header.count)!r} comes twice")
+        raise ClipError(f"{path.name}: column {max(header, key=header.count)!r} occurs twice")
     if short := [number for number, row in enumerate(rows, start=2) if len(row) != len(header)]:
-        raise ClipError(f"{path.name}: row {short[0]} has another number of cells than the header's {len(header)}")
+        raise ClipError(f"{path.name}: row {short[0]} does not have {len(header)} cells like the header")
     cells = dict(zip(header, zip(*rows)))
     columns = {name: np.array(cells[name]) for name in ("frame", "action") if name in cells}
     for axis in _AXES:

@@ -89,15 +89,15 @@ def scan(path: Path, name: str) -> FrameIndex:
     Raises ClipError, which calls the file `name`, where no frame can be decoded.
     """
     try:
-        with _opened(path, name) as (container, stream):
+        with _open(path, name) as (container, stream):
             if (first := next(_frames(container, stream), None)) is None:
                 raise ClipError(f"{name}: no frame of its video stream decodes")
             index = _index_of_first(first, stream, name)
             claimed_frames, claimed_seconds = stream.frames, (container.duration or 0) / av.time_base
             slack_seconds = 0.2 if len(container.streams) == 1 else 1.0  # sound may last a little longer
-        with _opened(path, name) as (container, stream):
+        with _open(path, name) as (container, stream):
             packets = _reliable_packets(container, stream, first)
-        index = _of_decoded(path, name, index) if packets is None else _of_packets(packets, index)
+        index = _index_by_decoding(path, name, index) if packets is None else _index_from_packets(packets, index)
     except ClipError:
         raise
     except Exception as error:  # libav's errors of all kinds
@@ -112,7 +112,7 @@ def scan(path: Path, name: str) -> FrameIndex:
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; cover pictures do not count."""
     with av.open(str(path)) as container:
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -171,12 +171,12 @@ def _reliable_packets(
     return packets if is_reliable else None
 
 
-def _of_packets(packets: list[tuple[int, bool]], index: FrameIndex) -> FrameIndex:
+def _index_from_packets(packets: list[tuple[int, bool]], index: FrameIndex) -> FrameIndex:
     ticks, is_key = zip(*sorted(packets))
     return replace(index, ticks=np.array(ticks), is_key=np.array(is_key), can_seek=True)
 
 
-def _of_decoded(path: Path, name: str, index: FrameIndex) -> FrameIndex:
+def _index_by_decoding(path: Path, name: str, index: FrameIndex) -> FrameIndex:
     """The index of the frames before the first damaged one, with a note on it."""
     ticks: list[int | None] = []
     notes = index.notes
@@ -202,7 +202,7 @@ def decode_frames(
     Raises DamagedFrame at the first frame that cannot be decoded, is damaged, has another size, or is not in the
     index.
     """
-    with _opened(path, name) as (container, stream):
+    with _open(path, name) as (container, stream):
         if near is not None:
             container.seek(int(index.ticks[near]), stream=stream)
         number, frames = 0, _frames(container, stream)

@@ -113,10 +113,10 @@ def estimate_pose(
     if not is_usable[HEAD]:
         xy[HEAD], is_usable[HEAD] = neck + up * HEAD_ABOVE_NECK * scale, True
     if depth is None:
-        facing = _guess_facing(xy, is_usable, is_visible, up, scale)
-        depth = _guess_depth(facing, scale)
+        facing = _infer_facing(xy, is_usable, is_visible, up, scale)
+        depth = _infer_depth(facing, scale)
     else:
-        facing = _facing_of(xy, depth, up)
+        facing = _facing_from_depth(xy, depth, up)
     return Pose(xy, is_usable, scale, neck, pelvis, up, facing, np.asarray(depth, dtype=np.float64))
 
 
@@ -162,7 +162,7 @@ def _up(xy: np.ndarray, is_usable: np.ndarray, neck: np.ndarray, pelvis: np.ndar
     return up / max(np.hypot(*up), 1e-6)
 
 
-def _guess_facing(
+def _infer_facing(
     xy: np.ndarray, is_usable: np.ndarray, is_visible: np.ndarray, up: np.ndarray, scale: float
 ) -> np.ndarray:
     """(3,) unit vector of the chest (see `Pose.facing`), from labels without depth."""
@@ -191,7 +191,7 @@ def _guess_facing(
     return facing / max(np.linalg.norm(facing), 0.3)
 
 
-def _guess_depth(facing: np.ndarray, scale: float) -> np.ndarray:
+def _infer_depth(facing: np.ndarray, scale: float) -> np.ndarray:
     """(13,) pixels toward the viewer, from the direction of the chest; hands are assumed in front of the chest."""
     depth = np.zeros(13)
     ahead = 0.5 + facing[2]  # seen from behind, the hands are hidden by the body
@@ -204,7 +204,7 @@ def _guess_depth(facing: np.ndarray, scale: float) -> np.ndarray:
     return depth * scale
 
 
-def _facing_of(xy: np.ndarray, depth: np.ndarray, up: np.ndarray) -> np.ndarray:
+def _facing_from_depth(xy: np.ndarray, depth: np.ndarray, up: np.ndarray) -> np.ndarray:
     """(3,) unit vector of the chest (see `Pose.facing`), from joints with depth."""
     points = np.column_stack([xy, depth])
     (own_left, own_right), hips = SHOULDERS, HIPS

@@ -197,7 +197,7 @@ def walk(p: np.ndarray, size: float, bones: Bones, rng: np.random.Generator) -> 
     feet = []
     for k in range(2):
         q = (p + 0.5 * k) % 1
-        lifted = np.clip(2 * q - 1, 0, 1)  # the first half of a cycle stands, the second swings
+        lifted = np.clip(2 * q - 1, 0, 1)  # stance in the first half of a cycle, swing in the second
         ahead = np.where(q < 0.5, stride * (0.5 - 2 * q), stride * (0.5 - 0.5 * np.cos(np.pi * lifted) - 0.5))
         feet.append(_at(SIDES[k] * 0.05, bones.sole + 0.10 * size * np.sin(np.pi * lifted), ahead, n))
     swing = 0.6 * size * np.cos(2 * np.pi * p)

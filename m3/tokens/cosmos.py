@@ -23,7 +23,7 @@ FILES = ("encoder.jit", "decoder.jit")
 ADVICE = (
     f"Get encoder.jit and decoder.jit from https://huggingface.co/{REPOSITORY} (weights under the NVIDIA Open Model "
     "License), put both into one folder and give it as tokenizer.path=FOLDER; "
-    f"or give tokenizer.path={REPOSITORY} on a machine that may download them "
+    f"or give tokenizer.path={REPOSITORY} on a machine with network access "
     "(after `hf auth login` if the hub asks for it)"
 )
 
@@ -65,11 +65,11 @@ class CosmosTokenizer(PictureTokenizer):
         grid = tuple(side // PICTURE_STRIDE for side in pixels.shape[2:])
         if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != (len(pixels), *grid):
             raise ValueError(
-                f"{self._encoder_path} made {_describe(output)} of pixels {tuple(pixels.shape)}, and not integer ids "
+                f"{self._encoder_path} returned {_describe(output)} for pixels {tuple(pixels.shape)}, need integer ids "
                 f"{(len(pixels), *grid)} first: not the encoder of a discrete 16 × 16 image tokenizer. {ADVICE}"
             )
         ids = ids.long()
-        _check_legal(ids, f"{self._encoder_path} made")
+        _check_legal(ids, f"{self._encoder_path} returned")
         return ids
 
     @torch.no_grad()
@@ -86,11 +86,11 @@ class CosmosTokenizer(PictureTokenizer):
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, torch.jit.Error) as error:
-            raise self._cannot_run(self._decoder_path, _last_line(error)) from error
+            raise self._run_error(self._decoder_path, _last_line(error)) from error
         expected = (len(ids), 3, *(PICTURE_STRIDE * side for side in ids.shape[1:]))
         if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.shape != expected:
             raise ValueError(
-                f"{self._decoder_path} made {_describe(pixels)} of ids {tuple(ids.shape)}, and not pixels {expected}: "
+                f"{self._decoder_path} returned {_describe(pixels)} for ids {tuple(ids.shape)}, need {expected}: "
                 f"not the decoder of a discrete 16 × 16 image tokenizer. {ADVICE}"
             )
         return pixels.float().clamp(-1, 1)
@@ -113,9 +113,9 @@ class CosmosTokenizer(PictureTokenizer):
             else:
                 self._encoder_dtypes = [dtype]
                 return output
-        raise self._cannot_run(self._encoder_path, failures[0])
+        raise self._run_error(self._encoder_path, failures[0])
 
-    def _cannot_run(self, path: Path, reason: str) -> ValueError:
+    def _run_error(self, path: Path, reason: str) -> ValueError:
         other = "cuda" if self.device.type == "cpu" else "cpu"
         return ValueError(f"{path} does not run on {self.device}: {reason}. Try tokenizer.device={other}. {ADVICE}")
 

@@ -48,7 +48,7 @@ def digits_to_ids(digits: Tensor, levels: Sequence[int] = FSQ_LEVELS) -> Tensor:
     weights = torch.tensor(basis(levels), device=digits.device)
     digits = digits.long()
     if bool(((digits < 0) | (digits >= radix)).any()):
-        raise ValueError(f"digits must lie in 0 … level − 1 of the levels {tuple(levels)}")
+        raise ValueError(f"digits must be in 0 … level − 1 for the levels {tuple(levels)}")
     return (digits * weights).sum(-1)
 
 

@@ -129,7 +129,7 @@ class MiniAutoEncoder(nn.Module):
 
 
 def save_weights(model: MiniAutoEncoder, path: Path) -> None:
-    """Write the weights as fp16 safetensors, whole or not at all."""
+    """Writes the weights as fp16 safetensors. Raises WriteError where that fails."""
     halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(path, safetensors.torch.save(halves))
 

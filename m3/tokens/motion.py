@@ -14,7 +14,7 @@ FINENESS = 0.1
 REACH = 1.0
 """Largest displacement along an axis, in the same unit; larger ones are clipped to the outermost cells."""
 
-_LAST = np.arcsinh(REACH / FINENESS)
+_ARCSINH_OF_REACH = np.arcsinh(REACH / FINENESS)
 
 
 def grid_to_displacement(position: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def grid_to_displacement(position: np.ndarray) -> np.ndarray:
 
     Cell i reaches from position i to i + 1; positions are 0 … 33.
     """
-    return FINENESS * np.sinh((2 * position / MOTION_SIDE - 1) * _LAST)
+    return FINENESS * np.sinh((2 * position / MOTION_SIDE - 1) * _ARCSINH_OF_REACH)
 
 
 def cell_centers() -> np.ndarray:
@@ -37,7 +37,7 @@ def encode_motion(displacement: np.ndarray, is_visible: np.ndarray) -> np.ndarra
 
     The id is `UNSEEN_MOTION` where is_visible is False.
     """
-    position = (np.arcsinh(displacement / FINENESS) / _LAST + 1) / 2 * MOTION_SIDE
+    position = (np.arcsinh(displacement / FINENESS) / _ARCSINH_OF_REACH + 1) / 2 * MOTION_SIDE
     cell = np.clip(np.floor(position), 0, MOTION_SIDE - 1).astype(np.int64)
     return np.where(is_visible, cell[..., 1] * MOTION_SIDE + cell[..., 0], UNSEEN_MOTION)
 

@@ -63,7 +63,7 @@ def test_a_sentence_without_words_is_no_caption(weights, tmp_path):
     assert BlipCaptioner(str(folder), device="cpu").captions("squat", 2, pictures(2)) == [None, None]
 
 
-def test_what_it_says_of_itself(weights, tmp_path):
+def test_name_fingerprint_and_needs_pictures(weights, tmp_path):
     captioner = BlipCaptioner(str(weights), device="cpu")
     names = ("config.json", "generation_config.json", "model.safetensors", "processor_config.json", "tokenizer.json",
              "tokenizer_config.json")  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_folder_of_older_transformers_is_read(weights, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "tokenizer.json", "processor_config.json"])
-def test_a_missing_file_says_where_it_comes_from(weights, tmp_path, missing):
+def test_a_missing_file_is_named_with_where_to_get_it(weights, tmp_path, missing):
     folder = shutil.copytree(weights, tmp_path / "weights")
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError) as caught:

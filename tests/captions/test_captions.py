@@ -47,5 +47,5 @@ def test_captions(action: str | None, caption: str | None):
     assert label_caption(action) == caption
 
 
-def test_no_words():
+def test_no_captions():
     assert NoCaptioner().captions("golf_swing", 2, None) == [None, None]

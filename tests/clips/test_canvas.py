@@ -1,4 +1,4 @@
-"""Pictures and joints go through the same map: what is drawn at a joint is found where the joint lands."""
+"""Pictures and joints go through the same map: a mark drawn at a joint is found at the joint's canvas position."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_dot_lands_where_its_joint_lands(canvas: Canvas, size: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", [(101, 201), (200, 101), (100, 201)])
-def test_a_gradient_says_which_source_pixels_are_shown(size: tuple[int, int]):
-    """The color of a frame that encodes x, read at the canvas's middle row, is the x that the window says."""
+def test_a_gradient_shows_which_source_pixels_are_on_the_canvas(size: tuple[int, int]):
+    """The color of a frame that encodes x, read at the canvas's middle row, is the x of the window's map."""
     ramp = np.tile(np.arange(size[1], dtype=np.uint8)[None, :, None], (size[0], 1, 3))  # value v at center v + 0.5
     for canvas in (CropCanvas(64), StretchCanvas(64), PersonCanvas(64)):
         window = canvas.window(size)
@@ -72,7 +72,7 @@ def test_stretch_shows_everything():
     assert np.allclose(corners, [[0, 0], [64, 64], [64, 0]])
 
 
-def test_joints_outside_the_canvas_become_invisible_and_stay_where_they_are():
+def test_joints_outside_the_canvas_become_invisible_and_keep_their_position():
     xy = np.tile([[50.0, 50.0]], (13, 1))[None]  # (1, 13, 2)
     xy[0, 0], xy[0, 1], xy[0, 2] = (49.9, 50), (50, 0), (151, 50)
     is_visible = np.ones((1, 13), dtype=bool)
@@ -115,7 +115,7 @@ def test_a_frame_of_another_size_is_an_error():
 @pytest.mark.parametrize("size", [(100, 201), (271, 481), (480, 270), (97, 113), (7, 300)])
 @pytest.mark.parametrize("side", [64, 256])
 def test_pad_shows_everything_between_black_bars(size: tuple[int, int], side: int):
-    """Of a frame that is white all over, the canvas shows as much as the window says, to half a pixel of the canvas."""
+    """Of an all-white frame the canvas shows the part given by the window, to half a canvas pixel."""
     window = PadCanvas(side).window(size)
     picture = window.picture(np.full((*size, 3), 255, np.uint8))
     low, high = window.to_canvas(np.array([[0.0, 0.0], [size[1], size[0]]]))

@@ -1,4 +1,4 @@
-"""The demo: rigid bones, labels that are the projected joints, occlusion that is true, and files made once."""
+"""The demo: rigid bones, labels that are the projected joints, correct occlusion, and files written once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_actions_are_smooth_periodic_and_stay_above_the_ground(action: str):
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_knees_and_elbows_bend_the_human_way(action: str):
-    """Knees lie ahead of the straight line from hip to ankle, in the frame of the pelvis or on their outer side."""
+    """Knees are ahead of the straight line from hip to ankle, in the frame of the pelvis or on their outer side."""
     points = ACTIONS[action](np.linspace(0, 1, 60), 1.0, Bones(), numpy_generator(0))
     left = points[:, body.HIPS[0]] - points[:, body.HIPS[1]]
     spine = points[:, list(body.SHOULDERS)].mean(1) - points[:, list(body.HIPS)].mean(1)
@@ -131,7 +131,7 @@ def test_left_joint_is_on_the_left_of_the_picture_when_facing_the_viewer():
     assert len(seen["back"]) > 1 and np.mean(np.array(seen["back"]) > 0) > 0.85
 
 
-def test_visible_joints_lie_on_the_body():
+def test_visible_joints_are_on_the_body():
     """Where a joint is visible the picture differs from the same scene without the person."""
     hits = []
     for clip in range(2 * NUM_ACTIONS):

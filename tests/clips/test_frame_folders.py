@@ -19,7 +19,7 @@ from m3.preprocessing.prepare import ClipPreparer
 
 
 def write_pictures(folder: Path, names: list[str], size: tuple[int, int] = (48, 64)) -> Path:
-    """Each picture holds the number that its place in `names` says."""
+    """Each picture encodes the index of its name in `names`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         Image.fromarray(number_picture(number, size)).save(folder / name)
@@ -73,7 +73,7 @@ def test_a_root_without_pictures(tmp_path: Path):
         (["a1.png", "a2.png", "b1.png", "b2.png"], ["1 holes in the numbering, a2.png is followed by b1.png"]),
     ],
 )
-def test_odd_numbering_is_noted(tmp_path: Path, names: list[str], notes: list[str]):
+def test_gaps_in_the_numbering_are_noted(tmp_path: Path, names: list[str], notes: list[str]):
     write_pictures(tmp_path / "walk", names)
     source = FrameFolders(tmp_path)
     assert source.read("walk").notes == tuple(f"walk: {note}" for note in notes)
@@ -119,7 +119,7 @@ def test_frames_before_a_damaged_one_are_used(tmp_path: Path):
     assert prepared.staged.notes[0].startswith("middle/4.png: not a readable picture (")
 
 
-def test_exif_orientation_is_honored(tmp_path: Path):
+def test_exif_orientation_is_applied(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # seen turned clockwise
     for number in (1, 2):
@@ -139,7 +139,7 @@ def test_joints_from_beside_the_folder(tmp_path: Path):
     assert len(fewer.frames) == 4 and fewer.notes == ("walk.1.mat: joints of 4 frames for 6: used the first 4",)
 
 
-def test_an_unreadable_folder_is_no_clip_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_folder_is_a_rejected_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_pictures(tmp_path / "a", ["1.png", "2.png"])
     write_pictures(tmp_path / "b", ["1.png", "2.png"])
     scandir, listdir = os.scandir, os.listdir
@@ -155,7 +155,7 @@ def test_an_unreadable_folder_is_no_clip_lost(tmp_path: Path, monkeypatch: pytes
         source.read("b")
 
 
-def test_the_fingerprint_knows_names_sizes_and_joints(tmp_path: Path):
+def test_the_fingerprint_covers_names_sizes_and_joints(tmp_path: Path):
     folder = write_pictures(tmp_path / "walk", ["1.png", "2.png", "3.png"])
     found = [FrameFolders(tmp_path).fingerprint()]
     assert FrameFolders(tmp_path).fingerprint() == found[0]

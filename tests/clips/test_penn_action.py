@@ -78,7 +78,7 @@ def holes(name: str, value: float) -> dict:
     [
         (holes("visibility", 2), "visibility must be 0 or 1, found 2.0"),
         (holes("visibility", np.nan), "visibility must be 0 or 1, found nan"),
-        ({"x": np.full((6, 13), np.nan)}, r"no joint has a place, the first one is \[nan, 15.5\]"),
+        ({"x": np.full((6, 13), np.nan)}, r"no joint has a valid position, the first one is \[nan, 15.5\]"),
         ({"x": None}, "no field 'x'"),
         ({"x": np.zeros((5, 13))}, "x, y, visibility have 5, 6, 6 frames"),
         ({"y": np.zeros((6, 14))}, r"y has shape \(6, 14\)"),
@@ -98,8 +98,8 @@ def test_bad_labels_are_rejected_with_file_and_reason(tmp_path: Path, changes: d
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("is_visible", [True, False])
-def test_a_joint_without_a_place_becomes_invisible(tmp_path: Path, value: float, is_visible: bool):
-    """Its frame and its twelve fellows are as good as ever; where nobody saw it, nothing is lost that was there."""
+def test_a_joint_without_a_valid_position_becomes_invisible(tmp_path: Path, value: float, is_visible: bool):
+    """The other joints of its frame are kept; a note is made only if it was labeled visible."""
     visibility = label_fields()["visibility"]
     visibility[2, 3] = is_visible
     label = read_label(write_label(tmp_path / "0007.mat", visibility=visibility, **holes("y", value)))
@@ -133,7 +133,7 @@ def test_visible_joints_outside_the_frame_are_noted(tmp_path: Path):
         ({"train": np.array([[0]])}, r"train is \[\[0\]\]"),
     ],
 )
-def test_labels_serve_without_action_or_split(tmp_path: Path, changes: dict, note: str):
+def test_action_and_split_are_optional(tmp_path: Path, changes: dict, note: str):
     label = read_label(write_label(tmp_path / "0007.mat", **changes))
     assert (label.action is None) == ("action" in changes) and (label.is_train is None) == ("train" in changes)
     assert len(label.notes) == 1 and re.match(f"0007.mat: {note}", label.notes[0])
@@ -236,7 +236,7 @@ def test_bad_clips_are_rejected(tmp_path: Path):
         source.read("0001")
     with pytest.raises(ClipError, match="0002/000002.jpg: frames of 10000 x 2000 px"):
         source.read("0002").frames[1]
-    with pytest.raises(ClipError, match="0003/000001.jpg: 48 x 60 px .*label says 48 x 64"):
+    with pytest.raises(ClipError, match="0003/000001.jpg: 48 x 60 px .*need 48 x 64 as in the label"):
         source.read("0003").frames[0]
     with pytest.raises(ClipError, match="0004.mat: no such label"):
         source.read("0004")
@@ -309,7 +309,7 @@ def test_a_wrong_folder_names_the_key(tmp_path: Path):
         PennAction(tmp_path)
 
 
-def test_the_fingerprint_knows_labels_and_pictures(tmp_path: Path):
+def test_the_fingerprint_covers_labels_and_pictures(tmp_path: Path):
     write_world(tmp_path, 2)
     before = PennAction(tmp_path).fingerprint()
     assert PennAction(tmp_path).fingerprint() == before
@@ -319,7 +319,7 @@ def test_the_fingerprint_knows_labels_and_pictures(tmp_path: Path):
     assert len({before, changed_label, PennAction(tmp_path).fingerprint()}) == 3
 
 
-def test_fewer_clips_are_spread_over_all():
+def test_fewer_clips_are_evenly_spaced():
     ids = [f"{n:04d}" for n in range(10)]
     assert evenly_spaced(ids, 5) == ["0000", "0002", "0004", "0006", "0008"]
     assert evenly_spaced(ids, None) == evenly_spaced(ids, 99) == ids

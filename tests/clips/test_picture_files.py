@@ -1,4 +1,4 @@
-"""Pictures of any kind become the RGB picture that one sees."""
+"""Pictures of any mode become the RGB picture as displayed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_16_bit_colors_are_scaled(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_transparent_pictures_lie_on_black(tmp_path: Path, suffix: str):
+def test_transparent_pictures_are_composited_over_black(tmp_path: Path, suffix: str):
     rgba = np.zeros((16, 24, 4), np.uint8)
     rgba[..., 0] = 200
     rgba[:, 8:16, 3], rgba[:, 16:, 3] = 128, 255
@@ -96,7 +96,7 @@ def test_cmyk_jpegs_are_adobe_s_inverted_kind(tmp_path: Path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path: Path, orientation: int):
-    """The eight orientations by their definition: which sides of the seen picture row 0 and column 0 are."""
+    """The eight orientations by their definition: which sides of the displayed picture row 0 and column 0 are."""
     picture = np.zeros((8, 16, 3), np.uint8)
     picture[:4, :8], picture[:4, 8:], picture[4:, :8] = 250, 150, 80
     exif = Image.Exif()
@@ -112,9 +112,9 @@ def test_exif_orientation(tmp_path: Path, orientation: int):
     assert np.array_equal(read(tmp_path / "1.png", is_upright=False), picture)
 
 
-def test_a_size_that_is_not_the_announced_one(tmp_path: Path):
+def test_a_picture_of_another_size(tmp_path: Path):
     Image.fromarray(frame(0)).save(tmp_path / "1.png")
-    with pytest.raises(ClipError, match=r"/1.png: 48 x 64 px \(height x width\), the label says 10 x 20"):
+    with pytest.raises(ClipError, match=r"/1.png: 48 x 64 px \(height x width\), need 10 x 20 as in the label"):
         PictureFiles([tmp_path / "1.png"], (10, 20), "the label")[0]
 
 
@@ -128,7 +128,7 @@ def test_an_unreadable_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_whatever_is_damaged_only_clip_errors_come(tmp_path: Path, suffix: str):
+def test_any_damage_raises_clip_errors_only(tmp_path: Path, suffix: str):
     Image.fromarray(frame(1)).save(tmp_path / f"1{suffix}")
     data, rng = (tmp_path / f"1{suffix}").read_bytes(), np.random.default_rng(0)
     num_errors = 0

@@ -1,4 +1,4 @@
-"""Labels without pictures: rendered when asked for, read fast when not."""
+"""Labels without pictures: frames are rendered on demand, labels are read fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m3.clips.poses import Poses
 REAL = Path(__file__).parents[3] / "shared" / "penn_action" / "labels"
 
 
-def test_a_clip_is_rendered_only_when_a_frame_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_clip_is_rendered_only_when_a_frame_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn, random_scene = [], poses.random_scene
     monkeypatch.setattr(poses, "random_scene", lambda *arguments: drawn.append(arguments) or random_scene(*arguments))
     write_label(tmp_path / "0001.mat", size=(96, 128))

@@ -1,4 +1,4 @@
-"""Joints beside a video or a folder of pictures: three kinds of files, one meaning."""
+"""Joints beside a video or a folder of pictures: three file formats with the same content."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def assert_same(a: Sidecar, b: Sidecar) -> None:
     assert np.array_equal(a.joints.xy, b.joints.xy) and np.array_equal(a.joints.is_visible, b.joints.is_visible)
 
 
-def test_three_kinds_of_one_annotation(tmp_path: Path):
+def test_three_formats_of_one_annotation(tmp_path: Path):
     visibility = label_fields()["visibility"]
     visibility[1, 4] = 0
     label = read_sidecar(write_label(tmp_path / "a.mat", visibility=visibility), 6, SIZE)
@@ -58,7 +58,7 @@ def test_three_kinds_of_one_annotation(tmp_path: Path):
     assert label.joints.xy[0, 0].tolist() == [3.5, 15.5]  # 1-based 4, 16
 
 
-def test_a_joint_with_a_place_is_visible_where_nothing_else_is_said(tmp_path: Path):
+def test_a_joint_with_a_position_is_visible_without_visibilities(tmp_path: Path):
     arrays = columns()
     del arrays["visibility"]
     arrays["x"][2, 5] = np.nan
@@ -69,7 +69,7 @@ def test_a_joint_with_a_place_is_visible_where_nothing_else_is_said(tmp_path: Pa
 
 
 def test_some_frames_annotated(tmp_path: Path):
-    """Rows in any order; the others have all joints invisible, where they widen no pose's box."""
+    """Rows in any order; the others have all joints invisible, where they do not enlarge the box around a pose."""
     arrays = {name: values[[3, 0]] for name, values in columns().items()}
     for path in (
         write_npz(tmp_path / "a.npz", **arrays, frame=np.array([3, 0])),
@@ -102,7 +102,7 @@ def test_no_sidecar_and_two(tmp_path: Path):
     write_label(tmp_path / "a.b.mat")
     assert find_sidecar(video) == tmp_path / "a.b.mat"
     (tmp_path / "a.b.csv").touch()
-    with pytest.raises(ClipError, match="^a.b.mat and a.b.csv: joints come from one of them"):
+    with pytest.raises(ClipError, match="^a.b.mat and a.b.csv: two files with joints of one clip"):
         find_sidecar(video)
 
 
@@ -126,7 +126,7 @@ def changed(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
         (changed(visibility=np.full((6, 13), 2.0)), "visibility must be 0 or 1, found 2"),
         (changed(visibility=np.ones((5, 13))), "x of 6 frames, visibility of 5"),
         (changed(x=np.full((6, 13), "a")), "x holds no numbers"),
-        (changed(x=np.full((6, 13), np.nan)), "no joint has a place"),
+        (changed(x=np.full((6, 13), np.nan)), "no joint has a valid position"),
         (changed(z=np.zeros(3)), "unknown array 'z'"),
         (changed(frame=np.arange(5)), r"frame has shape \(5,\), need \(6,\)"),
         (changed(frame=np.array([0, 1, 2, 2, 3, 4])), "frame 2 has several rows"),
@@ -153,8 +153,8 @@ def test_pickles_are_not_opened(tmp_path: Path):
     [
         ("", "not a readable .csv file"),
         ("head_x,haed_y\n1,2\n", "unknown column 'haed_y'"),
-        ("head_x,head_x\n1,2\n", "column 'head_x' comes twice"),
-        ("head_x,head_y\n1,2\n3\n", "row 3 has another number of cells than the header's 2"),
+        ("head_x,head_x\n1,2\n", "column 'head_x' occurs twice"),
+        ("head_x,head_y\n1,2\n3\n", "row 3 does not have 2 cells like the header"),
         ("head_x,head_y\n1,2\n", "no column 'left_shoulder_x'"),
         (",".join(f"{joint}_{axis}" for joint in JOINT_NAMES for axis in "xy") + "\n", "no row"),
         ('head_x\n"1', "not a readable .csv file"),
@@ -174,7 +174,7 @@ def test_words_among_the_numbers_of_a_table(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".mat", ".npz", ".csv"])
-def test_whatever_is_damaged_only_clip_errors_come(tmp_path: Path, suffix: str):
+def test_any_damage_raises_clip_errors_only(tmp_path: Path, suffix: str):
     path = tmp_path / f"a{suffix}"
     {".mat": write_label, ".npz": lambda p: write_npz(p, **columns()), ".csv": lambda p: write_csv(p, columns())}[
         suffix

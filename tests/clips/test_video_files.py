@@ -1,4 +1,4 @@
-"""Videos as clips: every frame, the right one, however it is asked for; and files that are not what they seem."""
+"""Video files as clips: the right frame in every order of access, and damaged or misleading files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_clip_read_in_order_is_decoded_once(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("rotation, turns", [(90, 1), (180, 2), (-90, 3), (0, 0)])
-def test_rotation_is_honored(tmp_path: Path, suffix: str, rotation: int, turns: int):
+def test_rotation_is_applied(tmp_path: Path, suffix: str, rotation: int, turns: int):
     """Written: left half red, upper right quarter green. Counterclockwise by 90°: red below, green up left."""
     stored = np.zeros((48, 64, 3), np.uint8)
     stored[:, :32] = (200, 0, 0)
@@ -94,7 +94,7 @@ def test_rotation_is_honored(tmp_path: Path, suffix: str, rotation: int, turns: 
         assert clip.frames[0][56, 24].argmax() == 0 and clip.frames[0][8, 8].argmax() == 1
 
 
-def test_the_turn_of_a_phone_held_upright():
+def test_the_orientation_of_a_phone_held_upright():
     """ISO 14496-12: (p, q) is shown at (a p + c q, b p + d q): with b 1, c −1 the top row is the right column."""
     one = 65536
     picture = np.arange(2 * 3 * 3).reshape(2, 3, 3)
@@ -104,7 +104,7 @@ def test_the_turn_of_a_phone_held_upright():
     assert orientation_of((46341, 46341, 0, -46341, 46341, 0, 0, 0, 2**30)) is None  # 45°
 
 
-def test_a_turn_by_45_degrees_is_noted(tmp_path: Path):
+def test_a_rotation_by_45_degrees_is_noted(tmp_path: Path):
     write_video(tmp_path / "a.mp4", 3, rotation=45)
     clip = only_clip(tmp_path)
     assert clip.size == (48, 64) and clip.notes == ("a.mp4: turned by 45°, no multiple of 90: used as stored",)
@@ -121,7 +121,7 @@ def test_fps_takes_frames_by_their_time(tmp_path: Path):
 
 
 def test_fps_of_uneven_time_stamps(tmp_path: Path):
-    """Frames at 0, 40, 80, 500, 540 and 1000 ms, the last shown for the usual 40 ms; asked for every 100 ms."""
+    """Frames at 0, 40, 80, 500, 540 and 1000 ms, the last of the usual duration, 40 ms; resampled to every 100 ms."""
     write_video(tmp_path / "a.mkv", 6, times_ms=[0, 40, 80, 500, 540, 1000])
     assert numbers(only_clip(tmp_path, fps=10)) == [0, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]
     assert numbers(only_clip(tmp_path)) == [0, 1, 2, 3, 4, 5]
@@ -174,7 +174,7 @@ def test_patterns_and_single_files(tmp_path: Path):
         VideoFiles(tmp_path / "*.avi")
 
 
-def test_the_fingerprint_knows_both_ends_and_the_sidecar(tmp_path: Path):
+def test_the_fingerprint_covers_both_ends_and_the_sidecar(tmp_path: Path):
     video = tmp_path / "a.mp4"
     video.write_bytes(bytes(300_000))
     found = [VideoFiles(tmp_path).fingerprint()]
@@ -243,7 +243,7 @@ def test_frames_of_10_000_px(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
 @pytest.mark.parametrize("share", [0.6, 0.8])
-def test_a_video_cut_off_is_used_up_to_there(tmp_path: Path, name: str, share: float):
+def test_a_truncated_video_is_used_up_to_the_damage(tmp_path: Path, name: str, share: float):
     path = write_video(tmp_path / name, 60, options={"g": "12"})
     os.truncate(path, int(path.stat().st_size * share))
     clip = only_clip(tmp_path)
@@ -255,7 +255,7 @@ def test_a_video_cut_off_is_used_up_to_there(tmp_path: Path, name: str, share: f
 
 
 def test_a_video_without_its_index_is_refused(tmp_path: Path):
-    """An .mp4 whose index comes last and was cut away holds nothing that can be found."""
+    """An .mp4 whose index comes last and was cut away contains no frame that can be found."""
     path = write_video(tmp_path / "a.mp4", 30, movflags="")
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(ClipError, match=r"^a.mp4: not a readable video \(Invalid data"):
@@ -303,7 +303,7 @@ def test_a_change_of_size_ends_the_clip(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
-def test_whatever_is_damaged_only_clip_errors_come(tmp_path: Path, name: str):
+def test_any_damage_raises_clip_errors_only(tmp_path: Path, name: str):
     path = write_video(tmp_path / name, 10)
     data, rng = path.read_bytes(), np.random.default_rng(0)
     num_used = 0

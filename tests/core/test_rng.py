@@ -1,4 +1,4 @@
-"""Streams against a plain SplitMix64 in Python integers, and the independence that they promise."""
+"""Streams against a plain SplitMix64 in Python integers, and their independence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_uniforms_are_uniform_within_and_across_samples() -> None:
     assert abs(torch.corrcoef(torch.stack([numbers[:-1, 0], numbers[1:, 0]]))[0, 1]) < 0.1
 
 
-def test_each_identity_has_a_stream_of_its_own() -> None:
+def test_each_identity_has_its_own_stream() -> None:
     sample = torch.arange(4)
 
     def first(seed: int = 0, purpose: str = "a", sample: torch.Tensor = sample, epoch: int = 0) -> set[int]:
@@ -44,7 +44,7 @@ def test_each_identity_has_a_stream_of_its_own() -> None:
     assert len(set.union(*streams)) == 24
 
 
-def test_draws_go_on_and_do_not_depend_on_how_they_are_asked_for() -> None:
+def test_draws_do_not_depend_on_their_grouping_into_calls() -> None:
     at_once = SampleGenerator(0, "test", torch.arange(5)).bits(6)
     generator = SampleGenerator(0, "test", torch.arange(5))
     assert torch.equal(torch.cat([generator.bits(2), generator.bits(4)], 1), at_once)
@@ -52,7 +52,7 @@ def test_draws_go_on_and_do_not_depend_on_how_they_are_asked_for() -> None:
     assert torch.equal(SampleGenerator(0, "test", torch.arange(5)).rows(index).bits(6), at_once[index])
 
 
-def test_a_fork_leaves_the_stream_as_it_is() -> None:
+def test_a_fork_does_not_advance_the_stream() -> None:
     generator = SampleGenerator(0, "test", torch.arange(5))
     forked = generator.fork("redraw").bits(3)
     assert torch.equal(generator.bits(3), SampleGenerator(0, "test", torch.arange(5)).bits(3))
@@ -61,7 +61,7 @@ def test_a_fork_leaves_the_stream_as_it_is() -> None:
     )
 
 
-def test_numpy_generators_follow_their_labels() -> None:
+def test_numpy_generators_depend_on_their_labels() -> None:
     draws = {
         numpy_generator(*labels).integers(2**62) for labels in [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1)]
     }

@@ -109,7 +109,7 @@ def test_a_filmed_clip_gives_the_pairs_of_the_plain_loop():
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 31), (53, 70), (400, 90), (333, 222), (8, 33_000), (9_000, 8)])
 def test_the_fast_ssim_is_that_of_scikit_image(size: tuple[int, int]):
-    """Sizes of one strip and of several, of one row and of many; memory that held another frame before."""
+    """Sizes of one strip and of several, of one row and of many; buffers that contained another frame before."""
     rng = np.random.default_rng(0)
     fast_ssim = FastSsim(size)
     a, b = fast_ssim.empty(), fast_ssim.empty()
@@ -188,7 +188,7 @@ def test_a_chain_reads_each_frame_once_and_its_successor_last():
 
 
 @pytest.mark.parametrize("miner", [Chain, Dense])
-def test_a_clip_without_change_gives_nothing_and_a_limit_limits(miner: type):
+def test_a_clip_without_change_gives_no_pairs_and_the_limit_is_respected(miner: type):
     still = [np.full((20, 20, 3), 90, np.uint8)] * 5
     assert list(miner(0.89).pairs(still)) == [] == list(miner(0.89).pairs(still[:1]))
     changing = noise(0, 6)

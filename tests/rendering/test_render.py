@@ -1,4 +1,4 @@
-"""The renderer: same bytes for same input, a body where the joints are, and nothing where there are none."""
+"""The renderer: same bytes for same input, a body at the joints, and nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scene(*labels: int | str):
 
 
 def drawn(xy: np.ndarray, is_visible: np.ndarray, size: tuple[int, int] = SIZE, **changes) -> np.ndarray:
-    """(height, width) how much each pixel differs from the background alone."""
+    """(height, width) difference of each pixel from the background alone."""
     place = replace(scene("drawn"), tint=(1.0, 1.0, 1.0), **changes)
     background = (paint_background(place.background, size) + 0.5).astype(np.uint8)
     return np.abs(render_frame(xy, is_visible, size, place).astype(int) - background).max(-1)
@@ -78,7 +78,7 @@ def test_nothing_is_drawn_outside_the_neighborhood_of_the_joints():
     assert columns.min() > 160 - 34 - 60 and columns.max() < 160 + 34 + 60
 
 
-def test_invisible_joints_with_a_position_are_drawn_and_without_one_left_out():
+def test_invisible_joints_are_drawn_only_with_a_plausible_position():
     is_visible = ALL.copy()
     is_visible[[6, 4]] = False  # an arm
     whole, xy = drawn(standing(), ALL), standing()
@@ -89,7 +89,7 @@ def test_invisible_joints_with_a_position_are_drawn_and_without_one_left_out():
     assert (without[:30, :30] <= 3).all()
 
 
-def test_person_without_trunk_is_left_out():
+def test_person_without_trunk_is_omitted():
     is_visible, xy = np.zeros(13, dtype=bool), np.full((13, 2), 0.5)
     assert (drawn(xy, is_visible) == 0).all()
     is_visible[[11, 9]], xy[[11, 9]] = True, [[100, 200], [100, 150]]
@@ -121,7 +121,7 @@ def test_scale_is_the_stature_and_survives_foreshortening():
     assert estimate_scale(standing(), np.zeros(13, dtype=bool)) is None
 
 
-def test_scale_of_a_body_seen_in_depth_does_not_waver():
+def test_scale_with_depth_is_constant():
     demo = demo_clip(0, list(ACTIONS).index("golf_swing"), 24, (224, 224))
     scales = [estimate_scale(xy, ALL, depth) for xy, depth in zip(demo.joints.xy, demo.depth)]
     flat = [estimate_scale(xy, ALL) for xy in demo.joints.xy]
@@ -129,7 +129,7 @@ def test_scale_of_a_body_seen_in_depth_does_not_waver():
 
 
 def test_facing_follows_the_naming_of_penn_action():
-    """There, `left_shoulder` lies on the left of the picture for a person who faces the viewer."""
+    """There, `left_shoulder` is on the left of the picture for a person who faces the viewer."""
     assert estimate_pose(standing(True), ALL, SIZE).facing[2] > 0.8
     assert estimate_pose(standing(False), ALL, SIZE).facing[2] < -0.8
     upside_down = [320, 240] - standing(True)  # turned by 180 degrees in the picture
@@ -145,7 +145,7 @@ def test_facing_with_depth_is_the_normal_of_the_chest():
 
 
 def test_nearer_arm_hides_the_farther():
-    """Both wrists at one spot: the color there is that of the arm whose depth says it is nearer."""
+    """Both wrists at one spot: the color there is that of the arm with the nearer depth."""
     xy = standing()
     xy[[3, 4]], xy[[5, 6]] = xy[list(reversed(SHOULDERS))] + [0, 30], [160, 100]
     look = replace(scene(1), sleeve=0.97)
@@ -199,7 +199,7 @@ def test_scenes_vary():
 
 @pytest.mark.skipif(not PENN_LABELS.is_dir(), reason="needs the Penn Action labels beside the checkout")
 def test_real_labels_are_drawn_over_their_joints():
-    """In frames of all kinds of real poses nearly every usable visible joint of the trunk and legs lies on the body."""
+    """In frames of all kinds of real poses nearly every usable visible joint of the trunk and legs is on the body."""
     hits = []
     for path in sorted(PENN_LABELS.glob("*.mat"))[::40]:
         label = read_label(path)

@@ -69,7 +69,7 @@ def test_published_digits(published, token, values, dtype):
     assert torch.cat([upper, lower]).tolist() == [max(-1, min(1, 1.5 * value)) for value in values]
 
 
-def test_a_file_of_mixed_dtypes_is_fed_what_its_first_layer_takes(tmp_path):
+def test_a_file_of_mixed_dtypes_gets_the_dtype_of_its_first_layer(tmp_path):
     class Mixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -147,7 +147,7 @@ def test_the_fingerprint_is_that_of_both_files(published, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["encoder.jit", "decoder.jit"])
-def test_a_missing_file_says_where_it_comes_from(published, tmp_path, missing):
+def test_a_missing_file_is_named_with_where_to_get_it(published, tmp_path, missing):
     folder = shutil.copytree(published, tmp_path / "weights")
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError) as caught:
@@ -157,7 +157,7 @@ def test_a_missing_file_says_where_it_comes_from(published, tmp_path, missing):
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "nowhere"])
-def test_a_missing_folder_says_where_files_come_from(path):
+def test_a_missing_folder_is_named_with_where_to_get_its_files(path):
     with pytest.raises(FileNotFoundError, match=f"tokenizer.path={path}: no such folder.*encoder.jit and decoder.jit"):
         CosmosTokenizer(path)
 
@@ -201,9 +201,9 @@ class Video(nn.Module):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (Continuous(), r"made \(float32 \(1, 3, 3, 4\)\).*not integer ids \(1, 3, 4\) first"),
-        (Finer(), r"made \(int32 \(1, 6, 8\), float32 .*not the encoder of a discrete 16"),
-        (MoreIds(), r"made token id 64000 \(sample 0, row 0, column 0\)"),
+        (Continuous(), r"returned \(float32 \(1, 3, 3, 4\)\).*need integer ids \(1, 3, 4\) first"),
+        (Finer(), r"returned \(int32 \(1, 6, 8\), float32 .*not the encoder of a discrete 16"),
+        (MoreIds(), r"returned token id 64000 \(sample 0, row 0, column 0\)"),
         (Video(), r"does not run on cpu: .*5-D.*tokenizer.device=cuda.*nvidia/Cosmos"),
     ],
 )
@@ -250,7 +250,7 @@ def test_without_network_the_cached_files_are_used(published, hub_cache):
     assert CosmosTokenizer(device="cpu").fingerprint == CosmosTokenizer(str(published), "cpu").fingerprint
 
 
-def test_nothing_but_the_two_files_is_asked_of_the_hub(published, monkeypatch):
+def test_only_the_two_files_are_downloaded_from_the_hub(published, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "m3.core.pretrained.snapshot_download",

@@ -27,7 +27,7 @@ def test_published_values(token, values):
     assert fsq.values_to_ids(torch.tensor(values, dtype=torch.float32)).item() == token
 
 
-def test_ids_count_the_digits_like_an_odometer():
+def test_ids_count_the_digits_in_mixed_radix_order():
     """Independent truth: itertools counts with the last place fastest, so the levels and digits are reversed."""
     odometer = [digits[::-1] for digits in itertools.product(*(range(level) for level in reversed(FSQ_LEVELS)))]
     ids = torch.arange(64_000)
@@ -68,7 +68,7 @@ def test_zero_is_on_the_grid_and_rounding_passes_gradients():
     assert (z.grad > 0).all()
 
 
-def test_unchecked_digits_are_the_checked_ones_and_show_an_illegal_id():
+def test_unchecked_digits_equal_checked_ones_and_reveal_an_illegal_id():
     ids = torch.arange(0, 64_000, 77)
     assert torch.equal(torch.stack(digits_of_legal(ids), -1), ids_to_digits(ids))
     for illegal in (-1, 64_000, 65_535):

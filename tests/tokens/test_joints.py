@@ -39,7 +39,7 @@ def test_all_tokens_survive_decoding_and_encoding():
         assert (codec.encode(*codec.decode(tokens)) == tokens).all()
 
 
-def test_invisible_joints_keep_their_place_on_the_canvas_only():
+def test_invisible_joints_keep_their_position_on_the_canvas_only():
     xy = np.full((13, 2), 64.0)
     xy[1], xy[2], xy[3], xy[4] = (-0.01, 50), (50, 128.01), (np.nan, 3), (128, 0)
     tokens = JointCodec(128).encode(xy, np.zeros(13, dtype=bool))

@@ -21,7 +21,7 @@ def tokenizer() -> MiniTokenizer:
 
 
 def unseen_frames(size: int, num_frames: int) -> np.ndarray:
-    """Clips of a seed that no training used, one frame of each, with twelve actions and as many places."""
+    """Clips of a seed that was not used in training, one frame each, with twelve actions and backgrounds."""
     return np.stack([demo_clip(987_654, k, 8, (size, size)).render(k % 8, (size, size)) for k in range(num_frames)])
 
 

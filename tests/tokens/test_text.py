@@ -56,7 +56,7 @@ def test_frequent_words_become_one_token():
     assert TOKENIZER.encode("a person bowling", 10)[1].sum() == 3 + 1
 
 
-def test_captions_that_do_not_fit_and_captions_that_are_not_there():
+def test_truncated_captions_and_missing_captions():
     whole = TOKENIZER.encode("a person bowling", 4)[0]
     ids, is_content = TOKENIZER.encode("a person bowling", 2)
     assert is_content.all() and (ids == whole[:2]).all() and TOKENIZER.decode(ids) == "a person"
