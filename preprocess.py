@@ -19,11 +19,11 @@ from rich.markup import escape
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.core.validation import check
-from m3.preprocessing.build import BuildOptions, Built, Recipe, build_dataset
-from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs, undrawn_modalities
+from m3.preprocessing.build import BuildOptions, BuildResult, BuildSpec, build_dataset
+from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
 from m3.preprocessing.pack import PackOptions, pack_dataset, pack_identity
 from m3.preprocessing.prepare import ClipPreparer
-from m3.preprocessing.publish import publish, published, workplace
+from m3.preprocessing.publish import find_published, publish, working_folder
 from m3.preprocessing.summary import print_summary
 from m3.preprocessing.tokenized_folders import TokenizedFolders
 from m3.reporting.figures import write_png
@@ -68,10 +68,10 @@ def run(cfg: DictConfig) -> Manifest:
     splitter = instantiate(cfg.split)
     source = instantiate(cfg.source)  # last: the demo's writes its clips
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
-    recipe = Recipe(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
-    if (existing := _published(cfg, recipe.identity())) is not None:
+    spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
+    if (existing := _published(cfg, spec.identity())) is not None:
         return existing
-    built = build_dataset(workplace(cfg.out, cfg.scratch), recipe, executor, cfg.overwrite)
+    built = build_dataset(working_folder(cfg.out, cfg.scratch), spec, executor, cfg.overwrite)
     _finish(cfg, built, tokenizer, source, canvas)
     return built.manifest
 
@@ -92,7 +92,7 @@ def _pack(cfg: DictConfig) -> Manifest:
         settings["modalities"] = names
     if (existing := _published(cfg, pack_identity(source, tokenizer, settings))) is not None:
         return existing
-    folder = workplace(cfg.out, cfg.scratch)
+    folder = working_folder(cfg.out, cfg.scratch)
     built = pack_dataset(folder, source, tokenizer, settings, options, cfg.overwrite)
     _finish(cfg, built, tokenizer)
     return built.manifest
@@ -133,23 +133,20 @@ def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _finish(
     cfg: DictConfig,
-    built: Built,
+    built: BuildResult,
     tokenizer: PictureTokenizer,
     source: ClipSource | None = None,
     canvas: Canvas | None = None,
 ) -> None:
     """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads what has an address."""
-    folder = workplace(cfg.out, cfg.scratch)
+    folder = working_folder(cfg.out, cfg.scratch)
     path = folder / CONTACT_SHEET_NAME
-    undrawn = undrawn_modalities(built.manifest)
-    if cfg.contact_sheet.num_pairs and undrawn:
-        print(f"{CONTACT_SHEET_NAME} shows pictures and poses, not {', '.join(undrawn)}")
-    is_empty = len(undrawn) == len(built.manifest.modalities)
-    if cfg.contact_sheet.num_pairs and not is_empty and (built.is_new or not path.exists()):
+    if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
         shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
         num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
         pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
-        write_png(path, contact_sheet(pairs))
+        if pairs != []:  # it is where no modality can be drawn, which the summary mentions
+            write_png(path, contact_sheet(pairs))
     if not is_local(cfg.out):
         publish(folder, cfg.out)
     elif not built.is_new:
@@ -161,7 +158,7 @@ def _finish(
 
 def _published(cfg: DictConfig, identity: dict[str, Any]) -> Manifest | None:
     """What is complete already at an address, `out=s3://…`."""
-    existing = None if is_local(cfg.out) else published(cfg.out, identity, cfg.overwrite)
+    existing = None if is_local(cfg.out) else find_published(cfg.out, identity, cfg.overwrite)
     if existing is not None:
         _say_complete(cfg.out)
     return existing

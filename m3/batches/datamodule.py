@@ -26,23 +26,23 @@ _log = logging.getLogger(__name__)
 
 
 class SampleRows:
-    """The tokens of a split that a run reads, checked whenever they are read.
+    """The tokens of a run's modalities, checked whenever they are read.
 
     Args:
-        split: whose tokens.
+        token_table: of a split.
         table: the run's modalities.
-        with_flips: whether mirrored samples are wanted too.
+        with_flips: whether mirrored samples are read too.
     Raises:
-        ValueError, from `TokenTable.columns`, where the split lacks what is wanted.
+        ValueError, from `TokenTable.columns`, where the data set lacks one of these.
     """
 
-    def __init__(self, split: TokenTable, table: ModalityTable, with_flips: bool = False) -> None:
+    def __init__(self, token_table: TokenTable, table: ModalityTable, with_flips: bool = False) -> None:
         self.table = table
-        # Plain arrays on the same memory map: its own class makes indexing slow.
-        self._tokens = np.asarray(split.columns(table))  # (num_pairs, S) uint16
-        self._flipped = np.asarray(split.columns(table, "flip")) if with_flips else None
+        # Plain arrays on the same memory map: indexing a np.memmap is slow.
+        self._tokens = np.asarray(token_table.columns(table))  # (num_pairs, S) uint16
+        self._flipped = np.asarray(token_table.columns(table, "flip")) if with_flips else None
         self._last_ids = np.array(table.last_ids, dtype=np.uint16)  # (S,)
-        self._pairs = split.pairs
+        self._pairs = token_table.pairs
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -70,11 +70,11 @@ class SampleRows:
 
 
 class TrainBatches(Dataset):
-    """Item i is the batch of step i: the samples follow each other through endless, newly shuffled epochs.
+    """Item i is this rank's batch of step i, from an endless sequence of epochs, each shuffled anew.
 
-    Every batch is full; one that crosses the end of an epoch takes its rest from the next. The samples of a step
-    are the same for every number of ranks with the same global batch. With `flip` each sample is mirrored in half of
-    its epochs, as the hash of seed, epoch and sample has it.
+    All batches are full; one that crosses the end of an epoch is filled up from the next. For a given global batch the
+    samples of a step do not depend on the number of ranks. With `flip` each sample is mirrored in half of its epochs,
+    chosen by a hash of (seed, epoch, sample).
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class TrainBatches(Dataset):
 
 
 class EvalBatches(Dataset):
-    """The samples of a split in order, each exactly once over all ranks and never mirrored.
+    """The samples of a split in order, each exactly once over all ranks, not mirrored.
 
-    All ranks have the same number of batches, so that none waits for another's; the last may be smaller, or empty.
+    All ranks have the same number of batches, so that collective operations match; the last may be smaller or empty.
     """
 
     def __init__(self, rows: SampleRows, batch_size: int, rank: int, num_ranks: int) -> None:
@@ -155,8 +155,11 @@ class _FromStep(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """Yields the items of `dataset` in order. Its state is the number of batches handed out, not of those that
-    workers have prefetched, so that a run resumed in the middle sees the batches it would have seen."""
+    """Yields the items of `dataset` in order.
+
+    Its state counts the batches handed out, without those that are prefetched, so that a resumed run continues with the
+    batch that would have come next.
+    """
 
     def __init__(self, dataset: Dataset, num_workers: int, pin_memory: bool) -> None:
         super().__init__(
@@ -188,18 +191,18 @@ class TokenDataModule(pl.LightningDataModule):
 
     Args:
         root: folder that `preprocess.py` wrote; for a stream any address of `m3.shards.transport`.
-        table: the modalities of the run; their tokens are taken from the dataset's rows in the table's order.
+        table: the modalities of the run; a batch has their tokens in the table's order.
         batch_size: samples per device and micro-batch.
-        eval_batch_size: samples per device and evaluation batch; changes no result.
+        eval_batch_size: samples per device and evaluation batch; results do not depend on it.
         seed: of the shuffling.
         accumulation: micro-batches per step; an item of the train loader holds all of them.
-        num_workers: loader processes; a memory-mapped table needs none.
-        repeat_batches: train on the first so many batches again and again; None for all the data.
-        flip: train on the mirrored version of a sample every other time; evaluation never does.
+        num_workers: loader processes per rank; a memory-mapped table needs none.
+        repeat_batches: train on the first `repeat_batches` batches only, over and over; None for all the data.
+        flip: train on the mirrored version of a sample in half of its epochs; evaluation uses the original.
         backend: "table" or "stream".
         shuffle_buffer: samples among which a loader process of a stream draws the next one.
     Raises:
-        FileNotFoundError, from `Manifest.load`, saying which command makes the data.
+        FileNotFoundError, from `Manifest.load`, which names the command that makes the data.
         ValueError if the dataset lacks a modality, has it in another length, or lacks the mirrored versions.
     """
 
@@ -243,8 +246,8 @@ class TokenDataModule(pl.LightningDataModule):
                 self.train_stream = StreamedSplit(root, self.manifest, "train", table, seed, shuffle_buffer, flip)
                 self.eval_stream = StreamedSplit(root, self.manifest, "eval", table)
             else:
-                self.train_split = TokenTable.open(root, "train")
-                self.train_rows = SampleRows(self.train_split, table, with_flips=flip)
+                self.train_table = TokenTable.open(root, "train")
+                self.train_rows = SampleRows(self.train_table, table, with_flips=flip)
                 self.eval_rows = SampleRows(TokenTable.open(root, "eval"), table)
         except ValueError as error:
             raise ValueError(f"data.root={root}: {error}") from None
@@ -254,7 +257,7 @@ class TokenDataModule(pl.LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a model is bound to (canvas and tokenizer), and the data and order a run can be continued on."""
+        """Canvas and tokenizer, to which a model is bound, and the data and order, to which a resumed run is."""
         manifest, order = self.manifest, {}
         if self.backend == "stream":
             order = {name: getattr(self, name) for name in ("backend", "num_workers", "shuffle_buffer")}
@@ -291,7 +294,7 @@ class TokenDataModule(pl.LightningDataModule):
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
 
     def _warn_of_many_processes(self, num_processes: int) -> None:
-        """Says, where loader processes share shards, how often these are fetched; train.py asks once in a run."""
+        """Logs how often shards are fetched where several loader processes share one."""
         train, evaluation = self.train_stream, self.eval_stream
         if num_processes > len(train.shards):
             _log.warning(

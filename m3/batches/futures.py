@@ -1,4 +1,4 @@
-"""Samples for direct forecasts: a pose, the step of the clip, and where its joints are 1 … 16 steps later."""
+"""Samples for direct forecasts: a pose, the step of its clip, and the motion of its joints over 1 … 16 steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m3.batches.datamodule import EvalBatches, ResumableLoader, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.pose_box import Frame, has_place, mirrored
+from m3.batches.pose_box import PoseBox, has_place, mirrored
 from m3.batches.table import TokenTable
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
@@ -29,46 +29,47 @@ def clip_step(num_frames: int) -> int:
 
 
 def given_tokens(poses: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """What a forecast is made from: (B, 3, 13) joint tokens, steps in frames (B,) or () → (B, 40) ids.
+    """The input of a forecast: (B, 3, 13) joint tokens, steps in frames (B,) or () → (B, 40) int64 ids.
 
-    The pose is framed (`m3.batches.pose_box`).
+    The pose is relative to the box around it (`m3.batches.pose_box`).
     """
-    framed = Frame.of(poses).fit(poses).reshape(len(poses), COORDS_LENGTH)
+    normalized = PoseBox.around(poses).normalize(poses).reshape(len(poses), COORDS_LENGTH)
     steps = np.broadcast_to(np.minimum(step, NUM_STEP_IDS - 1), len(poses))
-    return np.concatenate([framed, steps[:, None]], axis=1).astype(np.int64)
+    return np.concatenate([normalized, steps[:, None]], axis=1).astype(np.int64)
 
 
 def motion_tokens(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """(B, 3, 13) joint tokens of poses and (B, 16, 3, 13) of those that follow → (B, 208) ids."""
-    side = Frame.of(here).side[:, None, None, None]
+    """(B, 3, 13) joint tokens of poses and (B, 16, 3, 13) of the poses that follow → (B, 208) ids."""
+    side = PoseBox.around(here).side[:, None, None, None]
     moved = (there[:, :, :2].astype(np.float64) - here[:, None, :2]) / side  # (B, 16, 2, 13)
     is_seen = (there[:, :, 2] > 0) & has_place(here)[:, None]
     return encode_motion(moved.swapaxes(2, 3), is_seen).reshape(len(here), MOTION_LENGTH)
 
 
 class FutureFrames:
-    """Every frame of the clips of a split, and the 16 poses that follow it.
+    """The frames of the clips of a split, each with the 16 poses that follow it.
 
-    Sample n is a frame, any but those after which none of its joints is seen. Horizon h is the frame h steps later, or
-    the clip's last.
+    A sample is a frame; frames without any joint that is visible at one of the 16 horizons are left out. Horizon h is
+    the frame h steps later, or the last one of the clip.
 
     Args:
-        split: made with `pairs=stride pairs.step=1`, from which every frame of a clip can be read.
+        token_table: of a data set made with `pairs=stride pairs.step=1`, whose pairs hold every frame of a clip.
+        split: its name, for messages.
     Raises:
         ValueError where a clip's pairs do not follow each other frame by frame.
     """
 
-    def __init__(self, split: TokenTable, name: str) -> None:
-        rows = SampleRows(split, _STORED)
-        order = sorted(range(len(rows)), key=lambda n: (split.pairs[n].clip, split.pairs[n].reference))
+    def __init__(self, token_table: TokenTable, split: str) -> None:
+        rows, infos = SampleRows(token_table, _STORED), token_table.pairs
+        order = sorted(range(len(rows)), key=lambda n: (infos[n].clip, infos[n].reference))
         tokens = rows.read(np.array(order, dtype=np.int64)).numpy().reshape(-1, 2, 3, NUM_JOINTS)
         poses, last, step = [], [], []
-        for clip, members in groupby(range(len(order)), key=lambda place: split.pairs[order[place]].clip):
+        for clip, members in groupby(range(len(order)), key=lambda place: infos[order[place]].clip):
             places = list(members)
-            pairs = [split.pairs[order[place]] for place in places]
+            pairs = [infos[order[place]] for place in places]
             if [(pair.reference, pair.successor) for pair in pairs] != [(t, t + 1) for t in range(len(pairs))]:
                 raise ValueError(
-                    f"data.root: clip {clip} of {name} is not stored frame by frame; make the data with "
+                    f"data.root: clip {clip} of {split} is not stored frame by frame; make the data with "
                     "`python preprocess.py … pairs=stride pairs.step=1`"
                 )
             num_frames, first = len(pairs) + 1, sum(map(len, poses))
@@ -86,7 +87,7 @@ class FutureFrames:
         return len(self.frame)
 
     def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
-        """(B, 39) tokens of the frames themselves."""
+        """(B, 39) tokens of the poses themselves; `is_flipped` has no effect."""
         return torch.from_numpy(self.here(sample).reshape(-1, COORDS_LENGTH))
 
     def here(self, sample: np.ndarray) -> np.ndarray:
@@ -101,9 +102,9 @@ class FutureFrames:
 
 
 class FutureBatches(Dataset):
-    """Batches of (framed pose, step, motion at 16 horizons) for the samples of `batches`.
+    """Batches of (normalized pose, step, motion at 16 horizons) for the samples of `batches`.
 
-    flip: share of the samples, a pure function of seed, epoch and sample, of which it is the mirror image.
+    flip: share of the samples that are mirrored, 0 … 1; which ones is a function of (seed, epoch, sample).
     """
 
     def __init__(
@@ -154,12 +155,12 @@ class FutureDataModule(TokenDataModule):
         super().__init__(root, _STORED, batch_size, eval_batch_size, seed, num_workers, repeat_batches,
                          accumulation=accumulation)  # fmt: skip
         self.flip_share = flip
-        self.train_frames = FutureFrames(self.train_split, "train")
+        self.train_frames = FutureFrames(self.train_table, "train")
         self.eval_frames = FutureFrames(TokenTable.open(root, "eval"), "eval")
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "canvas": self.train_split.manifest.canvas["mode"]}
+        return {**super().identity, "canvas": self.train_table.manifest.canvas["mode"]}
 
     def train_dataloader(self) -> ResumableLoader:
         rank, num_ranks, num_steps = self.trainer.global_rank, self.trainer.world_size, self.trainer.max_steps
@@ -194,4 +195,4 @@ _STORED = ModalityTable(
     input_tokens_range=(1, 1),
     target_tokens_range=(1, 1),
 )
-"""What is read of a data set; its alphas and ranges mean nothing here."""
+"""The modalities that are read from a data set; alphas and ranges are not used."""

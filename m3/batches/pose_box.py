@@ -1,4 +1,4 @@
-"""Poses in a frame of their own: the box around the pose at the middle of the canvas, at one size for all."""
+"""Poses relative to the box around them: moved to the middle of the canvas and scaled to one size."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from m3.core.joints import MIRRORED
 from m3.core.modalities import NUM_JOINT_BINS
 
 FILLED = 0.9
-"""Share of the canvas's side that the larger side of a framed pose's box takes."""
+"""Larger side of the box of a normalized pose, as a share of the canvas's side."""
 
 SMALLEST_SIDE = 256.0
-"""Bins (8 px of a canvas of 256) that a box measures at least, where all joints have fallen together."""
+"""Least side of a box in bins (8 px of a canvas of 256), for poses whose joints all have the same place."""
 
 _MAX_BIN = NUM_JOINT_BINS - 1
 
 
-class Frame(NamedTuple):
-    """The box around a pose, visible or not.
+class PoseBox(NamedTuple):
+    """The box around all joints of a pose that have a place, also the invisible ones.
 
-    centre: (…, 2) float64 bins of the canvas. side: (…) float64, the larger side of the box, in bins.
+    center: (…, 2) float64 bins of the canvas. side: (…) float64, the larger side of the box in bins.
     """
 
-    centre: np.ndarray
+    center: np.ndarray
     side: np.ndarray
 
     @staticmethod
-    def of(poses: np.ndarray) -> Frame:
-        """(…, 3, 13) joint tokens; joints without a place do not count."""
+    def around(poses: np.ndarray) -> PoseBox:
+        """The boxes of poses, (…, 3, 13) joint tokens; that of a pose without any placed joint is the whole canvas."""
         is_placed = has_place(poses)[..., None, :]
         xy = poses[..., :2, :].astype(np.float64)  # (…, 2, 13)
         low = np.where(is_placed, xy, np.inf).min(-1)
         high = np.where(is_placed, xy, -np.inf).max(-1)
         is_empty = ~is_placed.any(-1)
         low, high = np.where(is_empty, 0, low), np.where(is_empty, _MAX_BIN, high)
-        return Frame((low + high) / 2, np.maximum((high - low).max(-1), SMALLEST_SIDE))
+        return PoseBox((low + high) / 2, np.maximum((high - low).max(-1), SMALLEST_SIDE))
 
-    def fit(self, poses: np.ndarray) -> np.ndarray:
-        """(…, 3, 13) joint tokens on the canvas → the same in this frame; a joint without a place stays at (0, 0)."""
-        moved = (poses[..., :2, :] - self.centre[..., None]) / self.side[..., None, None] * FILLED + 0.5
+    def normalize(self, poses: np.ndarray) -> np.ndarray:
+        """(…, 3, 13) joint tokens on the canvas → relative to this box; a joint without a place stays at (0, 0)."""
+        moved = (poses[..., :2, :] - self.center[..., None]) / self.side[..., None, None] * FILLED + 0.5
         bins = np.clip(np.round(moved * _MAX_BIN), 0, _MAX_BIN).astype(np.int64)
         return np.concatenate([np.where(has_place(poses)[..., None, :], bins, 0), poses[..., 2:, :]], axis=-2)
 

@@ -1,4 +1,4 @@
-"""The order in which samples leave a shuffle buffer, known before any of them arrives."""
+"""The order in which samples leave a shuffle buffer, computed without reading any of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 _BLOCK_LENGTH = 1 << 16
 
 
-def departures(
-    num_arrivals: int, buffer_size: int, generator: np.random.Generator, first: int = 0, last: int | None = None
+def shuffled_order(
+    num_samples: int, buffer_size: int, generator: np.random.Generator, first: int = 0, last: int | None = None
 ) -> Iterator[np.ndarray]:
-    """The numbers 0 … num_arrivals − 1 in the order in which they leave a shuffle buffer, in blocks.
+    """0 … num_samples − 1 in the order in which they leave a shuffle buffer, in blocks.
 
-    The buffer is filled; each further arrival takes the place of one that is drawn from it; then the rest leaves. A
-    number n leaves as the (n − buffer_size + 1)th at the earliest, so at most buffer_size rows wait.
+    The first numbers fill the buffer. Each further one replaces a number drawn from the buffer, which leaves; at the
+    end the rest leaves in random order. Number n is at the earliest the (n − buffer_size + 1)th to leave, so at most
+    buffer_size rows wait.
 
-    first, last: only the departures number first … last − 1 are given; None for all after the first.
+    first, last: give only those that leave as number first … last − 1; None for all from `first` on.
     """
-    last = num_arrivals if last is None else last
+    last = num_samples if last is None else last
     begin = 0
-    for block in _blocks(num_arrivals, buffer_size, generator):
+    for block in _blocks(num_samples, buffer_size, generator):
         if begin >= last:
             return
         if begin + len(block) > first:
@@ -29,17 +30,17 @@ def departures(
         begin += len(block)
 
 
-def _blocks(num_arrivals: int, buffer_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    buffer = np.arange(min(buffer_size, num_arrivals))
+def _blocks(num_samples: int, buffer_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    buffer = np.arange(min(buffer_size, num_samples))
     smallest = np.min_scalar_type(max(len(buffer) - 1, 0))  # two bytes are sorted in linear time
-    for arrived in range(len(buffer), num_arrivals, _BLOCK_LENGTH):
-        places = generator.integers(len(buffer), size=min(_BLOCK_LENGTH, num_arrivals - arrived))
-        arrivals = np.arange(arrived, arrived + len(places))
-        # Who leaves a place is who came to it last: before this block, or earlier in it.
+    for start in range(len(buffer), num_samples, _BLOCK_LENGTH):
+        places = generator.integers(len(buffer), size=min(_BLOCK_LENGTH, num_samples - start))
+        entering = np.arange(start, start + len(places))
+        # The number that leaves a place is the one that entered it last: before this block, or earlier in it.
         leaving = buffer[places]
         turns = np.argsort(places.astype(smallest), kind="stable")
         is_again = places[turns[1:]] == places[turns[:-1]]
-        leaving[turns[1:][is_again]] = arrivals[turns[:-1][is_again]]
-        buffer[places] = arrivals  # of several to one place the last stays
+        leaving[turns[1:][is_again]] = entering[turns[:-1][is_again]]
+        buffer[places] = entering  # where several enter one place, the last stays
         yield leaving
     yield generator.permutation(buffer)

@@ -1,13 +1,14 @@
 """Batches read from the shards themselves, for splits that do not fit the local disk.
 
-An epoch is the split's shards in a new order. Each loader process of each rank, a slot, takes a contiguous share of
-that sequence of samples, equal to within one sample, so a shard on the border of two shares is read by both. What a
-slot reads passes through a shuffle buffer. Which sample leaves the buffer when is known without reading anything: the
-manifest has the shards' counts, the rest is drawn from seed, epoch and slot. So a slot can start anywhere: it skips
-every shard of which no sample is left to hand out.
+In each epoch the split's shards get a new order, which puts all samples in a sequence. Each loader process of each
+rank (a worker) reads a contiguous share of that sequence; shares are equal to within one sample, so two workers may
+both read the shard on the border of their shares. Each worker passes its samples through a shuffle buffer. The order in
+which they leave it is known without reading anything: it depends on the sizes of the shards, which the manifest lists,
+and on random numbers from (seed, epoch, worker). A worker can therefore start anywhere: it skips every shard of which
+all samples have been handed out.
 
-    manifest ─▶ order of shards ─▶ share of the slot ─▶ arrivals ─▶ departures     known in advance
-                        fetched, proven whole ─▶ rows wait for their departure     read
+    manifest ─▶ order of shards ─▶ share of the worker ─▶ shard ranges ─▶ output order     known in advance
+                            fetch and verify a shard ─▶ rows wait until it is their turn     read
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from m3.batches.shuffle import departures
+from m3.batches.shuffle import shuffled_order
 from m3.batches.table import columns_of
 from m3.core.modalities import ModalityTable
 from m3.core.rng import SampleGenerator, numpy_generator
@@ -36,11 +37,11 @@ from m3.shards.transport import address
 _FLIP = "flip"
 
 
-class Slot(NamedTuple):
-    """One of the processes that read a split together, in all ranks: number 0 … of − 1."""
+class StreamWorker(NamedTuple):
+    """One of the loader processes that read a split together, counted over all ranks: 0 … num_workers − 1."""
 
-    number: int
-    of: int
+    index: int
+    num_workers: int
 
 
 class StreamedSample(NamedTuple):
@@ -52,19 +53,19 @@ class StreamedSample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Neighbouring samples of a shard that a slot reads in an epoch.
+class _ShardRange:
+    """Consecutive samples of a shard that a worker reads in an epoch.
 
-    shard: number of the shard in the split.
-    arrival: which of the slot's arrivals in the epoch is the shard's sample `first`.
-    first: of the stretch, counted in the shard.
-    is_wanted: for each sample of the stretch, whether it is still to be handed out.
-    is_flipped: for each, whether its mirrored version is.
+    shard: index of the shard in the split.
+    position: place of the range's first sample in the order in which the worker reads the epoch.
+    first: index of the range's first sample in the shard.
+    is_wanted: for each sample of the range, whether it is still to be handed out.
+    is_flipped: for each, whether its mirrored version is read.
     """
 
     epoch: int
     shard: int
-    arrival: int
+    position: int
     first: int
     is_wanted: np.ndarray
     is_flipped: np.ndarray
@@ -80,7 +81,7 @@ class StreamedSplit:
         table: the run's modalities; a sample has their tokens, in this order.
         seed: of the order.
         shuffle_buffer: samples among which the next one is drawn; None keeps the order of the split.
-        flip: whether each sample is mirrored in half of its epochs, the same ones as with a token table.
+        flip: mirror each sample in half of its epochs, the same ones as with a token table.
     Raises:
         ValueError, from `columns_of`, where the data set lacks what is wanted.
     """
@@ -103,66 +104,72 @@ class StreamedSplit:
         stored = {modality.name: modality for modality in manifest.modalities}
         self._readers = []
         for variant in (None, _FLIP) if flip else (None,):
-            columns_of(manifest, table, variant)  # refuses what does not match
+            columns_of(manifest, table, variant)  # raises where the data set does not match
             self._readers.append(RowReader([stored[name] for name in table.modalities], variant))
         self._members = frozenset(name for reader in self._readers for name in reader.members)
 
     def __len__(self) -> int:
         return int(self._counts.sum())
 
-    def share(self, slot: Slot) -> tuple[int, int]:
-        """First and last + 1 of the places that a slot has in the sequence of samples of every epoch."""
-        return len(self) * slot.number // slot.of, len(self) * (slot.number + 1) // slot.of
+    def share(self, worker: StreamWorker) -> tuple[int, int]:
+        """The worker's part [first, last) of the sequence of samples, the same in every epoch."""
+        return len(self) * worker.index // worker.num_workers, len(self) * (worker.index + 1) // worker.num_workers
 
-    def num_fetches(self, num_slots: int) -> int:
-        """How often all slots together fetch a shard in an epoch: each of them once, and again for each border of two
-        shares within one. With shards in the order of the split: where their sizes differ another order may give
-        a few more or less."""
-        ends = {len(self) * (number + 1) // num_slots for number in range(num_slots)}
+    def num_fetches(self, num_workers: int) -> int:
+        """Fetches of shards by all workers in an epoch: one per shard, and one per border of two shares inside a shard.
+
+        Computed for shards in the order of the split; where their sizes differ, another order may give a few more or
+        less.
+        """
+        ends = {len(self) * (index + 1) // num_workers for index in range(num_workers)}
         return len((ends | {*np.cumsum(self._counts).tolist()}) - {0})
 
-    def samples(self, slot: Slot, first: int = 0) -> Iterator[StreamedSample]:
-        """What a slot hands out, from its sample `first` on: endless epochs, or just one in the order of the split.
+    def samples(self, worker: StreamWorker, first: int = 0) -> Iterator[StreamedSample]:
+        """The samples of a worker from number `first` on: endless epochs, or one in the order of the split without
+        a shuffle buffer.
 
         Raises what `open_shard` and `samples_of` raise, and ShardError naming a sample with an illegal id.
         """
-        low, high = self.share(slot)
-        rows = self._rows(slot, first)
+        low, high = self.share(worker)
+        rows = self._rows(worker, first)
         waiting: dict[tuple[int, int], StreamedSample] = {}
         start = first % max(high - low, 1)
-        for epoch in self._epochs(slot, first):
-            for arrival in (arrival for block in self._departures(epoch, slot, start) for arrival in block.tolist()):
-                while (epoch, arrival) not in waiting:
-                    where, sample = next(rows)
-                    waiting[where] = sample
-                yield waiting.pop((epoch, arrival))
+        for epoch in self._epochs(worker, first):
+            for block in self._output_order(epoch, worker, start):
+                for position in block.tolist():
+                    while (epoch, position) not in waiting:
+                        place, sample = next(rows)
+                        waiting[place] = sample
+                    yield waiting.pop((epoch, position))
             start = 0
 
-    def _epochs(self, slot: Slot, first: int) -> range | count:
-        low, high = self.share(slot)
+    def _epochs(self, worker: StreamWorker, first: int) -> range | count:
+        low, high = self.share(worker)
         if low == high:
             return range(0)
         epoch = first // (high - low)
         return range(epoch, 1) if self.shuffle_buffer is None else count(epoch)
 
-    def _departures(self, epoch: int, slot: Slot, first: int, last: int | None = None) -> Iterator[np.ndarray]:
-        """Arrivals of a slot in the order in which they leave the shuffle buffer, number first … last − 1, in blocks.
+    def _output_order(
+        self, epoch: int, worker: StreamWorker, first: int, last: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Positions in the worker's read order, in the order in which they are handed out: number first … last − 1.
 
-        Nothing is computed before it is asked for, and of an epoch of many samples never all at once.
+        In blocks, computed one at a time, so that a long epoch is never in memory as a whole.
         """
-        low, high = self.share(slot)
+        low, high = self.share(worker)
         if self.shuffle_buffer is None:
             return iter([np.arange(high - low)[first:last]])
-        generator = numpy_generator(self.seed, "buffer", epoch, *slot)
-        return departures(high - low, self.shuffle_buffer, generator, first, last)
+        generator = numpy_generator(self.seed, "buffer", epoch, *worker)
+        return shuffled_order(high - low, self.shuffle_buffer, generator, first, last)
 
-    def _stretches(self, slot: Slot, first: int) -> Iterator[_Stretch]:
-        """What a slot reads, in order; nothing of a shard that has no sample left to hand out."""
-        low, high = self.share(slot)
+    def _shard_ranges(self, worker: StreamWorker, first: int) -> Iterator[_ShardRange]:
+        """What a worker reads, in order; shards without a sample left to hand out are skipped."""
+        low, high = self.share(worker)
         start = first % max(high - low, 1)
-        for epoch in self._epochs(slot, first):
+        for epoch in self._epochs(worker, first):
             is_wanted = np.ones(high - low, dtype=bool)
-            for handed_out in self._departures(epoch, slot, 0, start) if start else ():
+            for handed_out in self._output_order(epoch, worker, 0, start) if start else ():
                 is_wanted[handed_out] = False
             order = np.arange(len(self.shards))
             if self.shuffle_buffer is not None:
@@ -173,42 +180,43 @@ class StreamedSplit:
                 here, past = max(low, begin), min(high, end)
                 if here < past and (wanted := is_wanted[here - low : past - low]).any():
                     flipped = self._is_flipped(shard, here - begin, past - begin, epoch)
-                    yield _Stretch(epoch, shard, here - low, here - begin, wanted, flipped)
+                    yield _ShardRange(epoch, shard, here - low, here - begin, wanted, flipped)
             start = 0
 
     def _is_flipped(self, shard: int, first: int, last: int, epoch: int) -> np.ndarray:
-        """(last − first,) bool."""
+        """(last − first,) bool: which samples of a shard are mirrored in an epoch."""
         if not self.flip:
             return np.zeros(last - first, dtype=bool)
         sample = torch.arange(first, last) + int(self._first_samples[shard])
         return (SampleGenerator(self.seed, _FLIP, sample, epoch).uniform(1)[:, 0] < 0.5).numpy()
 
-    def _fetched(self, stretches: Iterator[_Stretch]) -> Iterator[tuple[_Stretch, BinaryIO]]:
-        """Each stretch with its shard's bytes; the next shard is fetched while one is used."""
-        pool, under_way = ThreadPoolExecutor(1), deque()
+    def _fetched(self, shard_ranges: Iterator[_ShardRange]) -> Iterator[tuple[_ShardRange, BinaryIO]]:
+        """Each range with its shard's bytes; the next shard is fetched while one is read."""
+        pool, pending = ThreadPoolExecutor(1), deque()
         try:
             while True:
-                for stretch in islice(stretches, 2 - len(under_way)):
-                    under_way.append((stretch, pool.submit(open_shard, self.root, self.shards[stretch.shard])))
-                if not under_way:
+                for shard_range in islice(shard_ranges, 2 - len(pending)):
+                    shard = self.shards[shard_range.shard]
+                    pending.append((shard_range, pool.submit(open_shard, self.root, shard)))
+                if not pending:
                     return
-                stretch, fetching = under_way.popleft()
-                yield stretch, fetching.result()
+                shard_range, fetched = pending.popleft()
+                yield shard_range, fetched.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _rows(self, slot: Slot, first: int) -> Iterator[tuple[tuple[int, int], StreamedSample]]:
-        """((epoch, arrival), sample) of all that is still to be handed out, in the order of arrival."""
-        for stretch, content in self._fetched(self._stretches(slot, first)):
-            shard = self.shards[stretch.shard]
+    def _rows(self, worker: StreamWorker, first: int) -> Iterator[tuple[tuple[int, int], StreamedSample]]:
+        """((epoch, position), sample) of all samples that are still to be handed out, in the order of reading."""
+        for part, content in self._fetched(self._shard_ranges(worker, first)):
+            shard = self.shards[part.shard]
             where = address(self.root, shard.name)
-            for place, (key, members) in enumerate(samples_of(content, where, shard, self._members), -stretch.first):
-                if not 0 <= place < len(stretch.is_wanted) or not stretch.is_wanted[place]:
+            for i, (key, members) in enumerate(samples_of(content, where, shard, self._members), -part.first):
+                if not 0 <= i < len(part.is_wanted) or not part.is_wanted[i]:
                     continue
-                reader = self._readers[int(stretch.is_flipped[place])]
+                reader = self._readers[int(part.is_flipped[i])]
                 tokens = self._checked(reader.read(members, f"{where}: {key}"), f"{where}: {key}")
-                sample = int(self._first_samples[stretch.shard]) + stretch.first + place
-                yield (stretch.epoch, stretch.arrival + place), StreamedSample(tokens, sample, stretch.epoch)
+                sample = int(self._first_samples[part.shard]) + part.first + i
+                yield (part.epoch, part.position + i), StreamedSample(tokens, sample, part.epoch)
 
     def _checked(self, tokens: np.ndarray, where: str) -> np.ndarray:
         if (is_illegal := tokens > self._last_ids).any():
@@ -224,11 +232,11 @@ class StreamedBatches(IterableDataset):
     """The batches of a rank, number `first` … `num_batches` − 1; loader process w of W makes every W-th.
 
     Args:
-        split: read for training where it has a shuffle buffer: all batches are full, one that crosses the end of an
-            epoch takes its rest from the next. Without one it is read for evaluation: each sample once over all ranks,
-            all ranks having the same number of batches, the last of which may be smaller or empty.
-        num_batches: None for evaluation, where the split's size tells it.
-        num_workers: loader processes, 0 for none.
+        split: with a shuffle buffer for training: all batches are full, one that crosses the end of an epoch is filled
+            up from the next. Without one for evaluation: each sample once over all ranks, and as many batches on each
+            rank, the last of which may be smaller or empty.
+        num_batches: None for evaluation, where it follows from the size of the split.
+        num_workers: loader processes of this rank; 0 loads in its own process.
     Raises:
         SettingError where there are more processes than samples to train on.
     """
@@ -245,13 +253,13 @@ class StreamedBatches(IterableDataset):
         self.split, self.batch_size = split, batch_size
         self.rank, self.num_ranks, self.num_workers = rank, num_ranks, num_workers
         self.first = 0
-        num_slots = num_ranks * self._num_processes
+        total_workers = num_ranks * self._num_processes
         if num_batches is None:
-            longest_share = -(-len(split) // num_slots)
+            longest_share = -(-len(split) // total_workers)
             num_batches = -(-longest_share // batch_size) * self._num_processes
-        elif num_slots > len(split):
+        elif total_workers > len(split):
             raise SettingError(
-                f"data.num_workers={num_workers}: {num_slots} loader processes for {len(split)} samples; take fewer"
+                f"data.num_workers={num_workers}: {total_workers} loader processes for {len(split)} samples; take fewer"
             )
         self.num_batches = num_batches
 
@@ -260,13 +268,13 @@ class StreamedBatches(IterableDataset):
         return max(self.num_workers, 1)
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        worker = get_worker_info()
-        # The loader asks its processes in turn, the first of them for batch `first`.
-        turn = (self.first + (worker.id if worker else 0)) % self._num_processes
+        info = get_worker_info()
+        # The loader asks its processes in turn and begins with batch `first`.
+        turn = (self.first + (info.id if info else 0)) % self._num_processes
         batches = range(turn, self.num_batches, self._num_processes)
         num_done = len(range(turn, self.first, self._num_processes))
-        slot = Slot(self.rank * self._num_processes + turn, self.num_ranks * self._num_processes)
-        samples = self.split.samples(slot, num_done * self.batch_size)
+        worker = StreamWorker(self.rank * self._num_processes + turn, self.num_ranks * self._num_processes)
+        samples = self.split.samples(worker, num_done * self.batch_size)
         for _ in batches[num_done:]:
             yield self._batch(list(islice(samples, self.batch_size)))
 
@@ -278,8 +286,11 @@ class StreamedBatches(IterableDataset):
 
 
 class StreamLoader:
-    """Yields the batches of a rank. Its state is the number of batches handed out, not of those that its processes have
-    prefetched, so that a run resumed in the middle sees the batches it would have seen."""
+    """Yields the batches of a rank.
+
+    Its state counts the batches handed out, without those that are prefetched, so that a resumed run continues with the
+    batch that would have come next.
+    """
 
     def __init__(self, batches: StreamedBatches, pin_memory: bool) -> None:
         self._batches, self._pin_memory = batches, pin_memory
@@ -302,12 +313,12 @@ class StreamLoader:
         return {"num_yielded": self._num_yielded, **self._division}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where ranks or loader processes are not as many as they were."""
+        """Raises ValueError where the number of ranks or of loader processes has changed."""
         for key, now in self._division.items():
             if state.get(key) != now:
                 raise ValueError(
-                    f"a stream continues only as it was divided: {key} was {state.get(key)} and is {now}; take as many "
-                    "again, or data.backend=table, which continues with any number"
+                    f"a stream can only be resumed with the same number of processes: {key} was {state.get(key)} and "
+                    f"is {now}; choose {state.get(key)} again, or data.backend=table, which resumes with any number"
                 )
         self._batches.first = state["num_yielded"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m3.batches.futures import check_forecast_table, given_tokens
-from m3.batches.pose_box import Frame, mirrored
+from m3.batches.pose_box import PoseBox, mirrored
 from m3.clips.canvas import PadCanvas
 from m3.core.joints import MIRRORED, NUM_JOINTS, Joints
 from m3.core.modalities import MOTION_SIDE, NUM_HORIZONS, NUM_JOINT_BINS, UNSEEN_MOTION
@@ -60,7 +60,7 @@ class Forecaster:
         poses = self.codec.encode(joints.xy, joints.is_visible)  # (N, 3, 13)
         probabilities = self.probabilities(poses, clip.step).flatten(0, 2)
         moved = best_places(probabilities.to(self.dtype), THRESHOLD).double().cpu().numpy()
-        side = Frame.of(poses).side * (self.canvas.size / (NUM_JOINT_BINS - 1))  # (N,) px of the canvas
+        side = PoseBox.around(poses).side * (self.canvas.size / (NUM_JOINT_BINS - 1))  # (N,) px of the canvas
         moved = moved.reshape(len(starts), NUM_HORIZONS, NUM_JOINTS, 2) * side[:, None, None, None]
         return here.xy[:, None] + moved / window.scale
 

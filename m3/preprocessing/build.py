@@ -39,7 +39,7 @@ from m3.shards.manifest import (
     pair_modalities,
     token_members,
 )
-from m3.shards.split import SPLITS, ClipPairs, Sample, Splitter
+from m3.shards.split import SPLITS, ClipPairs, PairRef, Splitter
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.text import MIN_VOCAB_SIZE
@@ -75,7 +75,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildSpec:
     """Everything that decides the bytes of a data set.
 
     preparer: source, canvas, pair miner, and what is stored.
@@ -118,34 +118,34 @@ class Recipe:
         return {"name": network.name, "fingerprint": network.fingerprint, "settings": self.settings[stage]}
 
 
-class Built(NamedTuple):
+class BuildResult(NamedTuple):
     """manifest: of the data set. is_new: False where it was there already and nothing had to be done."""
 
     manifest: Manifest
     is_new: bool
 
 
-def build_dataset(out: Path, recipe: Recipe, executor: Executor, overwrite: bool = False) -> Built:
+def build_dataset(out: Path, spec: BuildSpec, executor: Executor, overwrite: bool = False) -> BuildResult:
     """Make the data set `out`, unless it is there.
 
     Raises ValueError where `out` holds something else and `overwrite` is False, and for what the splitter finds
     impossible; OSError where a file cannot be written; ClipError with `strict` at the first clip that cannot be used.
     """
-    identity = recipe.identity()
+    identity = spec.identity()
     staging_root = out.with_name(out.name + ".tmp")
     if not overwrite and (existing := existing_manifest(out, identity)) is not None:
         Staging.discard(staging_root, _without_layout(identity))  # where the last build ended before it could
-        return Built(existing, False)
+        return BuildResult(existing, False)
     check_replaceable(out)
     check_replaceable(staging_root, Staging.names)
-    clip_ids = recipe.preparer.source.clip_ids()
-    recipe.splitter.check(len(clip_ids))
+    clip_ids = spec.preparer.source.clip_ids()
+    spec.splitter.check(len(clip_ids))
     with locked(staging_root), _resumable():
         staging = Staging(staging_root, _without_layout(identity))
-        _stage_clips(staging, clip_ids, recipe, executor)
-        manifest = _write(out, staging, clip_ids, recipe, identity)
+        _stage_clips(staging, clip_ids, spec, executor)
+        manifest = _write(out, staging, clip_ids, spec, identity)
         staging.remove()
-    return Built(manifest, True)
+    return BuildResult(manifest, True)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class _Tally:
+class _BuildProgress:
     """What a run has done so far, for the progress display."""
 
     num_pairs: int = 0
@@ -181,22 +181,22 @@ class _Tally:
         return f"{self.num_pairs:,} pairs, {frames_per_second:,.0f} frames/s, {self.num_rejected} rejected"
 
 
-def _stage_clips(staging: Staging, clip_ids: Sequence[str], recipe: Recipe, executor: Executor) -> None:
+def _stage_clips(staging: Staging, clip_ids: Sequence[str], spec: BuildSpec, executor: Executor) -> None:
     """Prepare and encode what is not yet staged."""
     to_do = [clip_id for clip_id in clip_ids if clip_id not in staging]
     if len(to_do) < len(clip_ids):
         done = len(clip_ids) - len(to_do)
         Console(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
-    tally = _Tally()
-    with closing(executor.encoded(recipe.encoder, recipe.options.encode_threads, to_do)) as encoded:
-        for clip, num_frames in track(encoded, len(to_do), "clips → tokens", status=tally.__str__):
+    progress = _BuildProgress()
+    with closing(executor.encoded(spec.encoder, spec.options.encode_threads, to_do)) as encoded:
+        for clip, num_frames in track(encoded, len(to_do), "clips → tokens", status=progress.__str__):
             if isinstance(clip, Rejection):
-                if recipe.options.strict:
+                if spec.options.strict:
                     raise _strict_error(clip)
-                tally.num_rejected += 1
+                progress.num_rejected += 1
             else:
-                tally.num_pairs += len(clip.pairs)
-            tally.num_frames += num_frames
+                progress.num_pairs += len(clip.pairs)
+            progress.num_frames += num_frames
             staging.add(clip)
 
 
@@ -204,20 +204,20 @@ def _strict_error(rejection: Rejection) -> ClipError:
     return ClipError(f"clip {rejection.clip}: {rejection.reason} (strict=true stops at the first bad clip)")
 
 
-def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe, identity: dict[str, Any]) -> Manifest:
+def _write(out: Path, staging: Staging, clip_ids: Sequence[str], spec: BuildSpec, identity: dict[str, Any]) -> Manifest:
     """Staged clips → shards, text tokenizer and manifest in `out`."""
     summary = _summary(staging, clip_ids)
-    if recipe.options.strict and summary.rejected:
+    if spec.options.strict and summary.rejected:
         raise _strict_error(summary.rejected[0])
     if not summary.clips:
         reasons = "; ".join(f"{r.clip}: {r.reason}" for r in summary.rejected[:3])
         raise ValueError(f"none of the {len(summary.rejected)} clips can be used ({reasons})")
     try:
-        divided = recipe.splitter.split(summary.clips)
+        divided = spec.splitter.split(summary.clips)
     except ValueError as error:
         raise ValueError(f"{error} (all tokens are kept in {staging.root}: another split takes no time)") from error
-    modalities = pair_modalities(recipe.preparer.canvas.grid, recipe.preparer.modalities)
-    members = token_members([modality.name for modality in modalities], recipe.variants)
+    modalities = pair_modalities(spec.preparer.canvas.grid, spec.preparer.modalities)
+    members = token_members([modality.name for modality in modalities], spec.variants)
     clips_in_memory = max(64, _STAGED_BYTES_IN_MEMORY * len(summary.clips) // staging.num_bytes())
 
     read = lru_cache(maxsize=clips_in_memory)(staging.read)
@@ -231,7 +231,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
 
     for split in SPLITS:
         shutil.rmtree(staging.root / split, ignore_errors=True)  # of an interrupted build
-    per_shard = recipe.options.pairs_per_shard
+    per_shard = spec.options.pairs_per_shard
     shards = {split: write_shards(staging.root, split, samples(split), per_shard) for split in SPLITS}
     manifest = Manifest(
         **identity,
@@ -239,7 +239,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], recipe: Recipe,
         has_joints=summary.has_joints,
         num_clips={split: _num_clips(divided[split]) for split in SPLITS},
         shards=shards,
-        text_tokenizer=write_text_tokenizer(staging.root, captions, recipe.options.text_vocab_size),
+        text_tokenizer=write_text_tokenizer(staging.root, captions, spec.options.text_vocab_size),
         rejected=summary.rejected,
         notes=summary.notes,
         statistics=summary.statistics,
@@ -272,5 +272,5 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
     return _Summary(clips, has_joints, tuple(rejected), tuple(notes), statistics.record())
 
 
-def _num_clips(samples: Sequence[Sample]) -> int:
+def _num_clips(samples: Sequence[PairRef]) -> int:
     return len({clip for clip, _ in samples})

@@ -19,7 +19,7 @@ from m3.clips.canvas import Canvas
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
 from m3.reporting.figures import draw_skeleton
-from m3.shards.manifest import PAIR_MODALITIES, Manifest, token_members
+from m3.shards.manifest import Manifest, token_members
 from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
@@ -50,12 +50,12 @@ def sheet_pairs(
     cell_px: int,
     seed: int = 0,
 ) -> list[SheetPair]:
-    """Random pairs of all splits, of as many clips as there are.
+    """Random pairs of all splits, from as many clips as possible; [] for data without pictures and poses.
 
     Args:
-        tokenizer: of the pictures; None shows none after it.
-        source, canvas: what the data set was made from, read again; None shows no frame before the tokenizer.
-        num_pairs: at most so many.
+        tokenizer: of the pictures; None draws no decoded pictures.
+        source, canvas: what the data set was made from; None draws no original frames.
+        num_pairs: upper bound.
         cell_px: side of a panel.
     """
     codec = JointCodec(manifest.canvas_size)
@@ -69,13 +69,9 @@ def sheet_pairs(
             _panel(name, picture, tokens.get(joints), codec, cell_px)
             for name, picture, joints in _pictures(frames, tokens, tokenizer)
         ]
-        pairs.append(SheetPair(_title(split, key, meta, captions), tuple(panels)))
+        if panels:
+            pairs.append(SheetPair(_title(split, key, meta, captions), tuple(panels)))
     return pairs
-
-
-def undrawn_modalities(manifest: Manifest) -> list[str]:
-    """Stored modalities that are not part of a sheet."""
-    return [modality.name for modality in manifest.modalities if modality.name not in PAIR_MODALITIES]
 
 
 def contact_sheet(pairs: Sequence[SheetPair]) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 from m3.clips.base import ClipError
 from m3.core.progress import track
 from m3.core.types import Rejection, TokenizedPair
-from m3.preprocessing.build import Built
+from m3.preprocessing.build import BuildResult
 from m3.preprocessing.folder import check_replaceable, existing_manifest, move_into_place, write_text_tokenizer
 from m3.preprocessing.tokenized_folders import TokenizedFolders
 from m3.shards.manifest import SCHEMA_VERSION, Manifest
@@ -55,7 +55,7 @@ def pack_dataset(
     settings: dict[str, Any],
     options: PackOptions,
     overwrite: bool = False,
-) -> Built:
+) -> BuildResult:
     """Make the data set `out` of `source`, unless it is there; samples stay in their splits, sorted by id.
 
     tokenizer: the one that made the tokens; the data set carries its fingerprint.
@@ -65,7 +65,7 @@ def pack_dataset(
     """
     identity = pack_identity(source, tokenizer, settings)
     if not overwrite and (existing := existing_manifest(out, identity)) is not None:
-        return Built(existing, False)
+        return BuildResult(existing, False)
     check_replaceable(out)
     staging = out.with_name(out.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
@@ -105,4 +105,4 @@ def pack_dataset(
     )
     move_into_place(out, staging, manifest)
     shutil.rmtree(staging)
-    return Built(manifest, True)
+    return BuildResult(manifest, True)

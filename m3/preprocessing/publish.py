@@ -26,7 +26,7 @@ _WAITS_S = (0.5, 2.0)
 """Before the second and the third attempt at a file."""
 
 
-def workplace(out: str, scratch: str) -> Path:
+def working_folder(out: str, scratch: str) -> Path:
     """The folder in which the data set `out` is made: itself, or one of its own in `scratch` for an address."""
     if is_local(out):
         return Path(out)
@@ -34,7 +34,7 @@ def workplace(out: str, scratch: str) -> Path:
     return Path(scratch) / f"{name}-{hashlib.sha256(out.encode()).hexdigest()[:8]}"
 
 
-def published(out: str, identity: dict[str, Any], overwrite: bool) -> Manifest | None:
+def find_published(out: str, identity: dict[str, Any], overwrite: bool) -> Manifest | None:
     """The manifest of the complete data set of this identity that lies at an address; None where one can be made.
 
     Raises ValueError where another one lies there and `overwrite` is False, OSError where nothing can be written.

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest
+from m3.shards.manifest import CONTACT_SHEET_NAME, PAIR_MODALITIES, Manifest
 from m3.shards.transport import address
 
 _BAR_LENGTH = 24
@@ -71,18 +71,20 @@ def _facts(manifest: Manifest) -> list[str]:
     for key, what in (("pairs_per_clip", "pairs of a clip"), ("frame_distance", "frames from reference to successor"),
                       ("ssim", "SSIM")):  # fmt: skip
         if statistics.get(key):
-            lines.append(f"{what}: {_spread(statistics[key])}")
+            lines.append(f"{what}: {_quantile_text(statistics[key])}")
     if statistics.get("visible_joints") is not None:
         unseen = statistics["invisible_frames"]
         extra = f"; {unseen:,} frames show none" if unseen else ""
         lines.append(f"visible joints: {100 * statistics['visible_joints']:.1f}%{extra}")
     if not manifest.has_joints:
         lines.append("no clip has joints: those in the data set are all invisible")
+    if undrawn := [modality.name for modality in manifest.modalities if modality.name not in PAIR_MODALITIES]:
+        lines.append(f"{', '.join(undrawn)}: not in the contact sheet, which shows pictures and poses")
     lines += [f"{split} is empty, as split.ratios asks" for split in manifest.shards if not manifest.num_pairs(split)]
     return lines
 
 
-def _spread(quantiles: dict[str, Any]) -> str:
+def _quantile_text(quantiles: dict[str, Any]) -> str:
     values = {name: f"{value:g}" for name, value in quantiles.items()}
     return (
         f"median {values['median']}, 80% in {values['p10']} … {values['p90']}, all in {values['min']} … {values['max']}"

@@ -28,7 +28,7 @@ class ClipPairs:
     is_train: bool | None
 
 
-Sample = tuple[str, int]
+PairRef = tuple[str, int]
 """A clip's id and the index of a pair in it."""
 
 
@@ -38,7 +38,7 @@ class Splitter(Protocol):
     def check(self, num_clips: int) -> None:
         """Raises ValueError, before any work, where so few clips cannot fill the splits."""
 
-    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[Sample]]:
+    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[PairRef]]:
         """Each pair once, in the order in which it is to be stored."""
 
 
@@ -91,11 +91,11 @@ class RandomSplit:
         if self.unit == "clip":
             split_output_dataset(range(num_clips), self.ratios, self.seed)
 
-    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[Sample]]:
+    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[PairRef]]:
         if self.unit == "pair":
-            return split_output_dataset(_samples(clips), self.ratios, self.seed)
+            return split_output_dataset(_pair_refs(clips), self.ratios, self.seed)
         divided = split_output_dataset(clips, self.ratios, self.seed)
-        return {name: _samples(chosen) for name, chosen in divided.items()}
+        return {name: _pair_refs(chosen) for name, chosen in divided.items()}
 
 
 class OfficialSplit:
@@ -116,7 +116,7 @@ class OfficialSplit:
         if num_clips < len(SPLITS):
             raise ValueError(f"split=official needs at least {len(SPLITS)} clips, the source has {num_clips}")
 
-    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[Sample]]:
+    def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[PairRef]]:
         unflagged = [clip.clip for clip in clips if clip.is_train is None]
         if unflagged:
             raise ValueError(f"split=official: clip {unflagged[0]} has no train flag; choose split=clip")
@@ -128,10 +128,10 @@ class OfficialSplit:
             )
         divided = split_output_dataset(train, (1 - self.eval_ratio, self.eval_ratio, 0), self.seed)
         divided["test"] = test
-        return {name: _samples(chosen) for name, chosen in divided.items()}
+        return {name: _pair_refs(chosen) for name, chosen in divided.items()}
 
 
-def _samples(clips: Sequence[ClipPairs]) -> list[Sample]:
+def _pair_refs(clips: Sequence[ClipPairs]) -> list[PairRef]:
     return [(clip.clip, pair) for clip in clips for pair in range(clip.num_pairs)]
 
 

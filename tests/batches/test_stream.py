@@ -26,8 +26,8 @@ import m3.batches.stream
 import m3.shards.transport
 import train
 from m3.batches.datamodule import EvalBatches, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.shuffle import departures
-from m3.batches.stream import Slot, StreamedBatches, StreamedSplit, StreamLoader
+from m3.batches.shuffle import shuffled_order
+from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader, StreamWorker
 from m3.batches.table import TokenTable
 from m3.core.types import TokenBatch
 from m3.shards.manifest import Manifest
@@ -137,8 +137,9 @@ def test_evaluation_sees_each_sample_once_and_all_ranks_as_many_batches(
 ) -> None:
     split = split_at(world, "eval", None)
     streams = [StreamedBatches(split, batch_size, rank, num_ranks, num_workers) for rank in range(num_ranks)]
-    slots = [Slot(number, num_ranks * max(num_workers, 1)) for number in range(num_ranks * max(num_workers, 1))]
-    assert sorted(s.sample for slot in slots for s in split.samples(slot)) == list(range(21))
+    total = num_ranks * max(num_workers, 1)
+    workers = [StreamWorker(index, total) for index in range(total)]
+    assert sorted(s.sample for worker in workers for s in split.samples(worker)) == list(range(21))
     found = [list(StreamLoader(stream, False)) for stream in streams] if num_workers < 2 or batch_size == 7 else []
     assert len({len(of_rank) for of_rank in found}) <= 1
     for of_rank, stream in zip(found, streams):
@@ -152,7 +153,7 @@ def test_evaluation_sees_each_sample_once_and_all_ranks_as_many_batches(
 @pytest.mark.parametrize(
     ("num", "size"), [(50, 7), (5, 5), (5, 9), (1, 4), (6, 1), (0, 3), (3000, 255), (3000, 256), (3000, 257)]
 )
-def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int, block_length: int, monkeypatch) -> None:
+def test_the_order_is_that_of_a_shuffle_buffer(num: int, size: int, block_length: int, monkeypatch) -> None:
     """Against the usual generator over a buffer, with the same draws, all of them at once."""
     monkeypatch.setattr(m3.batches.shuffle, "_BLOCK_LENGTH", block_length)
     draws, buffer, left = np.random.default_rng(0), [], []
@@ -165,9 +166,9 @@ def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int, block_len
             left.append(buffer[place])
             buffer[place] = arriving
     left += draws.permutation(np.array(buffer, dtype=np.int64)).tolist()
-    found = [n for block in departures(num, size, np.random.default_rng(0)) for n in block.tolist()]
+    found = [n for block in shuffled_order(num, size, np.random.default_rng(0)) for n in block.tolist()]
     for first, last in ((0, 0), (0, num // 2), (num // 3, num // 2), (num // 2, None), (num, num)):
-        part = [*departures(num, size, np.random.default_rng(0), first, last)]
+        part = [*shuffled_order(num, size, np.random.default_rng(0), first, last)]
         assert [arrival for block in part for arrival in block.tolist()] == left[first:last]
     assert found == left and sorted(found) == list(range(num))
     assert all(turn >= arrival - size + 1 for turn, arrival in enumerate(found))
@@ -176,14 +177,14 @@ def test_departures_are_those_of_a_shuffle_buffer(num: int, size: int, block_len
 def test_the_order_depends_on_seed_and_epoch_alone_and_the_buffer_mixes(world) -> None:
     def order(seed: int, buffer: int, epoch: int) -> list[int]:
         split = StreamedSplit(str(world), Manifest.load(world), "train", modality_table(), seed, buffer)
-        return [s.sample for s in islice(split.samples(Slot(0, 1), NUM_PAIRS * epoch), NUM_PAIRS)]
+        return [s.sample for s in islice(split.samples(StreamWorker(0, 1), NUM_PAIRS * epoch), NUM_PAIRS)]
 
     assert order(3, 7, 1) == order(3, 7, 1) != order(3, 7, 0) and order(4, 7, 0) != order(3, 7, 0) != order(3, 8, 0)
     unmixed, mixed = order(3, 1, 0), order(3, NUM_PAIRS, 0)
     neighbours = [sum(abs(a - b) == 1 for a, b in zip(o, o[1:])) for o in (unmixed, mixed)]
     assert neighbours[0] >= NUM_PAIRS - 4 and neighbours[1] < 12  # 4 shards, each in one piece; by chance 2 of 49
     plain = StreamedSplit(str(world), Manifest.load(world), "train", modality_table(), 3, 1)
-    first = Counter(next(plain.samples(Slot(0, 1), NUM_PAIRS * epoch)).sample // 16 for epoch in range(60))
+    first = Counter(next(plain.samples(StreamWorker(0, 1), NUM_PAIRS * epoch)).sample // 16 for epoch in range(60))
     assert set(first) == {0, 1, 2, 3} and min(first.values()) > 6  # 15 expected of each shard
 
 
@@ -200,7 +201,7 @@ def test_a_stream_follows_the_runs_modalities(world) -> None:
     names = ("coords_next", "coords")
     table = modality_table(names, (39, 39))
     split = StreamedSplit(str(world), Manifest.load(world), "eval", table)
-    assert all(np.array_equal(s.tokens, row_of(s.sample, names)) for s in split.samples(Slot(0, 1)))
+    assert all(np.array_equal(s.tokens, row_of(s.sample, names)) for s in split.samples(StreamWorker(0, 1)))
     with pytest.raises(ValueError, match="wants 256 tokens of tok_rgb, the data set has 6"):
         StreamedSplit(str(world), Manifest.load(world), "eval", modality_table(lengths=(256, 39, 256, 39)))
 
@@ -243,7 +244,7 @@ def test_a_damaged_shard_is_noticed_before_a_sample_of_it_is_used(world, request
     root = root_of(transport, folder, request)
     seen: list[int] = []
     with pytest.raises(ShardError) as raised:
-        seen.extend(s.sample for s in islice(split_at(root, buffer=1).samples(Slot(0, 1)), NUM_PAIRS))
+        seen.extend(s.sample for s in islice(split_at(root, buffer=1).samples(StreamWorker(0, 1)), NUM_PAIRS))
     assert not set(seen) & set(range(16, 32))
     listed = Manifest.load(world).shards["train"][1].sha256
     for said in ("train/000001.tar", f"the manifest says {listed[:12]}", "expected 16 samples",
@@ -268,7 +269,7 @@ def test_a_count_that_is_not_the_manifests_is_noticed(world, listed: int) -> Non
     wrong = replace(manifest, shards={**manifest.shards, "train": tuple(shards)})
     split = StreamedSplit(str(world), wrong, "train", modality_table())
     with pytest.raises(ShardError, match=rf"000000.tar: 16 samples, the manifest says {listed}"):
-        list(split.samples(Slot(0, 1)))
+        list(split.samples(StreamWorker(0, 1)))
 
 
 def test_a_missing_shard_is_named(world, request) -> None:
@@ -286,11 +287,11 @@ def test_a_transfer_that_breaks_off_is_tried_again(world, request, monkeypatch) 
     root = root_of("http", world, request)
     split = split_at(root)
     QuietHandler.stumbles["000002.tar"] = 2
-    found = [s.sample for s in islice(split.samples(Slot(0, 1)), NUM_PAIRS)]
+    found = [s.sample for s in islice(split.samples(StreamWorker(0, 1)), NUM_PAIRS)]
     assert sorted(found) == list(range(NUM_PAIRS)) and QuietHandler.stumbles["000002.tar"] == 0
     QuietHandler.stumbles["000002.tar"] = 30
     with pytest.raises(OSError, match=r"000002\.tar: cannot be read, tried 3 times .*resume=auto"):
-        list(islice(split.samples(Slot(0, 1)), NUM_PAIRS))
+        list(islice(split.samples(StreamWorker(0, 1)), NUM_PAIRS))
     QuietHandler.stumbles.clear()
 
 
@@ -355,9 +356,9 @@ def test_resuming_reads_only_shards_that_have_something_left(world, monkeypatch)
         m3.batches.stream, "open_shard", lambda root, shard: opened.append(shard.name) or original(root, shard)
     )
     split = split_at(world, buffer=2)
-    order = [s.sample for s in islice(split.samples(Slot(0, 1)), NUM_PAIRS)]
+    order = [s.sample for s in islice(split.samples(StreamWorker(0, 1)), NUM_PAIRS)]
     opened.clear()
-    rest = [s.sample for s in islice(split.samples(Slot(0, 1), 40), 10)]
+    rest = [s.sample for s in islice(split.samples(StreamWorker(0, 1), 40), 10)]
     assert rest == order[40:]
     needed = {f"train/{sample // 16:06d}.tar" for sample in rest}
     assert len(needed) < 3 and set(opened[: len(needed)]) == needed

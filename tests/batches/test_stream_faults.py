@@ -24,7 +24,7 @@ from support.train_runs import ROOT, TINY, config, write_data
 import m3.shards.transport
 import train
 from m3.batches.datamodule import TokenDataModule
-from m3.batches.stream import Slot
+from m3.batches.stream import StreamWorker
 from m3.shards.transport import is_stored, read_stored
 
 
@@ -106,12 +106,13 @@ def test_more_processes_than_samples_and_illegal_ids_are_lines_too(data: Path, t
 # ── more processes than shards ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 3, 4, 5, 17, 50])
-def test_fetches_are_counted(world: Path, num_slots: int) -> None:
-    """Against the stretches that the slots really read; the split keeps its order."""
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5, 17, 50])
+def test_fetches_are_counted(world: Path, num_workers: int) -> None:
+    """Against the shard ranges that the workers really read; the split keeps its order."""
     split = split_at(world, "train", None)
-    fetched = [stretch.shard for n in range(num_slots) for stretch in split._stretches(Slot(n, num_slots), 0)]
-    assert split.num_fetches(num_slots) == len(fetched) and set(fetched) == {0, 1, 2, 3}
+    workers = [StreamWorker(index, num_workers) for index in range(num_workers)]
+    fetched = [shard_range.shard for worker in workers for shard_range in split._shard_ranges(worker, 0)]
+    assert split.num_fetches(num_workers) == len(fetched) and set(fetched) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("num_ranks", "num_workers", "is_warned"), [(1, 4, False), (1, 5, True), (3, 2, True)])

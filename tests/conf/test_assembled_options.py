@@ -20,7 +20,7 @@ from support.tiny_world import write_world
 import generate
 import preprocess
 from m3.generation.inpainting import Inpainting
-from m3.preprocessing.build import Built
+from m3.preprocessing.build import BuildResult
 from m3.reporting.outputs import Amounts
 from m3.sampling.guidance import Guidance
 from m3.sampling.settings import SchemeSettings
@@ -212,15 +212,15 @@ def preprocessing(base: str, films: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     """All that a preprocessing is assembled to before the first clip is read, and what is asked of it afterwards."""
     asked: dict[str, Any] = {}
 
-    def build(folder: Path, recipe: Any, executor: Any, overwrite: bool) -> Built:
+    def build(folder: Path, spec: Any, executor: Any, overwrite: bool) -> BuildResult:
         # Its settings are the configuration itself, for the manifest: whoever reads a key has it elsewhere too.
         asked.update(folder=folder, executor=executor, overwrite=overwrite,
-                     recipe=dataclasses.replace(recipe, settings={}))  # fmt: skip
-        source = recipe.preparer.source
+                     spec=dataclasses.replace(spec, settings={}))  # fmt: skip
+        source = spec.preparer.source
         asked["clips"] = source.clip_ids()
         clip = source.read(asked["clips"][0])  # what a source draws shows in its pictures alone
         asked["clip"] = [len(clip.frames), *clip.size, int(clip.frames[0].sum())]
-        return Built(None, True)
+        return BuildResult(None, True)
 
     monkeypatch.setattr(preprocess, "build_dataset", build)
     monkeypatch.setattr(preprocess, "sheet_pairs", lambda *arguments: asked.update(sheet=arguments[-2:]))

@@ -18,7 +18,7 @@ import preprocess
 import train
 from m3.batches.datamodule import TrainBatches
 from m3.batches.futures import FutureBatches, FutureFrames, clip_step, given_tokens, motion_tokens
-from m3.batches.pose_box import FILLED, Frame, mirrored
+from m3.batches.pose_box import FILLED, PoseBox, mirrored
 from m3.batches.table import TokenTable
 from m3.checkpoint import load_model
 from m3.clips.penn_action import Label, read_label
@@ -190,19 +190,19 @@ def test_framing_by_hand() -> None:
     is_visible[3:] = False
     pose = codec.encode(xy, is_visible)
     pose[:, 12] = 0  # no place: neither in the box nor moved
-    frame = Frame.of(pose)
-    assert np.allclose(frame.centre * 256 / 8191, (60, 115), atol=0.02)
-    assert frame.side * 256 / 8191 == pytest.approx(100, abs=0.04)
-    framed = frame.fit(pose)
+    box = PoseBox.around(pose)
+    assert np.allclose(box.center * 256 / 8191, (60, 115), atol=0.02)
+    assert box.side * 256 / 8191 == pytest.approx(100, abs=0.04)
+    framed = box.normalize(pose)
     expected = ((xy - (60, 115)) / 100 * FILLED + 0.5) * 8191
     assert np.abs(framed[:2, :12].T - expected[:12]).max() < 3 and framed[:, 12].tolist() == [0, 0, 0]
     assert np.array_equal(framed[2], pose[2])
-    back = (framed[:2, :12].T / 8191 - 0.5) / FILLED * frame.side + frame.centre
+    back = (framed[:2, :12].T / 8191 - 0.5) / FILLED * box.side + box.center
     assert np.abs(back - pose[:2, :12].T).max() < 0.5
     smaller = codec.encode(xy / 2 + 30, is_visible)
     smaller[:, 12] = 0
-    assert np.abs(Frame.of(smaller).fit(smaller) - framed).max() <= 4
-    assert Frame.of(np.zeros((2, 3, 13), int)).side.tolist() == [8191, 8191]
+    assert np.abs(PoseBox.around(smaller).normalize(smaller) - framed).max() <= 4
+    assert PoseBox.around(np.zeros((2, 3, 13), int)).side.tolist() == [8191, 8191]
 
 
 def test_motion_by_hand() -> None:

@@ -35,7 +35,7 @@ from m3.clips.canvas import CropCanvas
 from m3.clips.penn_action import PennAction
 from m3.preprocessing import ray_actors, ray_executor, workers
 from m3.preprocessing.prepare import ClipPreparer
-from m3.preprocessing.publish import workplace
+from m3.preprocessing.publish import working_folder
 from m3.preprocessing.ray_actors import EncoderMaker, EncodingActor, Outcome, PreparingActor
 from m3.preprocessing.staging import Unreadable
 from m3.preprocessing.workers import prepare_clips
@@ -147,7 +147,9 @@ def test_killed_actors_change_no_byte_on_the_way_to_s3(world, expected, s3: str,
             killed.append(processes("ray::", kind)[0])
             os.kill(killed[-1], signal.SIGKILL)
 
-    meanwhile = Meanwhile(workplace(f"{out}", f"{scratch}").with_name(f"{workplace(out, '').name}.tmp"), 3, kill)
+    meanwhile = Meanwhile(
+        working_folder(f"{out}", f"{scratch}").with_name(f"{working_folder(out, '').name}.tmp"), 3, kill
+    )
     preprocess.run(config(world, out, "executor=ray", "workers=2", f"scratch={scratch}"))
     assert 3 <= meanwhile.num_staged < NUM_CLIPS and len(killed) == 2
     assert stored(out) == expected

@@ -128,7 +128,7 @@ def test_every_sample_comes_once_an_epoch_in_new_order(data, whole_run) -> None:
     epochs = [[s for e, s in seen if e == epoch] for epoch in range(3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(30)) and len(epochs[2]) == 20
     assert epochs[0] != epochs[1]
-    tokens = made.datamodule.train_split.tokens
+    tokens = made.datamodule.train_table.tokens
     assert all(np.array_equal(b.tokens.numpy(), tokens[b.sample.numpy()]) for b in loader)
 
 
