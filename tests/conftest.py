@@ -12,6 +12,25 @@ from moto.server import ThreadedMotoServer
 from support import inpainting_world as inpainting
 from support import random_world as random_tokens
 from support.object_store import BUCKET
+from support.shared_data import LABELS, VIDEO, needed, shared_folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that is no part of the project."""
+    return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def penn_labels(shared_data: Path) -> Path:
+    """The folder of Penn Action's label files, 1,861 of them."""
+    return needed(shared_data, LABELS, "the folder of Penn Action's label files (0001.mat …)")
+
+
+@pytest.fixture(scope="session")
+def real_video(shared_data: Path) -> Path:
+    """A filmed clip: 568 × 320 px, 299 frames at 30 per second."""
+    return needed(shared_data, VIDEO, "a filmed clip")
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,6 @@ class SlowHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def slow(monkeypatch) -> Iterator[str]:
     """A server; of those that read from it one may not be silent for more than a second."""
-    pytest.importorskip("aiohttp", reason="no HTTP client: pip install 'm3-motion[stream]'")
     monkeypatch.setattr(m3.shards.transport, "_SILENCE_S", 1.0)
     monkeypatch.setattr(m3.shards.transport, "_WAITS_S", (0.01,))
     server = ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler)

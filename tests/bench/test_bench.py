@@ -162,7 +162,6 @@ def test_sizes_follow_from_what_was_measured(tmp_path: Path, monkeypatch, capsys
 
 def test_the_benchmark_of_streams_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its servers, its damages and its resume, on few samples; damage 000003.tar needs four shards."""
-    pytest.importorskip("moto.server", reason="no S3 server: pip install 'm3-motion[test]'")
     sizes = {"NUM_SAMPLES": 40, "SAMPLES_PER_SHARD": 10, "BATCH_SIZE": 5, "BUFFER_SIZE": 16, "BATCHES_PER_EPOCH": 8,
              "NUM_ROUNDS": 2}  # fmt: skip
     for name, size in sizes.items():

@@ -21,9 +21,6 @@ from m3.core.types import Rejection
 from m3.pairs import Chain
 from m3.preprocessing.prepare import ClipPreparer
 
-REAL = Path(__file__).parents[3] / "shared" / "penn_action" / "labels"
-needs_real_labels = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real label files in {REAL}")
-
 
 def test_a_label(tmp_path: Path):
     label = read_label(write_label(tmp_path / "0001.mat"))
@@ -173,10 +170,9 @@ def test_a_truncated_file_is_rejected(tmp_path: Path):
         read_label(path)
 
 
-@needs_real_labels
-def test_all_real_labels():
+def test_all_real_labels(penn_labels: Path):
     """Figures counted from the raw arrays, without this reader."""
-    paths = sorted(REAL.glob("*.mat"))
+    paths = sorted(penn_labels.glob("*.mat"))
     labels = [read_label(path) for path in paths]
     assert len(labels) == 1861 and sum(label.num_frames for label in labels) == 129_432
     assert {label.action for label in labels} >= {"golf_swing", "strum_guitar", "bench_press"}

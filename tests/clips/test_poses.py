@@ -13,8 +13,6 @@ from m3.clips import poses
 from m3.clips.base import ClipError
 from m3.clips.poses import Poses
 
-REAL = Path(__file__).parents[3] / "shared" / "penn_action" / "labels"
-
 
 def test_a_clip_is_rendered_only_when_a_frame_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn, random_scene = [], poses.random_scene
@@ -54,9 +52,8 @@ def test_bad_labels_are_rejected(tmp_path: Path):
             source.read(clip_id)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real label files in {REAL}")
-def test_every_real_label_is_read_fast():
-    source = Poses(REAL)
+def test_every_real_label_is_read_fast(penn_labels: Path):
+    source = Poses(penn_labels)
     start = time.process_time()
     clips = [source.read(clip_id) for clip_id in source.clip_ids()]
     assert len(clips) == 1861 and all(len(clip.frames) == len(clip.joints.xy) for clip in clips)

@@ -21,8 +21,6 @@ from m3.core.types import Clip, Rejection
 from m3.pairs import Chain
 from m3.preprocessing.prepare import ClipPreparer
 
-REAL = Path(__file__).parents[3] / "shared" / "videos" / "axe.mp4"
-
 
 def only_clip(path: Path, **options: float) -> Clip:
     source = VideoFiles(path, **options)
@@ -321,16 +319,15 @@ def test_any_damage_raises_clip_errors_only(tmp_path: Path, name: str):
     assert num_used
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}")
-def test_a_real_video():
+def test_a_real_video(real_video: Path):
     """568 × 320 px, 299 frames at 30 per second."""
-    clip = only_clip(REAL)
+    clip = only_clip(real_video)
     assert (clip.id, clip.size, len(clip.frames), clip.notes) == ("axe", (320, 568), 299, ())
-    with av.open(str(REAL)) as container:
+    with av.open(str(real_video)) as container:
         for index, expected in enumerate(container.decode(video=0)):
             if index % 50 == 0:
                 assert np.array_equal(clip.frames[index], expected.to_ndarray(format="rgb24"))
-    assert len(only_clip(REAL, fps=10).frames) == 100
+    assert len(only_clip(real_video, fps=10).frames) == 100
 
 
 def test_frames_are_indexed_like_a_sequence(tmp_path: Path):

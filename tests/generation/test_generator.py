@@ -26,8 +26,6 @@ from m3.generation.rollout import roll_out
 from m3.sampling.settings import Sampling, SchemeSettings
 from m3.tokens.base import PictureTokenizer
 
-AXE = Path(__file__).parents[3] / "shared" / "videos" / "axe.mp4"
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
@@ -92,9 +90,8 @@ def test_a_video_is_scored_against_its_own_frames(world, tmp_path):
     assert {"psnr", "ssim_real"} < scores and not {"pck@0.1", "coords_accuracy", "visibility_f1"} & scores
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs the video in ../shared")
-def test_a_real_video(world, tmp_path):
-    made = generated(world, f"input={AXE}", f"out={tmp_path / 'out'}", "rollout.frames=4")
+def test_a_real_video(world, real_video: Path, tmp_path):
+    made = generated(world, f"input={real_video}", f"out={tmp_path / 'out'}", "rollout.frames=4")
     scores = {score.name: score for score in made.scores}
     assert scores["psnr"].num_samples == [1] * 4 and scores["psnr_real"].series["tokenizer"].value[0] > 15
 

@@ -19,9 +19,6 @@ from m3.clips.poses import Poses
 from m3.pairs import Chain, Dense, Stride
 from m3.pairs.ssim import FastSsim, exact_ssim, gray_picture
 
-SHARED = Path(__file__).parents[3] / "shared"
-LABELS, VIDEO = SHARED / "penn_action" / "labels", SHARED / "videos" / "axe.mp4"
-
 
 def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (np.asarray(Image.fromarray(x).convert("L")).astype(np.float32) for x in (a, b))
@@ -83,17 +80,15 @@ def test_rendered_clips_give_the_pairs_of_the_plain_loop(clip: int):
         assert list(Dense(threshold, 3).pairs(frames)) == expected[:3]
 
 
-@pytest.mark.skipif(not LABELS.is_dir(), reason=f"no real label files in {LABELS}")
-def test_a_rendered_real_clip_gives_the_pairs_of_the_plain_loop():
-    clip = Poses(LABELS, max_clips=9, max_side=200).read("0001")
+def test_a_rendered_real_clip_gives_the_pairs_of_the_plain_loop(penn_labels: Path):
+    clip = Poses(penn_labels, max_clips=9, max_side=200).read("0001")
     frames = [clip.frames[index] for index in range(0, 60, 2)]
     expected = plain_chain(frames, 0.95)
     assert len(expected) > 3 and list(Chain(0.95).pairs(frames)) == expected
 
 
-@pytest.mark.skipif(not VIDEO.is_file(), reason=f"no video {VIDEO}")
-def test_a_filmed_clip_gives_the_pairs_of_the_plain_loop():
-    with av.open(str(VIDEO)) as container:
+def test_a_filmed_clip_gives_the_pairs_of_the_plain_loop(real_video: Path):
+    with av.open(str(real_video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(60))]
     expected = plain_chain(frames, 0.89)
     assert len(expected) > 3 and list(Chain(0.89).pairs(frames)) == expected

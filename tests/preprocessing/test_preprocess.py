@@ -26,7 +26,6 @@ from m3.tokens.joints import JointCodec
 from m3.tokens.mini import MiniTokenizer
 
 ROOT = Path(preprocess.__file__).parent
-REAL = ROOT.parent / "shared" / "penn_action" / "labels"
 
 
 @pytest.fixture(scope="module")
@@ -223,10 +222,9 @@ def test_the_demo_goes_all_the_way(tmp_path: Path):
     assert manifest.source["name"] == "demo" and sum(manifest.num_clips.values()) + len(manifest.rejected) == 4
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real label files in {REAL}")
-def test_rendered_real_labels_go_all_the_way(tmp_path: Path):
+def test_rendered_real_labels_go_all_the_way(penn_labels: Path, tmp_path: Path):
     manifest = preprocess.run(
-        config(None, tmp_path / "data", "source=poses", f"source.labels={REAL}", "source.max_clips=6",
+        config(None, tmp_path / "data", "source=poses", f"source.labels={penn_labels}", "source.max_clips=6",
                "source.max_side=96", "pairs.threshold=0.97", "pairs.max_pairs_per_clip=2")
     )  # fmt: skip
     assert manifest.source["name"] == "poses" and manifest.num_pairs("train") >= 2

@@ -20,7 +20,6 @@ from m3.rendering.scene import OCCLUDER_KINDS, Occluder, occluder_cover
 from m3.rendering.shapes import polygon_distance
 
 SIZE = (240, 320)
-PENN_LABELS = Path(__file__).resolve().parents[3] / "shared" / "penn_action" / "labels"
 
 
 def standing(facing_viewer: bool = True) -> np.ndarray:
@@ -197,11 +196,10 @@ def test_scenes_vary():
     assert all(0.28 <= s.background.horizon <= 0.72 for s in scenes)
 
 
-@pytest.mark.skipif(not PENN_LABELS.is_dir(), reason="needs the Penn Action labels beside the checkout")
-def test_real_labels_are_drawn_over_their_joints():
+def test_real_labels_are_drawn_over_their_joints(penn_labels: Path):
     """In frames of all kinds of real poses nearly every usable visible joint of the trunk and legs is on the body."""
     hits = []
-    for path in sorted(PENN_LABELS.glob("*.mat"))[::40]:
+    for path in sorted(penn_labels.glob("*.mat"))[::40]:
         label = read_label(path)
         frame = len(label.joints.xy) // 2
         xy, is_visible = label.joints.xy[frame], label.joints.is_visible[frame]

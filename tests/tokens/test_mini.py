@@ -12,8 +12,6 @@ from m3.tokens.base import to_frames, to_pixels
 from m3.tokens.mini import WEIGHTS, MiniAutoEncoder, MiniTokenizer, save_weights
 from m3.training.rendered_frames import held_out, pose_frames
 
-LABELS = Path(__file__).parents[3] / "shared" / "penn_action" / "labels"
-
 
 @pytest.fixture(scope="module")
 def tokenizer() -> MiniTokenizer:
@@ -106,11 +104,10 @@ def test_unseen_generated_motion_survives(tokenizer, size, least):
     assert mean_psnr(frames, decoded) >= least
 
 
-@pytest.mark.skipif(not LABELS.is_dir(), reason="needs ../shared/penn_action/labels")
 @pytest.mark.parametrize("size, least", [(256, 29.0), (128, 24.5)])
-def test_unseen_real_poses_survive(tokenizer, size, least):
-    ids = held_out(sorted(path.stem for path in LABELS.glob("*.mat")))[::8]
-    frames = np.concatenate([pose_frames(str(LABELS), clip_id, 987_654, 1, size) for clip_id in ids])
+def test_unseen_real_poses_survive(tokenizer, penn_labels: Path, size, least):
+    ids = held_out(sorted(path.stem for path in penn_labels.glob("*.mat")))[::8]
+    frames = np.concatenate([pose_frames(str(penn_labels), clip_id, 987_654, 1, size) for clip_id in ids])
     decoded = to_frames(tokenizer.decode(tokenizer.encode(to_pixels(frames))))
     assert mean_psnr(frames, decoded) >= least
 
