@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sized
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,6 +23,16 @@ from m3.core.validation import check
 from m3.shards.manifest import TABLES_FOLDER, Manifest
 
 _log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """Samples that are read by their index."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
+        """(B, …) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,)."""
+        ...
 
 
 class SampleRows:
@@ -54,6 +64,7 @@ class SampleRows:
         """
         tokens = np.take(self._tokens, sample, axis=0)
         if is_flipped is not None:
+            assert self._flipped is not None, "with_flips=False"
             tokens[is_flipped] = self._flipped[sample[is_flipped]]
         if (is_illegal := tokens > self._last_ids).any():
             self._refuse(tokens, is_illegal, sample)
@@ -79,7 +90,7 @@ class TrainBatches(Dataset):
 
     def __init__(
         self,
-        rows: SampleRows,
+        rows: Rows,
         batch_size: int,
         num_steps: int,
         seed: int,
@@ -121,7 +132,7 @@ class EvalBatches(Dataset):
     All ranks have the same number of batches, so that collective operations match; the last may be smaller or empty.
     """
 
-    def __init__(self, rows: SampleRows, batch_size: int, rank: int, num_ranks: int) -> None:
+    def __init__(self, rows: Rows, batch_size: int, rank: int, num_ranks: int) -> None:
         self.rows, self.batch_size = rows, batch_size
         self.samples = np.arange(rank, len(rows), num_ranks)
         self.num_batches = math.ceil(len(rows) / (batch_size * num_ranks))
@@ -162,28 +173,30 @@ class ResumableLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, num_workers: int, pin_memory: bool) -> None:
+        assert isinstance(dataset, Sized)
+        self._order = _FromStep(len(dataset))
         super().__init__(
             dataset,
             batch_size=None,
-            sampler=_FromStep(len(dataset)),
+            sampler=self._order,
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
         )
         self._num_yielded = 0
 
-    def __iter__(self) -> Iterator[Any]:
-        self._num_yielded = self.sampler.first
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # Lightning needs no more than an iterator
+        self._num_yielded = self._order.first
         for item in super().__iter__():
             self._num_yielded += 1
             yield item
-        self.sampler.first = 0
+        self._order.first = 0
 
     def state_dict(self) -> dict[str, int]:
         return {"num_yielded": self._num_yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.first = state["num_yielded"]
+        self._order.first = state["num_yielded"]
 
 
 class TokenDataModule(pl.LightningDataModule):
@@ -205,6 +218,8 @@ class TokenDataModule(pl.LightningDataModule):
         FileNotFoundError, from `Manifest.load`, which names the command that makes the data.
         ValueError if the dataset lacks a modality, has it in another length, or lacks the mirrored versions.
     """
+
+    trainer: pl.Trainer  # type: ignore[assignment]  # Lightning sets it before it asks for a loader
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class PoseBox(NamedTuple):
 
 def has_place(poses: np.ndarray) -> np.ndarray:
     """(…, 3, 13) joint tokens → (…, 13) bool: False for an invisible joint at (0, 0)."""
-    return (poses > 0).any(axis=-2)
+    return np.asarray((poses > 0).any(axis=-2))
 
 
 def mirrored(poses: np.ndarray) -> np.ndarray:

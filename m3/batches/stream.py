@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ _FLIP = "flip"
 class StreamWorker(NamedTuple):
     """One of the loader processes that read a split together, counted over all ranks: 0 … num_workers − 1."""
 
-    index: int
+    number: int
     num_workers: int
 
 
@@ -113,7 +113,7 @@ class StreamedSplit:
 
     def share(self, worker: StreamWorker) -> tuple[int, int]:
         """The worker's part [first, last) of the sequence of samples, the same in every epoch."""
-        return len(self) * worker.index // worker.num_workers, len(self) * (worker.index + 1) // worker.num_workers
+        return len(self) * worker.number // worker.num_workers, len(self) * (worker.number + 1) // worker.num_workers
 
     def num_fetches(self, num_workers: int) -> int:
         """Fetches of shards by all workers in an epoch: one per shard, and one per border of two shares inside a shard.
@@ -190,7 +190,7 @@ class StreamedSplit:
         sample = torch.arange(first, last) + int(self._first_samples[shard])
         return (SampleGenerator(self.seed, _FLIP, sample, epoch).uniform(1)[:, 0] < 0.5).numpy()
 
-    def _fetched(self, shard_ranges: Iterator[_ShardRange]) -> Iterator[tuple[_ShardRange, BinaryIO]]:
+    def _fetched(self, shard_ranges: Iterator[_ShardRange]) -> Iterator[tuple[_ShardRange, IO[bytes]]]:
         """Each range with its shard's bytes; the next shard is fetched while one is read."""
         pool, pending = ThreadPoolExecutor(1), deque()
         try:

@@ -31,7 +31,7 @@ from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.executors import Executor
 from m3.preprocessing.folder import check_replaceable, existing_manifest, move_into_place, write_text_tokenizer
 from m3.preprocessing.prepare import ClipPreparer
-from m3.preprocessing.staging import Staging, locked
+from m3.preprocessing.staging import StagedClip, Staging, locked
 from m3.preprocessing.statistics import DatasetStatistics
 from m3.shards.manifest import (
     SCHEMA_VERSION,
@@ -225,7 +225,9 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], spec: BuildSpec
 
     def samples(split: str) -> Iterator[TokenizedPair]:
         for clip, pair in track(divided[split], len(divided[split]), f"shards of {split}"):
-            sample = read(clip).sample(pair, members)
+            staged = read(clip)
+            assert isinstance(staged, StagedClip)
+            sample = staged.sample(pair, members)
             captions.extend(sample.captions if split == "train" else ())
             yield sample
 

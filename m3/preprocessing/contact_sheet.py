@@ -24,6 +24,8 @@ from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _GAP = 6
 _NUM_COLUMNS = 2  # of pairs
 
@@ -172,7 +174,7 @@ def _title(split: str, key: str, meta: dict[str, Any], captions: list[str]) -> s
     return "   ".join(parts)
 
 
-def _fitted(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, widest: float) -> str:
+def _fitted(text: str, pen: ImageDraw.ImageDraw, font: _Font, widest: float) -> str:
     """The text, cut where it would not fit."""
     length = len(text)
     while length > 8 and pen.textlength(textwrap.shorten(text, length, placeholder=" …"), font=font) > widest:

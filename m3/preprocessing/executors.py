@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,28 +17,31 @@ from m3.tokens.encoding import torch_threads
 
 
 class Encoded(NamedTuple):
-    """clip: all of it, or why it is not used. num_frames: T of the clip, 0 where it was not prepared."""
+    """clip: all of it, or why it is not used. num_frames: T of the clip, 0 where it could not be prepared."""
 
     clip: StagedClip | Rejection
     num_frames: int
 
 
 class Executor(Protocol):
-    """Where the work on clips is done. What becomes of a clip depends on nothing but the clip."""
+    """Runs the work on clips. The result for a clip depends on nothing but the clip."""
 
-    def encoded(self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]) -> Iterator[Encoded]:
-        """Each of these clips once, in the order in which they get ready.
+    def encoded(
+        self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]
+    ) -> Generator[Encoded, None, None]:
+        """Each of these clips once, in the order in which they are finished.
 
-        encoder: knows what is stored; its networks are those of this process.
+        encoder: with the networks of this process.
         encode_threads: CPU threads of the tokenizer.
         """
+        ...
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Processes of this machine prepare, this one encodes.
+    """Prepares clips in worker processes and encodes them in this one.
 
-    num_workers: of these processes; 0 prepares in this one; None: one per CPU core.
+    num_workers: worker processes; 0 prepares in this process; None: one per CPU core.
     """
 
     num_workers: int | None
@@ -47,7 +50,9 @@ class LocalExecutor:
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"workers={self.num_workers}: need 0 or more, or null for one per CPU core")
 
-    def encoded(self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]) -> Iterator[Encoded]:
+    def encoded(
+        self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]
+    ) -> Generator[Encoded, None, None]:
         num_workers = (os.cpu_count() or 1) if self.num_workers is None else self.num_workers
         with torch_threads(encode_threads):
             for item in prepare_clips(encoder.preparer, clip_ids, min(num_workers, len(clip_ids))):

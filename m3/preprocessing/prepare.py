@@ -31,6 +31,7 @@ class PairMiner(Protocol):
 
     def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
         """Pairs in order; the frames read last are the cheapest to read again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ class ClipPreparer:
 
         What the clip does not carry is read here, one frame at a time. Raises ClipError where that fails.
         """
-        missing = [index for index in prepared.shown if index not in prepared.pictures]
         try:
-            if missing:
-                clip = first_frames(self.source.read(prepared.staged.clip), prepared.num_frames)
-                window = self.canvas.window(clip.size, clip.joints)
+            if all(index in prepared.pictures for index in prepared.shown):
+                yield from ((index, prepared.pictures[index]) for index in prepared.shown)
+                return
+            clip = first_frames(self.source.read(prepared.staged.clip), prepared.num_frames)
+            window = self.canvas.window(clip.size, clip.joints)
             for index in prepared.shown:
                 held = prepared.pictures.get(index)
                 yield index, window.picture(clip.frames[index]) if held is None else held

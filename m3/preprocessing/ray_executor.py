@@ -17,10 +17,10 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
@@ -35,11 +35,16 @@ from m3.preprocessing.ray_actors import EncoderMaker, EncodingActor, Outcome, Pr
 from m3.preprocessing.staging import Unreadable
 from m3.preprocessing.workers import is_death
 
-try:
+if TYPE_CHECKING:
     import ray
     import ray.data.exceptions
-except ImportError:
-    ray = None
+    import ray.exceptions
+else:
+    try:
+        import ray
+        import ray.data.exceptions
+    except ImportError:
+        ray = None
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_CLIPS_PER_TASK = 8
@@ -105,10 +110,12 @@ class RayExecutor:
         self._makers = partial(instantiate, tokenizer), partial(instantiate, captioner)
         self._wants_gpus = any(network.get("device", "cpu") != "cpu" for network in (tokenizer, captioner))
 
-    def encoded(self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]) -> Iterator[Encoded]:
-        """See `executor.Executor`.
+    def encoded(
+        self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]
+    ) -> Generator[Encoded, None, None]:
+        """See `executors.Executor`.
 
-        Raises OSError where the cluster cannot be reached, is lost, or has a machine that does not see the clips.
+        Raises OSError where the cluster cannot be reached, is lost, or has a machine that cannot read the clips.
         """
         if not clip_ids:
             return
@@ -199,20 +206,24 @@ def _outcomes(
     Raises NodeLost when one of the nodes is gone, RayError for whatever Ray cannot mend, ExecutionTimeoutError after
     half an hour without a sign of life.
     """
-    ray.data.DataContext.get_current().custom_execution_callback_classes = [partial(_Watch, nodes)]
+    # Ray's types want classes in both places; it calls what it is given.
+    watches: list[Any] = [partial(_NodeWatch, nodes)]
+    prepare: Any = PreparingActor
+    encode: Any = EncodingActor
+    ray.data.DataContext.get_current().custom_execution_callback_classes = watches
     per_task = max(1, min(_MAX_CLIPS_PER_TASK, len(clip_ids) // (16 * fleet.num_workers)))
     folder = os.getcwd()
     rows = ray.data.from_items(
         [{"clip": clip_id} for clip_id in clip_ids], override_num_blocks=math.ceil(len(clip_ids) / per_task)
     )
     prepared = rows.map(
-        PreparingActor,
+        prepare,
         fn_constructor_args=(make_encoder.preparer, folder),
         compute=ray.data.ActorPoolStrategy(size=fleet.num_workers),
         num_cpus=fleet.cpus_per_actor,
     )
     outcomes = prepared.map(
-        EncodingActor,
+        encode,
         fn_constructor_args=(make_encoder, folder),
         compute=ray.data.ActorPoolStrategy(size=fleet.num_tokenizers),
         num_cpus=0 if fleet.gpus_per_tokenizer else fleet.cpus_per_actor,
@@ -222,7 +233,7 @@ def _outcomes(
         yield pickle.loads(row["outcome"])
 
 
-class _Watch:
+class _NodeWatch:
     """Ends an execution of Ray Data that would wait for ever: actors of a lost node may find no room elsewhere.
 
     nodes: ids of those that must stay.

@@ -148,7 +148,8 @@ class Staging:
         fields = {name: value for name, value in vars(clip).items() if name != "tokens"}
         content = BytesIO()
         record = np.frombuffer(json.dumps(fields).encode("utf-8"), dtype=np.uint8)
-        np.savez(content, record=record, **clip.tokens)
+        arrays: dict[str, Any] = {"record": record, **clip.tokens}
+        np.savez(content, **arrays)
         write_atomic(self._path(clip.clip), content.getvalue())
 
     def read(self, clip: str) -> StagedClip | Rejection:

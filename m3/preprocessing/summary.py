@@ -30,9 +30,9 @@ def print_summary(folder: Path, manifest: Manifest, console: Console, out: str |
                   highlight=False)  # fmt: skip
     console.print(_splits(folder, manifest))
     histograms = [
-        _histogram(title, manifest.statistics.get(key))
+        _histogram(title, counts)
         for title, key in (("pairs of a clip", "pairs_per_clip_histogram"), ("SSIM of a pair", "ssim_histogram"))
-        if manifest.statistics.get(key)
+        if (counts := manifest.statistics.get(key))
     ]
     if histograms:
         console.print(Columns(histograms, padding=(0, 4)))

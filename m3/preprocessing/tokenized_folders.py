@@ -110,7 +110,9 @@ class TokenizedFolders:
         """sha256 over the names and contents of all files."""
         digest = hashlib.sha256()
         for split, folder in self._folders.items():
-            for path in sorted(folder.glob("*/*/*")) if folder else ():
+            if folder is None:
+                continue
+            for path in sorted(folder.glob("*/*/*")):
                 digest.update(f"{split}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
                 digest.update(path.read_bytes())
         return digest.hexdigest()

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 
 import torch
 
@@ -149,7 +150,7 @@ def _prepare(clip_id: str) -> PreparedClip | Rejection:
     return _preparer(clip_id)
 
 
-def _worker_context(preparer: ClipPreparer) -> multiprocessing.context.BaseContext:
+def _worker_context(preparer: ClipPreparer) -> BaseContext:
     """Workers must not be forked from a process that has run torch threads."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")

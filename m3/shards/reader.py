@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class ShardError(ValueError):
     """A shard is not the one that the manifest lists, or holds something else than the manifest says."""
 
 
-def open_shard(root: str | Path, shard: Shard) -> BinaryIO:
+def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
     """A shard's bytes, read from wherever it lies and proven to be the manifest's before any of them is used.
 
     WebDataset itself says nothing of a tar cut off between two members. The bytes are in memory, those of a shard of
@@ -48,7 +48,7 @@ def open_shard(root: str | Path, shard: Shard) -> BinaryIO:
     return content
 
 
-def _copy_and_hash(file: BinaryIO) -> tuple[BinaryIO, str]:
+def _copy_and_hash(file: IO[bytes]) -> tuple[IO[bytes], str]:
     content, sha256 = tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY), hashlib.sha256()
     while chunk := file.read(_CHUNK_BYTES):
         sha256.update(chunk)
@@ -56,7 +56,7 @@ def _copy_and_hash(file: BinaryIO) -> tuple[BinaryIO, str]:
     return content, sha256.hexdigest()
 
 
-def _num_whole(content: BinaryIO) -> int:
+def _num_whole(content: IO[bytes]) -> int:
     """Samples with as many members as the first."""
     num_members = []
     try:
@@ -78,7 +78,7 @@ def read_shard(
 
 
 def samples_of(
-    content: BinaryIO, where: str, shard: Shard, members: Container[str] | None = None
+    content: IO[bytes], where: str, shard: Shard, members: Container[str] | None = None
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """As `read_shard`, of a shard that `open_shard` opened; closes it."""
     num_samples = 0
@@ -91,7 +91,7 @@ def samples_of(
         raise ShardError(f"{where}: {num_samples} samples, the manifest says {shard.num_pairs}; {_REMEDY}")
 
 
-def _samples(content: BinaryIO, wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(content: IO[bytes], wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     content.seek(0)
     key, members = "", {}
     with tarfile.open(fileobj=content, mode="r:") as tar:

@@ -37,9 +37,11 @@ class Splitter(Protocol):
 
     def check(self, num_clips: int) -> None:
         """Raises ValueError, before any work, where so few clips cannot fill the splits."""
+        ...
 
     def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[PairRef]]:
-        """Each pair once, in the order in which it is to be stored."""
+        """Each pair once, in the order in which the pairs are stored."""
+        ...
 
 
 def split_output_dataset(

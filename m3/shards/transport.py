@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar, cast
 
 import fsspec
-from webdataset import gopen
+from webdataset.gopen import gopen
 
 _PIPE = "pipe:"
 _WAITS_S = (0.5, 2.0)
@@ -35,6 +35,7 @@ def address(root: str | Path, name: str) -> str:
     """Where the file `name` of a data set is, for opening it and for messages."""
     if is_local(root):
         return str(Path(root) / name)
+    root = str(root)
     if not root.startswith(_PIPE):
         return f"{root.rstrip('/')}/{name}"
     if "{}" not in root:
@@ -42,14 +43,14 @@ def address(root: str | Path, name: str) -> str:
     return root.replace("{}", shlex.quote(name))
 
 
-def read_stored(root: str | Path, name: str, read: Callable[[BinaryIO], _Read]) -> _Read:
+def read_stored(root: str | Path, name: str, read: Callable[[IO[bytes]], _Read]) -> _Read:
     """What `read` makes of a file. Remote files are tried three times, `read` starting anew each time.
 
     Raises FileNotFoundError for a file that is not there, OSError naming the file where it cannot be read, ValueError
     where a package for the root's protocol is missing or the protocol is unknown.
     """
     where = address(root, name)
-    waits = () if is_local(root) or root.startswith(_PIPE) else _WAITS_S
+    waits = () if is_local(root) or str(root).startswith(_PIPE) else _WAITS_S
     for attempt, wait_s in enumerate((*waits, None), start=1):
         try:
             with _opened(root, where) as file:
@@ -94,16 +95,16 @@ def _filesystem(where: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextmanager
-def _opened(root: str | Path, where: str) -> Iterator[BinaryIO]:
+def _opened(root: str | Path, where: str) -> Iterator[IO[bytes]]:
     if is_local(root):
         with open(where, "rb") as file:
             yield file
     elif where.startswith(_PIPE):
         with gopen(where, "rb") as file:  # raises OSError where the command fails
-            yield file
+            yield cast(IO[bytes], file)
     else:
         filesystem, path = _filesystem(where)
         # One plain request: not every HTTP server has ranges.
         options = {"block_size": 0} if where.startswith("http") else {}
         with filesystem.open(path, "rb", **options) as file:
-            yield file
+            yield cast(IO[bytes], file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from webdataset import TarWriter
+from webdataset.writer import TarWriter
 
 from m3.core.files import atomic_file
 from m3.core.types import TokenizedPair
@@ -45,7 +45,8 @@ def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
     """Write one tar and return its sha256."""
     with atomic_file(path) as file:
         hashing = _Hashing(file)
-        with TarWriter(hashing, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
+        stream: Any = hashing  # TarWriter calls only its `write`
+        with TarWriter(stream, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
             for pair in pairs:
                 tar.write(_members(pair))
     return hashing.sha256.hexdigest()
