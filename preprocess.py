@@ -35,7 +35,7 @@ from m3.tokens.base import NoTokenizer, PictureTokenizer
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
 PICTURE_MODALITIES = ("tok_rgb", "tok_rgb_next")
 NOT_IN_MANIFEST = ("root", "labels", "path", "device")
-"""Keys that say where things lie or run. Fingerprints stand for what lies there, so that a data set can be moved."""
+"""Keys of places and devices. The manifest has fingerprints of the content instead, so that data can be moved."""
 
 
 def run(cfg: DictConfig) -> Manifest:

@@ -1,10 +1,10 @@
 """A source of clips → a folder of shards and their manifest.
 
-    clip ─▶ pairs, canvas, joint tokens ─▶ picture tokens, captions ─▶ staged clip   (here or on a cluster: executor.py)
+    clip ─▶ pairs, canvas, joint tokens ─▶ picture tokens, captions ─▶ staged clip   (here or on a cluster: executors)
     staged clips ─▶ split ─▶ shards, text tokenizer ─▶ manifest, written last
 
-Staged clips lie in `OUT.tmp`, so that an interrupted build goes on where it stopped. Each is a function of its clip
-alone and they are taken in the order of the source, so the bytes do not depend on workers or interruptions.
+Staged clips are files in `OUT.tmp`, so that an interrupted build continues where it stopped. Each depends only on its
+clip and they are read in the order of the source, so the bytes do not depend on workers or interruptions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from m3.tokens.base import PictureTokenizer
 from m3.tokens.text import MIN_VOCAB_SIZE
 
 _STAGED_BYTES_IN_MEMORY = 2**29
-"""While shards are written; `split=pair` takes the pairs of all clips at random."""
+"""Staged clips that are cached while shards are written: `split=pair` reads the pairs of all clips in random order."""
 
 _LAYOUT_SETTINGS = ("split", "pairs_per_shard", "text_vocab_size")
 """Settings that staged clips do not depend on."""
@@ -58,7 +58,7 @@ class BuildOptions:
     pairs_per_shard: samples of a full shard.
     text_vocab_size: ids of the text tokenizer, at most.
     encode_batch_size: frames per call of the tokenizer; the frames of a clip are padded to a multiple of it.
-    encode_threads: CPU threads of the tokenizer; like the batch size, it may decide the last bit of a result.
+    encode_threads: CPU threads of the tokenizer; like the batch size, it may change the last bit of a result.
     strict: stop at the first clip that cannot be used.
     """
 
@@ -128,13 +128,13 @@ class BuildResult(NamedTuple):
 def build_dataset(out: Path, spec: BuildSpec, executor: Executor, overwrite: bool = False) -> BuildResult:
     """Make the data set `out`, unless it is there.
 
-    Raises ValueError where `out` holds something else and `overwrite` is False, and for what the splitter finds
-    impossible; OSError where a file cannot be written; ClipError with `strict` at the first clip that cannot be used.
+    Raises ValueError where `out` holds something else and `overwrite` is False, and where the splitter cannot fill the
+    splits; OSError where a file cannot be written; ClipError with `strict` at the first clip that cannot be used.
     """
     identity = spec.identity()
     staging_root = out.with_name(out.name + ".tmp")
     if not overwrite and (existing := existing_manifest(out, identity)) is not None:
-        Staging.discard(staging_root, _without_layout(identity))  # where the last build ended before it could
+        Staging.discard(staging_root, _without_layout(identity))  # left by a build that was killed at its very end
         return BuildResult(existing, False)
     check_replaceable(out)
     check_replaceable(staging_root, Staging.names)
@@ -162,7 +162,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:
-    """The part that staged clips depend on: a new split or shard size can use them."""
+    """The part that staged clips depend on; they can be used again for another split or shard size."""
     settings = {key: value for key, value in identity["settings"].items() if key not in _LAYOUT_SETTINGS}
     return {**identity, "settings": settings}
 
@@ -232,7 +232,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], spec: BuildSpec
             yield sample
 
     for split in SPLITS:
-        shutil.rmtree(staging.root / split, ignore_errors=True)  # of an interrupted build
+        shutil.rmtree(staging.root / split, ignore_errors=True)  # left by an interrupted build
     per_shard = spec.options.pairs_per_shard
     shards = {split: write_shards(staging.root, split, samples(split), per_shard) for split in SPLITS}
     manifest = Manifest(
@@ -251,7 +251,7 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], spec: BuildSpec
 
 
 class _Summary(NamedTuple):
-    """Of all clips, in the order of the source."""
+    """Totals over all clips, in the order of the source."""
 
     clips: list[ClipPairs]
     has_joints: bool

@@ -1,4 +1,4 @@
-"""Picture tokens and captions: what a prepared clip still lacks, made where the networks are."""
+"""Adds picture tokens and captions to prepared clips, in the process that has the networks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from m3.tokens.base import PictureTokenizer
 from m3.tokens.encoding import encode_pictures
 
 _PICTURES_AT_ONCE = 256
-"""Of a long clip, in memory."""
+"""Pictures of a long clip that are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class ClipEncoder:
-    """Prepared clip → staged clip. Each distinct frame is tokenized once, though it be successor and reference.
+    """Prepared clip → staged clip. Each frame is tokenized once, even if it appears in several pairs.
 
-    preparer: that made the clip; it knows what is stored.
+    preparer: the one that prepared the clip.
     batch_size: frames per call of the tokenizer; the frames of a clip are padded to a multiple of it.
     """
 

@@ -1,4 +1,4 @@
-"""The folder of a data set: what may lie there already, and how a new one takes its place."""
+"""The folder of a data set: what it may contain already, and how a new data set replaces it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ REJECTED_NAME = "rejected.jsonl"
 
 
 def existing_manifest(out: str | Path, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of a complete data set of this identity, in a folder or elsewhere; None where there is none."""
+    """The manifest of the complete data set at `out`, a folder or an address; None where there is none.
+
+    Raises ValueError where its settings or data are not those of `identity`, or one of its files is missing.
+    """
     try:
         manifest = Manifest.load(out)
     except FileNotFoundError:
@@ -53,9 +56,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_replaceable(out: Path, also: Sequence[str] = ()) -> None:
-    """Raises where `out` holds files that are not a data set of m3: a typing error must not delete anything.
+    """Raises ValueError where `out` holds files that are no part of a data set: a mistyped path must not delete them.
 
-    also: further names that may be in it.
+    also: further names that are allowed.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; choose a folder")
@@ -66,7 +69,7 @@ def check_replaceable(out: Path, also: Sequence[str] = ()) -> None:
 
 
 def write_text_tokenizer(root: Path, captions: Sequence[str], vocab_size: int) -> dict[str, Any] | None:
-    """Train it on captions and write it; returns what the manifest says of it, None without captions."""
+    """Train a tokenizer on captions and write it; returns its entry in the manifest, None without captions."""
     if not captions:
         return None
     text = train_text_tokenizer(captions, vocab_size)
@@ -77,9 +80,10 @@ def write_text_tokenizer(root: Path, captions: Sequence[str], vocab_size: int) -
 
 
 def move_into_place(out: Path, staged: Path, manifest: Manifest) -> None:
-    """Put new shards where old ones may be. The old manifest goes first and the new one comes last.
+    """Replace the data set in `out`, if any, by the staged one.
 
-    All is written before, so that a full disk cannot stop it half-way.
+    The old manifest is removed first, the new one is moved last. Everything is written before the first move, so
+    that a full disk cannot stop it half-way.
     """
     lines = "".join(json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in manifest.rejected)
     write_text_atomic(staged / REJECTED_NAME, lines)

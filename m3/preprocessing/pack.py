@@ -1,4 +1,4 @@
-"""Tokens that are there already → shards and manifest, without any work on pictures."""
+"""Existing tokens → shards and manifest; no pictures are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All of the work on a clip that needs neither tokenizer nor captioner: it can run in worker processes."""
+"""The work on a clip that needs neither tokenizer nor captioner and can run in worker processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from m3.shards.manifest import PAIR_MODALITIES
 from m3.tokens.joints import JointCodec
 
 MAX_BYTES_OF_PICTURES = 32 * 2**20
-"""Of the canvas pictures that a prepared clip carries: what waits in memory stays bounded, however long clips are."""
+"""Upper bound for the canvas pictures in a prepared clip, so that memory does not grow with the length of clips."""
 
 
 class PairMiner(Protocol):
     """Finds the pairs of a clip.
 
-    needs_pictures: False where it reads nothing but the number of frames.
+    needs_pictures: False where it depends only on the number of frames.
     """
 
     needs_pictures: bool
@@ -36,12 +36,13 @@ class PairMiner(Protocol):
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """A clip that lacks only its picture tokens and captions.
+    """A clip without picture tokens and captions.
 
     staged: the clip without these.
     num_frames: T of the clip.
     shown: indices of the frames whose pictures are needed, ascending.
-    pictures: of the first of them, (size, size, 3) uint8 by frame index; `ClipPreparer.pictures` gives all.
+    pictures: frame index → canvas picture, (size, size, 3) uint8, for the first of them; `ClipPreparer.pictures` reads
+        the others again.
     """
 
     staged: StagedClip
@@ -52,11 +53,11 @@ class PreparedClip:
 
 @dataclass(frozen=True)
 class ClipPreparer:
-    """Clip id → pairs, joint tokens and canvas pictures; picklable, it goes to the workers.
+    """Clip id → pairs, joint tokens and canvas pictures. Picklable, for worker processes.
 
     modalities: names of what is stored of a pair.
     has_flip: also make the tokens of the mirrored joints.
-    is_captioned_by_sight: the pictures of reference frames are needed, though no picture token may be.
+    is_captioned_by_sight: the captioner needs the pictures of reference frames, even if no picture tokens are stored.
     """
 
     source: ClipSource
@@ -75,13 +76,13 @@ class ClipPreparer:
                     return self._prepare(clip)
                 except DamagedFrame as damage:
                     clip = frames_before(clip, damage)
-        except Exception as error:  # of a library, on a clip that no check foresaw
+        except Exception as error:  # raised by a library for a clip that passed all checks
             return Unreadable(clip_id, _reason(error))
 
     def pictures(self, prepared: PreparedClip) -> Iterator[tuple[int, np.ndarray]]:
         """Index and canvas picture, (size, size, 3) uint8, of all frames in `shown`, in order.
 
-        What the clip does not carry is read here, one frame at a time. Raises ClipError where that fails.
+        Pictures that the clip does not carry are read again, one frame at a time. Raises ClipError where that fails.
         """
         try:
             if all(index in prepared.pictures for index in prepared.shown):
@@ -130,7 +131,7 @@ class ClipPreparer:
         return f"no pair: too few frames ({num_frames})"
 
     def _mine(self, clip: Clip, window: Window) -> tuple[list[FramePair], dict[int, np.ndarray]]:
-        """The pairs, and those pictures of their frames that cost no second decoding."""
+        """The pairs, and the pictures of those of their frames that need not be decoded again."""
         if not self.miner.needs_pictures:
             return list(self.miner.pairs(clip.frames)), {}
         frames, pairs, pictures = FrameCache(clip.frames), [], {}
@@ -142,7 +143,7 @@ class ClipPreparer:
         needs_all = self.stores("tok_rgb")
         needs_any = needs_all or self.is_captioned_by_sight
         if needs_any:
-            frames[0]  # the first reference: still held when it is taken
+            frames[0]  # the first reference, which is then in the cache
             take(0)
         for pair in self.miner.pairs(frames):
             pairs.append(pair)
@@ -160,7 +161,7 @@ class ClipPreparer:
     def _carried(
         self, clip: Clip, window: Window, shown: Sequence[int], pictures: dict[int, np.ndarray]
     ) -> dict[int, np.ndarray]:
-        """Those of `pictures` that are shown, and more of `shown` as long as there is room."""
+        """The `pictures` of shown frames, and those of further shown frames up to the upper bound."""
         pictures = {index: pictures[index] for index in shown if index in pictures}
         for index in shown:
             if len(pictures) >= self._max_pictures:
@@ -185,7 +186,7 @@ class ClipPreparer:
 
 
 def _reason(error: Exception) -> str:
-    """Without the folders that lead to a file: manifests hold no paths."""
+    """The message without folders: manifests hold no paths."""
     if isinstance(error, ClipError):
         return str(error)
     if isinstance(error, OSError) and isinstance(error.filename, str):

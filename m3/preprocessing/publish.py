@@ -1,6 +1,6 @@
-"""A data set goes from the folder where it was made to an address that fsspec can write (`s3://bucket/…`).
+"""Uploads a data set to an address that fsspec can write (`s3://bucket/…`).
 
-The manifest goes last, as everywhere: an address without is no data.
+The manifest is uploaded last: an address without it is no data set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WAITS_S = (0.5, 2.0)
 
 
 def working_folder(out: str, scratch: str) -> Path:
-    """The folder in which the data set `out` is made: itself, or one of its own in `scratch` for an address."""
+    """The folder in which the data set `out` is made: itself, or a folder in `scratch` where it is an address."""
     if is_local(out):
         return Path(out)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", out).strip("-")
@@ -35,9 +35,10 @@ def working_folder(out: str, scratch: str) -> Path:
 
 
 def find_published(out: str, identity: dict[str, Any], overwrite: bool) -> Manifest | None:
-    """The manifest of the complete data set of this identity that lies at an address; None where one can be made.
+    """The manifest of the complete data set of this identity at an address; None where it still has to be made.
 
-    Raises ValueError where another one lies there and `overwrite` is False, OSError where nothing can be written.
+    Raises ValueError where another data set is there and `overwrite` is False, OSError where the address cannot be
+    written.
     """
     filesystem, path = _open(out)
     if not overwrite and (existing := existing_manifest(out, identity)) is not None:
@@ -54,7 +55,7 @@ def find_published(out: str, identity: dict[str, Any], overwrite: bool) -> Manif
 
 
 def publish(folder: Path, out: str) -> None:
-    """Copy the complete data set `folder` to the address `out`; files of an older one there that are not replaced go.
+    """Copy the complete data set `folder` to the address `out`; all other files of an older data set there are deleted.
 
     Raises OSError naming the file where one cannot be written.
     """
@@ -83,7 +84,7 @@ def _put(filesystem: fsspec.AbstractFileSystem, source: Path, path: str) -> None
 
 
 def _files_of_older(out: str) -> set[str]:
-    """Those that the manifest at the address lists, but for itself; none without one that this m3 reads."""
+    """The files that the manifest at the address lists; none where there is no manifest that can be read."""
     try:
         manifest = Manifest.load(out)
     except (FileNotFoundError, ValueError):
@@ -104,13 +105,13 @@ def _open(out: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _make_parent(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    """Object stores have no folders, and what would make one might make a bucket."""
+    """Only in local file systems: object stores have no folders, and `makedirs` might make a bucket."""
     if isinstance(filesystem, LocalFileSystem):
         filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
 
 
 def _try(work: Callable[[], Any], where: str) -> None:
-    """Three times. Raises OSError naming the file."""
+    """Call `work`, up to three times. Raises OSError naming the file `where` after the last failure."""
     for wait_s in (*_WAITS_S, None):
         try:
             work()

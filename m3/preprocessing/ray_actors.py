@@ -24,11 +24,10 @@ Row = dict[str, Any]
 
 
 class Outcome(NamedTuple):
-    """Of a clip.
+    """The result for one clip.
 
-    clip_id: of the clip.
-    result: the clip encoded, or the error that ends the run.
-    host: name of the machine that found it so.
+    result: the encoded clip, or the error that ends the run.
+    host: name of the machine that computed it.
     """
 
     clip_id: str
@@ -37,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 class PreparingActor:
-    """{"clip"} → {"clip", "prepared", "host"}. Its work is done by a process of its own, which may die of a clip."""
+    """{"clip"} → {"clip", "prepared", "host"}. The work is done by a child process, which a clip may crash."""
 
     def __init__(self, preparer: ClipPreparer, folder: str) -> None:
         _enter(folder)
@@ -53,7 +52,7 @@ class PreparingActor:
 
 @dataclass(frozen=True)
 class EncoderMaker:
-    """Makes the encoder on the machine, and with the devices, of an actor.
+    """Makes the encoder on the machine of an actor, with its devices.
 
     make_tokenizer, make_captioner: the networks.
     fingerprints: of the driver's tokenizer and captioner; those made here must be the same.
@@ -68,7 +67,7 @@ class EncoderMaker:
     num_threads: int
 
     def __call__(self) -> ClipEncoder:
-        """Raises OSError or ValueError, naming this machine, where a network is not there or is another one."""
+        """Raises OSError or ValueError, naming this machine, where a network is missing or has other weights."""
         host = socket.gethostname()
         try:
             tokenizer, captioner = self.make_tokenizer(), self.make_captioner()
@@ -84,7 +83,7 @@ class EncoderMaker:
 
 
 class EncodingActor:
-    """{"clip", "prepared", "host"} → {"outcome"}. Errors travel as values: Ray would take them for its own."""
+    """{"clip", "prepared", "host"} → {"outcome"}. Errors are returned: Ray would treat raised ones as its own."""
 
     def __init__(self, make_encoder: EncoderMaker, folder: str) -> None:
         _enter(folder)
@@ -108,6 +107,6 @@ class EncodingActor:
 
 
 def _enter(folder: str) -> None:
-    """Relative paths are the driver's. Where its folder is missing, absolute paths still lead somewhere."""
+    """Work in the driver's folder, where this machine has it, so that relative paths have the same meaning."""
     with suppress(OSError):
         os.chdir(folder)

@@ -2,8 +2,8 @@
 
     clip ids (here) ─▶ CPU actors: pairs, canvas, joint tokens ─▶ tokenizer actors: picture tokens, captions ─▶ here
 
-Clips come back as they get ready and are staged at once: what is in memory is bounded by Ray's object store. When the
-cluster loses a machine, the actors are made again on those that are left, for the clips that are not back yet.
+Clips are staged as soon as they are finished, so that memory is bounded by Ray's object store. When the cluster loses a
+machine, new actors on the remaining ones continue with the clips that are not finished.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ else:
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_CLIPS_PER_TASK = 8
 _MAX_FRUITLESS_PASSES = 3
-"""In a row, ended by an error of Ray's before any clip came back."""
+"""Abort after this many consecutive passes that ended with an error of Ray before any clip was finished."""
 
 
 class NodeLost(Exception):
@@ -124,7 +124,7 @@ class RayExecutor:
         remaining, num_fruitless, gpus = dict.fromkeys(clip_ids), 0, None
         while remaining:
             num_before = len(remaining)
-            with self._connected():  # each pass anew: actors of the last one end for certain, and leave their room
+            with self._connected():  # a new connection for each pass ends all actors of the last one
                 nodes = _alive()
                 gpus = self._gpus_per_tokenizer(nodes) if gpus is None else gpus
                 fleet = self._fleet(nodes, gpus)
@@ -155,7 +155,7 @@ class RayExecutor:
             _say(f"Ray: starts on this machine; its files are in {folder} until the end")
         else:
             folder, options = None, {"address": self.address}
-            _require_answer(self.address)
+            _check_reachable(self.address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             try:
@@ -165,7 +165,7 @@ class RayExecutor:
                     f"executor.address={self.address}: no connection to a Ray cluster ({_first_line(error)}); "
                     "`ray start --head` starts one"
                 ) from error
-            _quieten()
+            _silence_ray_data()
             yield
         finally:
             ray.shutdown()
@@ -175,13 +175,13 @@ class RayExecutor:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _gpus_per_tokenizer(self, nodes: dict[str, dict[str, float]]) -> float:
-        """Decided once: which device computes may decide the last bit of a result."""
+        """Determined once per run: the device may change the last bit of a result."""
         if self.gpus_per_tokenizer is not None:
             return self.gpus_per_tokenizer
         return 1 if self._wants_gpus and any(resources.get("GPU") for resources in nodes.values()) else 0
 
     def _fleet(self, nodes: dict[str, dict[str, float]], gpus: float) -> Fleet:
-        """As many actors as are asked for and fit: those that wait for room would hold up the others."""
+        """As many actors as requested, up to what fits: an actor that waits for resources would block the others."""
         cpus = [resources.get("CPU", 0.0) for resources in nodes.values()]
         share = 1.0 if sum(map(math.floor, cpus)) > 1 else 0.5  # a worker and a tokenizer share a single CPU
         room = sum(math.floor(num / share) for num in cpus)
@@ -201,10 +201,10 @@ class RayExecutor:
 def _outcomes(
     make_encoder: EncoderMaker, clip_ids: Sequence[str], fleet: Fleet, nodes: frozenset[str]
 ) -> Iterator[Outcome]:
-    """One pass over the clips. Ray itself replaces a dead actor, as long as its node lives.
+    """One pass over the clips. Ray itself restarts an actor that died, as long as its node is there.
 
-    Raises NodeLost when one of the nodes is gone, RayError for whatever Ray cannot mend, ExecutionTimeoutError after
-    half an hour without a sign of life.
+    Raises NodeLost when one of the nodes is lost, RayError for failures that Ray cannot recover from,
+    ExecutionTimeoutError after half an hour without progress.
     """
     # Ray's types want classes in both places; it calls what it is given.
     watches: list[Any] = [partial(_NodeWatch, nodes)]
@@ -234,9 +234,9 @@ def _outcomes(
 
 
 class _NodeWatch:
-    """Ends an execution of Ray Data that would wait for ever: actors of a lost node may find no room elsewhere.
+    """Ends an execution of Ray Data when a node is lost: it might wait forever for resources for the node's actors.
 
-    nodes: ids of those that must stay.
+    nodes: ids of the nodes to watch.
     """
 
     def __init__(self, nodes: frozenset[str]) -> None:
@@ -256,7 +256,7 @@ class _NodeWatch:
 
 
 def _checked(outcome: Outcome, preparer: ClipPreparer) -> Encoded:
-    """The result; raises the error that it is, and OSError for a clip that only the other machine cannot read."""
+    """The result. Raises it where it is an error, and OSError for a clip that only the other machine cannot read."""
     if isinstance(outcome.result, Exception):
         raise outcome.result
     clip = outcome.result.clip
@@ -295,8 +295,8 @@ def _described(nodes: dict[str, dict[str, float]]) -> str:
     return f"{len(nodes)} machines, {cpus:g} CPUs, {gpus:g} GPUs"
 
 
-def _require_answer(address: str) -> None:
-    """Ray itself takes long to say that nothing is there."""
+def _check_reachable(address: str) -> None:
+    """Raises OSError within 10 seconds where nothing answers; Ray itself waits much longer."""
     place = urlsplit(address if "://" in address else f"ray://{address}")
     if place.hostname is None or place.port is None:
         return
@@ -309,8 +309,8 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def _quieten() -> None:
-    """The display of progress is m3's."""
+def _silence_ray_data() -> None:
+    """Turn off the progress display and the logs of Ray Data; m3 has its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = context.enable_auto_log_stats = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -18,7 +18,7 @@ import numpy as np
 
 try:
     import fcntl
-except ImportError:  # Windows has other locks: there, two runs at once are not told from one
+except ImportError:  # Windows has other locks: two runs at once are not detected there
     fcntl = None  # type: ignore[assignment]
 
 from m3.core.files import write_atomic, write_text_atomic
@@ -27,7 +27,7 @@ from m3.core.types import FramePair, Rejection, TokenizedPair
 
 @dataclass(frozen=True)
 class Unreadable(Rejection):
-    """A rejection for what may be mended (a file, a disk, memory): a build that goes on tries the clip again."""
+    """A rejection whose cause may be repaired (a file, a disk, memory): a resumed build tries the clip again."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StagedClip:
     clip, action, is_train, notes: as in the clip.
     has_joints: False for a clip without annotations; the tokens of its joints are all invisible.
     canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
-    pose_extent_px: see `records.PairInfo`.
+    pose_extent_px: see `m3.core.types.PairInfo`.
     pairs: in order.
     captions: one per pair.
     frames: F indices of the frames that occur in pairs, ascending.
@@ -86,16 +86,17 @@ def _marker_text(identity: dict[str, Any]) -> str:
     return json.dumps(identity, indent=1, sort_keys=True)
 
 
-def _is_of(root: Path, identity: dict[str, Any]) -> bool:
+def _belongs_to(root: Path, identity: dict[str, Any]) -> bool:
     marker = root / _MARKER
     return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(identity)
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """The folder, made where it is missing, is this process's alone; raises ValueError where another one works in it.
+    """Lock the folder for this process; it is made where it is missing.
 
-    The system lifts the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends. Raises ValueError where another process has
+    locked the folder.
     """
     root.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -115,13 +116,13 @@ def locked(root: Path) -> Iterator[None]:
 class Staging:
     """A folder of staged and rejected clips that belong to one `identity` (settings and fingerprints).
 
-    What another identity left there is removed, and so are unreadable clips of an earlier run: they are tried again.
+    Files of another identity are removed, and so are the unreadable clips of an earlier run, to be tried again.
     """
 
     def __init__(self, root: Path, identity: dict[str, Any]) -> None:
         self.root = root
         self._clips = root / "clips"
-        if not _is_of(root, identity):
+        if not _belongs_to(root, identity):
             self._clear()
             self._clips.mkdir(parents=True)
             write_text_atomic(root / _MARKER, _marker_text(identity))
@@ -129,12 +130,12 @@ class Staging:
             path.unlink()
 
     names = ("clips", _MARKER)
-    """Of what the folder holds besides the parts of the data set."""
+    """Names in the folder besides the parts of the data set."""
 
     @staticmethod
     def discard(root: Path, identity: dict[str, Any]) -> None:
         """Delete the folder if it belongs to this identity."""
-        if _is_of(root, identity):
+        if _belongs_to(root, identity):
             shutil.rmtree(root)
 
     def __contains__(self, clip: str) -> bool:
@@ -153,7 +154,7 @@ class Staging:
         write_atomic(self._path(clip.clip), content.getvalue())
 
     def read(self, clip: str) -> StagedClip | Rejection:
-        """What was added of a clip. Raises ValueError where its file is damaged."""
+        """The clip as it was added. Raises ValueError where its file is damaged."""
         for path in self._rejection_paths(clip):
             if path.exists():
                 return Rejection(**json.loads(path.read_text(encoding="utf-8")))
@@ -170,7 +171,7 @@ class Staging:
         return StagedClip(**fields, tokens=tokens)
 
     def num_bytes(self) -> int:
-        """Of all staged clips."""
+        """Size of all staged clips."""
         return sum(path.stat().st_size for path in self._clips.iterdir())
 
     def remove(self) -> None:
@@ -178,7 +179,7 @@ class Staging:
         shutil.rmtree(self.root)
 
     def _clear(self) -> None:
-        """Delete what the folder holds; itself it may be locked."""
+        """Delete the content of the folder; the folder itself is locked."""
         for path in self.root.iterdir() if self.root.exists() else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

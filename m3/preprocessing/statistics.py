@@ -1,4 +1,4 @@
-"""What a data set looks like in numbers, for its manifest and for a person to read."""
+"""Statistics of a data set, for its manifest and its summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set's manifest as tables that a person reads."""
+"""Prints a manifest as readable tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NUM_SHOWN = 5
 
 
 def print_summary(folder: Path, manifest: Manifest, console: Console, out: str | Path) -> None:
-    """What is in the data set in `folder`, how its pairs are distributed, and what was not used.
+    """Prints what is in the data set in `folder`, how its pairs are distributed, and what was not used.
 
-    out: where the data set is, or will be, for its user.
+    out: its folder or address, for messages.
     """
     size = manifest.canvas_size
     names = ", ".join(modality.name for modality in manifest.modalities)

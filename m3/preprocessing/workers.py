@@ -1,4 +1,4 @@
-"""Clips prepared by several processes, which end with the one that started them, however that ends."""
+"""Prepares clips in several processes, which end when the main process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m3.preprocessing.prepare import ClipPreparer, PreparedClip
 from m3.preprocessing.staging import Unreadable
 
 MAX_DEATHS_IN_A_ROW = 4
-"""Of clips that their processes die of: more are no fault of the clips."""
+"""Abort after this many consecutive worker crashes: the cause is then the machine, not a clip."""
 
 _DIED = (
     "its worker process died, and two more that worked on nothing else: a damaged file that crashes its decoder, or "
@@ -31,11 +31,10 @@ _DIED = (
 def prepare_clips(
     preparer: ClipPreparer, clip_ids: Iterable[str], num_workers: int
 ) -> Iterator[PreparedClip | Rejection]:
-    """What `preparer` makes of each clip, as they get ready, with at most two clips per worker in memory.
+    """`preparer(clip)` of each clip, in the order in which they are finished; at most two clips per worker in memory.
 
-    Clips that were under way when a worker died are tried again one by one; where two more workers that have nothing
-    else to do die of a clip, it is rejected.
-    Raises ChildProcessError where workers die whatever they are given.
+    When a worker crashes, the clips in progress are tried again one by one; a clip that crashes two more workers is
+    rejected. Raises ChildProcessError after `MAX_DEATHS_IN_A_ROW` such clips in a row.
 
     num_workers: processes; 0 works in this one.
     """
@@ -46,7 +45,7 @@ def prepare_clips(
     while suspects := (yield from _in_pool(preparer, to_do, num_workers)):
         for clip_id in suspects:
             dies = True
-            for _ in range(2):  # another clip may have been what the first worker died of
+            for _ in range(2):  # the first crash may have been another clip's fault
                 dies = dies and bool((yield from _in_pool(preparer, iter([clip_id]), 1)))
             deaths_in_a_row = deaths_in_a_row + 1 if dies else 0
             if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
@@ -56,7 +55,7 @@ def prepare_clips(
 
 
 def workers_die(clip_id: str) -> ChildProcessError:
-    """The error that names the clip which the last one died of."""
+    """The error for repeated crashes; `clip_id`: the clip of the last one."""
     return ChildProcessError(
         f"worker processes die, the last one on clip {clip_id}: is there enough memory? Run the same command again, "
         "with fewer workers=… or in one process with workers=0 executor=local; finished clips are kept"
@@ -64,7 +63,7 @@ def workers_die(clip_id: str) -> ChildProcessError:
 
 
 def is_death(item: PreparedClip | Rejection) -> bool:
-    """Whether the clip was rejected because processes died of it."""
+    """Whether the clip was rejected because worker processes crashed on it."""
     return isinstance(item, Rejection) and item.reason == _DIED
 
 
@@ -94,7 +93,7 @@ def _in_pool(
                 else:
                     yield future.result()
     except BaseException:
-        stop_writer.close()  # interrupted: what the workers are doing is not wanted any more
+        stop_writer.close()  # interrupted: the workers stop at once
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -129,7 +128,7 @@ class ClipWorker:
 
 
 _preparer: ClipPreparer
-"""Of a worker process."""
+"""The preparer of this worker process."""
 
 
 def _start_worker(preparer: ClipPreparer, stop: Connection) -> None:

@@ -1,4 +1,4 @@
-"""The manifest: what a folder of shards holds and how it was made. It is written last; a folder without is no data."""
+"""The manifest: what a folder of shards holds and how it was made. Written last: without it there is no data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST_NAME = "dataset.json"
 TEXT_TOKENIZER_NAME = "text_tokenizer.json"
 CONTACT_SHEET_NAME = "contact_sheet.png"
 TABLES_FOLDER = ".tables"
-"""Where token tables of the data set lie, beside its splits."""
+"""Folder of the token tables, beside the splits."""
 
 SCHEMA_VERSION = 2
 
@@ -49,7 +49,7 @@ class StoredModality:
 
 
 PAIR_MODALITIES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
-"""All that a pair can have, in the order in which data sets store them."""
+"""The modalities that are made from clips, in the order in which data sets store them."""
 
 
 def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIES) -> tuple[StoredModality, ...]:
@@ -81,7 +81,7 @@ class Manifest:
     settings: the configuration of each stage, without paths, devices and worker counts.
     source: name and fingerprint (sha256) of the data that went in.
     canvas: mode and size in pixels.
-    modalities: what is stored, in the order in which their tokens stand in a row of the token table.
+    modalities: what is stored, in the order of their tokens in a row of the token table.
     has_joints: False where no clip had joints; their tokens are then all invisible.
     variants: augmented versions of each sample stored beside it, () or ("flip",): members `{name}.flip.npy`.
     tokenizer: name, fingerprint (sha256 of the weights) and settings of the picture tokenizer.
@@ -90,8 +90,8 @@ class Manifest:
     num_clips: clips per split.
     shards: per split.
     rejected: clips that were not used.
-    notes: oddities of clips that were used.
-    statistics: see `m3.preprocessing.statistics`; empty where nothing is known of clips.
+    notes: irregularities of clips that were used.
+    statistics: see `m3.preprocessing.statistics`; empty for data without clips.
     """
 
     settings: dict[str, Any]
@@ -134,14 +134,14 @@ class Manifest:
         return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, root: Path) -> None:
-        """Write `root/dataset.json`, whole or not at all."""
+        """Write `root/dataset.json`. Raises WriteError where that fails."""
         write_text_atomic(root / MANIFEST_NAME, self.to_json())
 
     @classmethod
     def load(cls, root: str | Path) -> Manifest:
-        """Read `root/dataset.json`, from wherever `m3.shards.transport` reaches.
+        """Read `root/dataset.json` from a folder or any other address of `m3.shards.transport`.
 
-        Raises FileNotFoundError, or ValueError where this m3 cannot read it.
+        Raises FileNotFoundError, or ValueError for damaged JSON and for another schema version.
         """
         path = address(root, MANIFEST_NAME)
         try:

@@ -1,4 +1,4 @@
-"""Shards read back, each checked against its manifest."""
+"""Reads shards and checks each against the manifest."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _CHUNK_BYTES = 2**20
 
 
 class ShardError(ValueError):
-    """A shard is not the one that the manifest lists, or holds something else than the manifest says."""
+    """A shard contradicts the manifest: other bytes, or other samples."""
 
 
 def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
-    """A shard's bytes, read from wherever it lies and proven to be the manifest's before any of them is used.
+    """A shard's bytes, whose sha256 was compared to the manifest's.
 
-    WebDataset itself says nothing of a tar cut off between two members. The bytes are in memory, those of a shard of
-    more than 256 MiB in a temporary file.
-    Raises FileNotFoundError, OSError where it cannot be read, or ShardError where its sha256 is not the manifest's.
+    WebDataset alone would not notice a tar that is cut off between two members. The bytes are in memory, those of a
+    shard of more than 256 MiB in a temporary file.
+    Raises FileNotFoundError, OSError where it cannot be read, ShardError where its sha256 is not the manifest's.
     """
     try:
         content, found = read_stored(root, shard.name, _copy_and_hash)
@@ -57,7 +57,7 @@ def _copy_and_hash(file: IO[bytes]) -> tuple[IO[bytes], str]:
 
 
 def _num_whole(content: IO[bytes]) -> int:
-    """Samples with as many members as the first."""
+    """Number of samples with as many members as the first."""
     num_members = []
     try:
         num_members.extend(len(members) for _, members in _samples(content))
@@ -71,7 +71,7 @@ def read_shard(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members (extension → content) of each sample of a shard, in order.
 
-    members: extensions of those wanted; None for all.
+    members: extensions to read; None for all.
     Raises what `open_shard` raises, and at the end ShardError where the number of samples is not the manifest's.
     """
     return samples_of(open_shard(root, shard), address(root, shard.name), shard, members)
@@ -80,7 +80,7 @@ def read_shard(
 def samples_of(
     content: IO[bytes], where: str, shard: Shard, members: Container[str] | None = None
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """As `read_shard`, of a shard that `open_shard` opened; closes it."""
+    """As `read_shard`, for a shard that `open_shard` opened; closes it."""
     num_samples = 0
     with content:
         for sample in _samples(content, members):
@@ -145,10 +145,10 @@ def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, wh
 
 
 class RowReader:
-    """Tokens of chosen modalities out of a sample's members, without parsing a header that is the expected one.
+    """Reads the tokens of some modalities from a sample's members; headers that are as expected are not parsed.
 
     Args:
-        modalities: what is wanted, in the order wanted.
+        modalities: to read, in this order.
         variant: None, or the name of a stored variant.
     """
 
@@ -166,7 +166,7 @@ class RowReader:
         return tuple(name for name, *_ in self._wanted)
 
     def read(self, members: dict[str, bytes], where: str) -> np.ndarray:
-        """(S,) uint16. Raises ShardError as `token_row` does, but for ids of x and y that stand for visibility."""
+        """(S,) uint16. Raises ShardError for a missing member, another shape or dtype; callers check the ids."""
         parts = []
         for name, modality, header, num_bytes in self._wanted:
             content = members.get(name, b"")

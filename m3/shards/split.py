@@ -16,7 +16,7 @@ Unit = TypeVar("Unit", bound=Hashable)
 
 @dataclass(frozen=True)
 class ClipPairs:
-    """What a split needs to know of one clip.
+    """What a splitter needs of a clip.
 
     clip: its id.
     num_pairs: at least 1.

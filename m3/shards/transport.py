@@ -1,7 +1,7 @@
-"""Files of a data set by name, wherever it lies.
+"""Reads the files of a data set from a local folder or a remote address.
 
 A root is a folder, `http://…`, `https://…`, any other address that fsspec knows (`s3://bucket/…`, `gs://bucket/…`), or
-`pipe:COMMAND {}`: a shell command that prints a file, with {} where the file's name stands.
+`pipe:COMMAND {}`: a shell command that prints a file, in which {} is replaced by the file's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WAITS_S = (0.5, 2.0)
 """Before the second and the third attempt at a remote file."""
 
 _CONNECT_S, _SILENCE_S = 30.0, 60.0
-"""How long a server may take to answer, and be silent, over HTTP; how long a file may take depends on its size."""
+"""HTTP timeouts in seconds for connecting and between two packets; a whole file, which may be large, has none."""
 
 _Read = TypeVar("_Read")
 
@@ -32,7 +32,7 @@ def is_local(root: str | Path) -> bool:
 
 
 def address(root: str | Path, name: str) -> str:
-    """Where the file `name` of a data set is, for opening it and for messages."""
+    """Path or address of the file `name` of a data set, for opening it and for messages."""
     if is_local(root):
         return str(Path(root) / name)
     root = str(root)
@@ -44,10 +44,10 @@ def address(root: str | Path, name: str) -> str:
 
 
 def read_stored(root: str | Path, name: str, read: Callable[[IO[bytes]], _Read]) -> _Read:
-    """What `read` makes of a file. Remote files are tried three times, `read` starting anew each time.
+    """Returns `read(file)`. Remote files are tried three times, each time from the start.
 
     Raises FileNotFoundError for a file that is not there, OSError naming the file where it cannot be read, ValueError
-    where a package for the root's protocol is missing or the protocol is unknown.
+    where the protocol is unknown or a package for it is missing.
     """
     where = address(root, name)
     waits = () if is_local(root) or str(root).startswith(_PIPE) else _WAITS_S
@@ -72,7 +72,7 @@ def read_stored(root: str | Path, name: str, read: Callable[[IO[bytes]], _Read])
 
 
 def is_stored(root: str | Path, name: str) -> bool:
-    """Whether the file is there, without reading it. Raises OSError naming it where nobody can tell."""
+    """Whether the file is there, without reading it. Raises OSError naming it where that cannot be determined."""
     where = address(root, name)
     if is_local(root):
         return Path(where).is_file()
@@ -84,7 +84,7 @@ def is_stored(root: str | Path, name: str) -> bool:
 
 
 def _filesystem(where: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What reaches an address, and the file's path in it. Raises ImportError where the package for it is missing."""
+    """The file system of an address, and the path in it. Raises ImportError where the package for it is missing."""
     if not where.startswith("http"):
         return fsspec.core.url_to_fs(where)
     import aiohttp  # of m3-motion[stream]
@@ -104,7 +104,7 @@ def _opened(root: str | Path, where: str) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], file)
     else:
         filesystem, path = _filesystem(where)
-        # One plain request: not every HTTP server has ranges.
+        # One plain request: not every HTTP server supports ranges.
         options = {"block_size": 0} if where.startswith("http") else {}
         with filesystem.open(path, "rb", **options) as file:
             yield cast(IO[bytes], file)

@@ -1,4 +1,4 @@
-"""A data set checked against its manifest, every byte of it."""
+"""Checks every byte of a data set against its manifest."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _META_KEYS = ("clip", "reference", "successor", "ssim", "canvas", "action", "pos
 def verify_dataset(root: str | Path) -> tuple[Manifest, list[str]]:
     """Reads every shard of the data set `root` again; one fault does not hide the next.
 
-    Checked are: each shard's sha256 and number of samples, each sample's key, members, shapes and ids, that no key
+    It checks each shard's sha256 and number of samples, each sample's key, members, shapes and ids, that no key
     occurs twice, the clips of each split, that no clip is in two splits where the split keeps clips together, the
-    text tokenizer, and that no shard lies there that the manifest does not list.
+    text tokenizer, and that the manifest lists every shard.
 
     Returns:
         The manifest, and a line for each fault.
@@ -75,7 +75,7 @@ def _clip(members: dict[str, bytes]) -> str:
     try:
         return json.loads(members["meta.json"])["clip"]
     except (KeyError, ValueError, TypeError):
-        return ""  # said by _faults_of_sample
+        return ""  # reported by _faults_of_sample
 
 
 def _faults_of_clips(manifest: Manifest, splits_of_clip: dict[str, set[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Samples into WebDataset tars whose bytes depend on nothing but the samples."""
+"""Writes samples into WebDataset tars whose bytes depend only on the samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Hashing:
 
 
 def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_per_shard: int) -> tuple[Shard, ...]:
-    """Write `root/{split}/000000.tar …`, each whole or not at all; the folder exists even without pairs."""
+    """Write `root/{split}/000000.tar …`, each atomically; the folder is made even without pairs."""
     (root / split).mkdir(parents=True, exist_ok=True)
     remaining = iter(pairs)
     shards = []
