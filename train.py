@@ -29,7 +29,7 @@ from m3.checkpoint import (
     Checkpoints,
     Interrupted,
     check_resumable,
-    initialise,
+    initialize,
     interruptible,
     newest_checkpoint,
 )
@@ -104,9 +104,9 @@ def assemble(cfg: DictConfig) -> Assembled:
     if resume_from:
         check_resumable(resume_from, module.identity)
     elif cfg.init_from is not None:
-        initialise(module.model, cfg.init_from, datamodule.identity)
-        if module.average is not None:
-            module.average.load_state_dict(module.model.state_dict())
+        initialize(module.model, cfg.init_from, datamodule.identity)
+        if module.ema_model is not None:
+            module.ema_model.load_state_dict(module.model.state_dict())
     checkpoints = _checkpoints(cfg, module, run_dir)
     callbacks = [*instantiate(cfg.callbacks).values(), checkpoints]
     trainer = _trainer(cfg, module, checkpoints, callbacks)
@@ -263,7 +263,7 @@ def _evaluate(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Li
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """Returns the last eval loss, the number that a sweep minimises."""
+    """Returns the last eval loss, the number that a sweep minimizes."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(SCRIPT, "run_dir", HydraConfig.get().callbacks.sweep.direction, can_resume=True)
     os.environ["M3_RUN_DIR"] = cfg.run_dir  # for the processes of other ranks, whose clock may show another name

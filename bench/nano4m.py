@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from m3.core.modalities import ModalityTable
 from m3.core.types import PackedTokens
-from m3.training.optim import Recipe
+from m3.training.optim import OptimConfig
 
 NOT_A_TARGET = -100
 """Id of padding among the targets, which cross-entropy ignores."""
@@ -268,7 +268,7 @@ def published_weights(m3_weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def train_steps(
     model: Nano4M,
     loader: DataLoader,
-    optim: Recipe,
+    optim: OptimConfig,
     device: torch.device,
     dtype: torch.dtype,
     after_step: Callable[[PaddedBatch, float], None],

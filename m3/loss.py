@@ -1,8 +1,8 @@
-"""Cross-entropy of target tokens: sums per modality, and the ways to average them. In nats."""
+"""Cross-entropy of target tokens, in nats: sums per modality, and their reductions to one loss."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,11 @@ from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
 from m3.tokens.fsq import basis
 from m3.tokens.motion import blurred_cells
+
+Reduction = Literal["present", "all", "token"]
+"""How the losses of the modalities become one (see `target_weights`)."""
+
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 CHUNK = 384
 """Rows whose logits exist at the same time; (384, 64,000) float32 is 94 MiB."""
@@ -35,7 +40,7 @@ def training_loss(
     Modalities of one head go through it together: it has one gradient at a time, of 125 MiB for pictures.
 
     Args:
-        modality_weights: (K,) float, `average_weights`.
+        modality_weights: (K,) float, `target_weights`.
         label_smoothing: see `weighted_cross_entropy`.
         motion_blur: std, in sides of the pose's box, of the Gaussian that motion targets are spread over (`m3.tokens.
             motion.blurred_cells`); 0 for none.
@@ -180,13 +185,13 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype.itemsize == 2 else values
 
 
-def average(sums: Tensor, counts: Tensor, how: Literal["present", "all", "token"]) -> Tensor:
-    """One loss from the sums (K,) and numbers (K,) of targets of K modalities: Σ_k `average_weights` · sums."""
-    return (sums * average_weights(counts, how)).sum()
+def reduce_losses(sums: Tensor, counts: Tensor, reduction: Reduction) -> Tensor:
+    """Scalar loss from the summed losses (K,) and the numbers of targets (K,) of K modalities: Σ_k weight_k · sum_k."""
+    return (sums * target_weights(counts, reduction)).sum()
 
 
-def average_weights(counts: Tensor, how: Literal["present", "all", "token"]) -> Tensor:
-    """What a target of each modality weighs in the average: (K,) float64, 0 for an absent modality.
+def target_weights(counts: Tensor, reduction: Reduction) -> Tensor:
+    """Weight of one target of each modality in the reduced loss: (K,) float64, 0 for an absent modality.
 
     "present": mean over the modalities that have targets of their mean losses. "all": the same with an absent
     modality counted as 0 (published). "token": mean over all targets.
@@ -196,9 +201,9 @@ def average_weights(counts: Tensor, how: Literal["present", "all", "token"]) -> 
     """
     counts = counts.double()
     is_present = (counts > 0).double()
-    if how == "token":
+    if reduction == "token":
         return is_present / counts.sum()
-    return is_present / counts.clamp_min(1) / (len(counts) if how == "all" else is_present.sum())
+    return is_present / counts.clamp_min(1) / (len(counts) if reduction == "all" else is_present.sum())
 
 
 def _by_modality(hidden: Tensor, targets: PackedTokens) -> list[tuple[Tensor, Tensor]]:

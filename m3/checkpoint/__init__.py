@@ -9,7 +9,7 @@ from m3.checkpoint.files import (
     newest_checkpoint,
     read_checkpoint,
 )
-from m3.checkpoint.loading import LoadedModel, initialise, load_model
+from m3.checkpoint.loading import LoadedModel, initialize, load_model
 from m3.checkpoint.pretrained import CARD, CONFIG, WEIGHTS, upload
 from m3.checkpoint.published import load_published, read_published
 from m3.checkpoint.resume_check import BINDING, check_resumable
@@ -27,7 +27,7 @@ __all__ = [
     "Interrupted",
     "LoadedModel",
     "check_resumable",
-    "initialise",
+    "initialize",
     "interruptible",
     "load_model",
     "load_published",

@@ -65,7 +65,7 @@ class LoadedModel:
         Args:
             folder: is made where it is missing.
             scores: files that generate.py wrote for this model: metrics.json, forecast.json, inpainting.json.
-            license: of the weights, as the hub names licences: "apache-2.0", "cc-by-nc-4.0" ….
+            license: of the weights, as the hub names licenses: "apache-2.0", "cc-by-nc-4.0" ….
             repository: OWNER/NAME where it is going to be, for the card.
         Raises:
             FileNotFoundError, or ValueError for scores of another model or of unknown kind, before anything is written.
@@ -134,7 +134,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", revision: s
     return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])
 
 
-def initialise(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) -> None:
+def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) -> None:
     """Gives a new model the weights of a run, of a shared model, or of the published run.
 
     Args:

@@ -113,14 +113,14 @@ class PackedTokens:
 
     `ids`, `modality`, `position` and `sample` are (N,) int64. Samples are in the order of the batch; within a sample
     the tokens are in the order of the modality table, positions ascending. N, the counts of the modalities
-    (`len(rows[k])`) and `longest` are host integers, so that reading them does not wait for the device.
+    (`len(rows[k])`) and `max_seqlen` are host integers, so that reading them does not wait for the device.
 
     ids: token ids; those of targets are read by the loss only.
     modality: index into the modality table.
     position: position within the modality, from 0.
     sample: row of the batch, 0 … B − 1, ascending.
     lengths: (B,) int64 number of tokens of each sample; they sum to N.
-    longest: the largest of `lengths`.
+    max_seqlen: the largest of `lengths`.
     rows: for each modality k of the table (N_k,) int64, ascending: indices where `modality` is k.
     """
 
@@ -129,5 +129,5 @@ class PackedTokens:
     position: Tensor
     sample: Tensor
     lengths: Tensor
-    longest: int
+    max_seqlen: int
     rows: tuple[Tensor, ...]

@@ -105,7 +105,7 @@ def _draw_side(
     low, high = side.bounds
     total = low + (for_total.squeeze(1) * (high - low + 1)).long()  # (B,)
     alphas = side.alphas[component]  # (B, K)
-    log_p = log_gamma_draws(for_p.unflatten(1, (side.num_uniforms, num_modalities)), alphas)  # (B, K), not normalised
+    log_p = log_gamma_draws(for_p.unflatten(1, (side.num_uniforms, num_modalities)), alphas)  # (B, K), not normalized
     budget = torch.zeros_like(room)
     # The first round is the draw. Each later one places the whole excess or fills at least one more modality, so that
     # K − 1 of them always suffice.

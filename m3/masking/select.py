@@ -176,7 +176,7 @@ def _keys(generator: SampleGenerator, table: ModalityTable) -> Tensor:
 
 
 def _sorted_rows(keys: Tensor) -> Tensor:
-    if keys.device.type == "cpu":  # NumPy's vectorised sort is 10 to 30 times as fast as torch's on the CPU
+    if keys.device.type == "cpu":  # NumPy's vectorized sort is 10 to 30 times as fast as torch's on the CPU
         return torch.from_numpy(np.sort(keys.numpy(), axis=1))
     return keys.sort(1).values
 
@@ -196,7 +196,7 @@ def _facts(chosen: Sequence[_Chosen]) -> list[list[int]]:
 
 
 def _pack(tokens: Tensor, table: ModalityTable, chosen: _Chosen, facts: list[int]) -> PackedTokens:
-    *counts, longest, _ = facts
+    *counts, max_seqlen, _ = facts
     columns = _columns(table, tokens.device)
     place = chosen.mask.reshape(-1).nonzero_static(size=sum(counts)).squeeze(1)  # (N,) sample after sample
     column = place % table.num_tokens
@@ -208,6 +208,6 @@ def _pack(tokens: Tensor, table: ModalityTable, chosen: _Chosen, facts: list[int
         position=columns.position[column],
         sample=place // table.num_tokens,
         lengths=chosen.counts.sum(1),
-        longest=longest,
+        max_seqlen=max_seqlen,
         rows=tuple(rows),
     )

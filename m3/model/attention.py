@@ -18,37 +18,37 @@ KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 class Segments:
     """Where each sample lies in N packed tokens, in the two layouts that attention kernels want.
 
-    slot: (N,) int64 index of each token in the flattened (B, longest) padded layout.
-    is_attended: (B, longest) bool, False in the padding, None where there is none. A sample without tokens attends to
-        one zero key with value zero, so that what it finds is 0.
-    boundaries: (B + 1,) int32 cumulative lengths from 0.
-    longest: tokens of the longest sample, at least 1.
+    padded_row: (N,) int64 index of each token in the flattened (B, max_seqlen) padded layout.
+    is_attended: (B, max_seqlen) bool, False in the padding; None where there is no padding. A sample without tokens has
+        one key and value, both zero, so that attention to it gives 0.
+    cu_seqlens: (B + 1,) int32 cumulative lengths from 0.
+    max_seqlen: tokens of the longest sample, at least 1.
     """
 
     def __init__(self, packed: PackedTokens) -> None:
         lengths = packed.lengths
-        self.batch_size, self.longest = len(lengths), max(packed.longest, 1)
-        self.boundaries = F.pad(lengths.cumsum(0), (1, 0)).int()
-        rank = torch.arange(len(packed.ids), device=lengths.device) - self.boundaries[packed.sample]
-        self.slot = packed.sample * self.longest + rank
+        self.batch_size, self.max_seqlen = len(lengths), max(packed.max_seqlen, 1)
+        self.cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
+        rank = torch.arange(len(packed.ids), device=lengths.device) - self.cu_seqlens[packed.sample]
+        self.padded_row = packed.sample * self.max_seqlen + rank
         self.is_attended = None
-        if len(packed.ids) != self.batch_size * self.longest:
-            self.is_attended = torch.arange(self.longest, device=lengths.device) < lengths.clamp(min=1)[:, None]
+        if len(packed.ids) != self.batch_size * self.max_seqlen:
+            self.is_attended = torch.arange(self.max_seqlen, device=lengths.device) < lengths.clamp(min=1)[:, None]
 
     def pad(self, rows: Tensor) -> Tensor:
-        """(N, H, E) → (B, H, longest, E), zeros in the padding."""
+        """(N, H, E) → (B, H, max_seqlen, E), zeros in the padding."""
         if self.is_attended is not None:
-            padded = rows.new_zeros(self.batch_size * self.longest, *rows.shape[1:])
-            rows = padded.index_copy(0, self.slot, rows)
-        return rows.view(self.batch_size, self.longest, *rows.shape[1:]).transpose(1, 2)
+            padded = rows.new_zeros(self.batch_size * self.max_seqlen, *rows.shape[1:])
+            rows = padded.index_copy(0, self.padded_row, rows)
+        return rows.view(self.batch_size, self.max_seqlen, *rows.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """(B, H, longest, E) → (N, H, E)."""
+        """(B, H, max_seqlen, E) → (N, H, E)."""
         rows = padded.transpose(1, 2).flatten(0, 1)
-        return rows if self.is_attended is None else rows.index_select(0, self.slot)
+        return rows if self.is_attended is None else rows.index_select(0, self.padded_row)
 
 
-def attend(
+def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments, kernel: Kernel = "auto"
 ) -> Tensor:
     """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
@@ -62,10 +62,10 @@ def attend(
             where it can be.
     """
     if kernel == "varlen" or kernel == "auto" and _has_varlen(query):
-        return varlen_attn(query, key, value, queries.boundaries, keys.boundaries, queries.longest, keys.longest)
+        return varlen_attn(query, key, value, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen)
     if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
-            return attend(query.float(), key.float(), value.float(), queries, keys, "padded").to(query.dtype)
+            return packed_attention(query.float(), key.float(), value.float(), queries, keys, "padded").to(query.dtype)
     mask = None if keys.is_attended is None else keys.is_attended[:, None, None, :]
     attended = F.scaled_dot_product_attention(queries.pad(query), keys.pad(key), keys.pad(value), attn_mask=mask)
     return queries.unpad(attended)
@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over packed tokens, bias-free.
 
     qkv_proj: rows are all of q, then k, then v; within each, head after head.
-    kernel: see `attend`.
+    kernel: see `packed_attention`.
     """
 
     kernel: Kernel = "auto"
@@ -93,14 +93,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         query, key, value = self.qkv_proj(x).unflatten(1, (3, -1, self.head_width)).unbind(1)  # (N, H, E) each
-        return self.attn_out_proj(attend(query, key, value, segments, segments, self.kernel).flatten(1))
+        return self.attn_out_proj(packed_attention(query, key, value, segments, segments, self.kernel).flatten(1))
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention of packed queries over packed context, bias-free.
 
     kv_proj: rows are all of k, then v.
-    kernel: see `attend`.
+    kernel: see `packed_attention`.
     """
 
     kernel: Kernel = "auto"
@@ -117,7 +117,7 @@ class CrossAttention(nn.Module):
         if self._has_few_queries(query, context, queries, keys):
             return self.attn_out_proj(self._attend_to_context(query, context, queries, keys).flatten(1))
         key, value = self.kv_proj(context).unflatten(1, (2, -1, self.head_width)).unbind(1)  # (N, H, E) each
-        return self.attn_out_proj(attend(query, key, value, queries, keys, self.kernel).flatten(1))
+        return self.attn_out_proj(packed_attention(query, key, value, queries, keys, self.kernel).flatten(1))
 
     def _has_few_queries(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> bool:
         """Whether `_attend_to_context` needs fewer operations, and no padding, which it would copy for every head.
@@ -126,7 +126,7 @@ class CrossAttention(nn.Module):
         below D / H queries. Only without gradients: training has more.
         """
         is_plain = query.dtype == context.dtype and query.device.type == "cpu" and keys.is_attended is None
-        return is_plain and not torch.is_grad_enabled() and queries.longest < self.head_width
+        return is_plain and not torch.is_grad_enabled() and queries.max_seqlen < self.head_width
 
     def _attend_to_context(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
         """(M, H, E) attended values, without keys and values of each token: q · (W_k c) = (W_kᵀ q) · c, and W_v comes
@@ -134,7 +134,7 @@ class CrossAttention(nn.Module):
         """
         to_key, to_value = self.kv_proj.weight.unflatten(0, (2, -1, self.head_width)).unbind(0)  # (H, E, D) each
         rows = torch.einsum("mhe,hed->mhd", query, to_key)
-        rows = rows * (context.shape[1] / self.head_width) ** 0.5  # `attend` divides by √D, not by √E
+        rows = rows * (context.shape[1] / self.head_width) ** 0.5  # `packed_attention` divides by √D, not by √E
         shared = context[:, None].expand(-1, rows.shape[1], -1)  # (N, H, D), the same for every head
-        attended = attend(rows, shared, shared, queries, keys, self.kernel)
+        attended = packed_attention(rows, shared, shared, queries, keys, self.kernel)
         return torch.einsum("mhd,hed->mhe", attended, to_value)

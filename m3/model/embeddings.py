@@ -119,7 +119,7 @@ def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
 
 
 class OrdinalTable(nn.Module):
-    """A (num_ids, D) table for ids that are places on a line: what it learns of one id it learns of its neighbours.
+    """A (num_ids, D) table for ids that are places on a line: what it learns of one id it learns of its neighbors.
 
     Rows are a learned linear map of fixed Fourier features of the id (the idea of Tancik et al., NeurIPS 2020), the
     finest of which have a wavelength of 128 ids. Ids 0 and 1, which at other positions of a pose mean invisible and

@@ -40,12 +40,12 @@ class EncoderDecoder(nn.Module):
         logits: "legal" gives each kind of modality embeddings and logits for the ids it can have; "table" one
             vocabulary of `max(vocab_sizes)` ids that all modalities share (published).
         head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
-        joints: "table" (each joint id on its own, published), "ordinal" (neighbouring ids share what is
+        joints: "table" (each joint id on its own, published), "ordinal" (neighboring ids share what is
             learned) or "digits" (read as ordinal, predicted as a coarse place and a fine step: ten times as fast);
             the latter two need logits=legal.
         positions: "1d" (published), or "2d" for picture tokens, with wavelengths that fit each axis.
         init: "normal" draws linear and embedding weights from N(0, 0.02) (published); "mimetic" starts with a decoder
-            whose queries already look at their own position (see `_initialise_mimetic`) and need not learn to.
+            whose queries already look at their own position (see `_initialize_mimetic`) and need not learn to.
     Raises:
         ValueError naming the key for options that contradict each other.
     """
@@ -82,15 +82,15 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
         self.dec_norm = Norm(width)
         self.to_logits = nn.ModuleDict({n: build_head(v, width, head, joints) for n, v in distinct.items()})
-        self._initialise()
+        self._initialize()
         if init == "mimetic":
-            self._initialise_mimetic()
+            self._initialize_mimetic()
 
     def choose_kernels(self, attention: Kernel = "auto", compile: bool = False) -> None:
         """How the blocks compute; what they compute stays the same but for rounding.
 
         Args:
-            attention: see `m3.model.attention.attend`.
+            attention: see `m3.model.attention.packed_attention`.
             compile: `torch.compile` each block in place, for any number of tokens; the names of weights stay.
         Raises:
             ValueError naming the key for another attention.
@@ -148,15 +148,15 @@ class EncoderDecoder(nn.Module):
         """The inverse of `digits_of`."""
         return self.head_of(modality).ids_of(digits)
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads start at 0 by themselves."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
         nn.init.zeros_(self.dec_context_proj.bias)
 
-    def _initialise_mimetic(self) -> None:
-        """Mimetic initialisation (Trockman & Kolter, ICML 2023), here of cross-attention.
+    def _initialize_mimetic(self) -> None:
+        """Mimetic initialization (Trockman & Kolter, ICML 2023), here of cross-attention.
 
         Queries and keys start with the same random projection, so that their products compare position embeddings;
         values and outputs start as an orthogonal map and its inverse, so that what is attended to is copied. Other

@@ -26,7 +26,7 @@ def advice(can_resume: bool) -> str:
 
 
 def write_result(folder: Path, value: float) -> None:
-    """Says what a run came to: the number that a sweep optimises."""
+    """Says what a run came to: the number that a sweep optimizes."""
     write_json(folder / RESULT, {"value": value})
 
 

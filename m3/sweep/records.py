@@ -25,7 +25,7 @@ class Trial:
     status: done; diverged (its result is not finite); failed (it ended with an error); killed (it, or the job that
         ran it, ended by a signal that nobody announced, such as that of a machine out of memory); interrupted (it
         stopped at a signal and goes on with resume=auto); running.
-    value: what the sweep optimises, None unless done.
+    value: what the sweep optimizes, None unless done.
     seconds: of the latest attempt.
     reason: why it is not done, one line.
     job: of a cluster that ran it, None without one.

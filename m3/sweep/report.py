@@ -27,7 +27,7 @@ class SweepReport(Callback):
     """Reports a sweep when it ends, and when something ends it.
 
     Args:
-        value: name of what is optimised.
+        value: name of what is optimized.
         direction: minimize or maximize.
     """
 

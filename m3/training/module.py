@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -16,15 +16,23 @@ from m3.core.modalities import MOTION, ModalityTable
 from m3.core.rng import SampleGenerator
 from m3.core.types import PackedTokens, TokenBatch
 from m3.core.validation import check
-from m3.loss import average, average_weights, modality_scores, num_targets, training_loss
+from m3.loss import (
+    REDUCTIONS,
+    Reduction,
+    modality_scores,
+    num_targets,
+    reduce_losses,
+    target_weights,
+    training_loss,
+)
 from m3.masking.select import choose, choose_and_pack
 from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.training.guards import Guard, NonFiniteError, save_bad_batch
-from m3.training.optim import PRECISION_OF, Recipe, follow
+from m3.training.optim import PRECISION_OF, OptimConfig, ema_update
 from m3.training.profile import StepProfile
 from m3.training.ranks import sum_over_ranks
-from m3.training.sharding import join_forward, let_go, shard, whole
+from m3.training.sharding import dummy_forward, full_tensor, reshard, shard
 from m3.training.throughput import Throughput
 
 
@@ -64,7 +72,7 @@ class MaskedTraining(pl.LightningModule):
         table: modalities and the law of their budgets.
         model: made for the same table.
         optim: the recipe.
-        loss_average: see `m3.loss.average`; of the training loss.
+        reduction: of the training loss, see `m3.loss.target_weights`.
         label_smoothing: see `m3.loss.weighted_cross_entropy`; of the training loss only.
         motion_blur: see `m3.loss.training_loss`; of the training loss only, for tables with the modality motion.
         seed: of the training masks.
@@ -73,7 +81,7 @@ class MaskedTraining(pl.LightningModule):
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3", for `m3.checkpoint`.
-        average: a second model whose weights follow those of `model` (see `optim.ema_decay`), or None.
+        ema_model: exponential moving average of `model` (see `optim.ema_decay`), or None.
         last_step: what the latest training step did, None before the first.
         clip_grad, precision: for the trainer.
     """
@@ -82,8 +90,8 @@ class MaskedTraining(pl.LightningModule):
         self,
         table: ModalityTable,
         model: EncoderDecoder,
-        optim: Recipe,
-        loss_average: Literal["present", "all", "token"] = "present",
+        optim: OptimConfig,
+        reduction: Reduction = "present",
         label_smoothing: float = 0.0,
         motion_blur: float = 0.0,
         seed: int = 0,
@@ -98,17 +106,18 @@ class MaskedTraining(pl.LightningModule):
         check("loss.motion_blur", motion_blur, float, low=0, high=1)
         if motion_blur and MOTION not in model.vocabularies:
             raise ValueError(f"loss.motion_blur={motion_blur}: needs the modality motion, and model.logits=legal")
-        if loss_average not in ("present", "all", "token"):
-            raise ValueError(f"loss.average={loss_average!r}: choose present, all or token")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"loss.average={reduction!r}: choose {', '.join(REDUCTIONS)}")
         self.table = table
         self.model = model
+        # `ema_model`, under the name that its weights have in checkpoints.
         self.average = None if optim.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
         for each in self._models:
             each.choose_kernels(attention, compile)
         self.last_step: StepFacts | None = None
         self._guard = Guard(table.modalities)
         self.optim = optim
-        self.loss_average, self.label_smoothing, self.motion_blur = loss_average, label_smoothing, motion_blur
+        self.reduction, self.label_smoothing, self.motion_blur = reduction, label_smoothing, motion_blur
         self.seed = seed
         self.eval_seed = eval_seed
         self.identity: dict[str, Any] = {}
@@ -134,13 +143,17 @@ class MaskedTraining(pl.LightningModule):
         return plan
 
     @property
+    def ema_model(self) -> EncoderDecoder | None:
+        return self.average
+
+    @property
     def evaluated_model(self) -> EncoderDecoder:
-        """What is evaluated: the average of the weights where there is one."""
-        return self.model if self.average is None else self.average
+        """What is evaluated: `ema_model` where there is one, else `model`."""
+        return self.model if self.ema_model is None else self.ema_model
 
     @property
     def _models(self) -> list[EncoderDecoder]:
-        return [self.model] if self.average is None else [self.model, self.average]
+        return [self.model] if self.ema_model is None else [self.model, self.ema_model]
 
     def configure_model(self) -> None:
         """Divides the weights where the strategy wants it; Lightning calls this once for each fit or evaluation."""
@@ -159,7 +172,7 @@ class MaskedTraining(pl.LightningModule):
         """One optimizer step on an item of the loader, `optim.accumulation` micro-batches one after the other.
 
         The targets of the whole global batch are counted before the first forward pass, so that the loss and its
-        gradient are those of the joint batch, however ranks and micro-batches divide it.
+        gradient are those of the global batch, however ranks and micro-batches divide it.
         """
         span = self.trainer.profiler.profile
         with span("masks"):
@@ -169,7 +182,7 @@ class MaskedTraining(pl.LightningModule):
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
         global_counts = sum_over_ranks(counts)
         # DDP takes the mean over ranks of what they back-propagate.
-        weights = average_weights(global_counts, self.loss_average).float() * self.trainer.world_size
+        weights = target_weights(global_counts, self.reduction).float() * self.trainer.world_size
         step = self.trainer.global_step + 1
         is_logged = step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
@@ -189,20 +202,20 @@ class MaskedTraining(pl.LightningModule):
         self.last_step = StepFacts.of(sums, counts, packed, batch)
         if is_logged:
             global_sums, global_right = sum_over_ranks(torch.stack([sums.double(), num_right.double()]))
-            self._log("train", self.loss_average, global_sums, global_right, global_counts)
+            self._log("train", self.reduction, global_sums, global_right, global_counts)
         return loss
 
     def optimizer_zero_grad(self, *_: Any) -> None:
         """Nothing: `training_step` begins with it."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Then averages: at the end of the batch it would be too late for the checkpoint of this step."""
+        """Updates `ema_model` after the weights, before a checkpoint of this step can be saved."""
         super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
-            follow(self.average, self.model, self.optim.ema_decay)
+        if self.ema_model is not None and self.optim.ema_decay is not None:
+            ema_update(self.ema_model, self.model, self.optim.ema_decay)
 
     def on_validation_model_zero_grad(self) -> None:
-        """Before the gradients go, which Lightning has here and not at the start of an evaluation."""
+        """Check the last step while its gradients still exist: Lightning zeroes them in this hook."""
         self._check_last_step()
         super().on_validation_model_zero_grad()
 
@@ -213,7 +226,7 @@ class MaskedTraining(pl.LightningModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         model = self.evaluated_model
         if not len(batch.sample):  # a rank may have run out of samples before others
-            join_forward(model)
+            dummy_forward(model)
             return
         inputs, targets = self._mask(batch, self.eval_seed, "eval")
         sums, num_right = modality_scores(model, model(inputs, targets), targets)
@@ -223,7 +236,7 @@ class MaskedTraining(pl.LightningModule):
         """Per modality the mean over all its targets of the split, then the mean over modalities."""
         self._log("eval", "present", *sum_over_ranks(self._eval))
         for each in self._models:
-            let_go(each)
+            reshard(each)
 
     def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
         epoch = batch.epoch if purpose == "train" else 0
@@ -234,9 +247,9 @@ class MaskedTraining(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             self.trainer.strategy.backward(loss, None)
 
-    def _log(self, stage: str, how: str, sums: Tensor, num_right: Tensor, counts: Tensor) -> None:
-        """sums, num_right, counts: (K,) of the joint batch or split; NaN where it has no target of a modality."""
-        loss = average(sums, counts, how)
+    def _log(self, stage: str, reduction: Reduction, sums: Tensor, num_right: Tensor, counts: Tensor) -> None:
+        """sums, num_right, counts: (K,) over the global batch or the split. A modality without targets logs NaN."""
+        loss = reduce_losses(sums, counts, reduction)
         values = {f"{stage}/loss": loss}
         for k, name in enumerate(self.table.modalities):
             values[f"{stage}/loss_{name}"] = sums[k] / counts[k]
@@ -260,7 +273,7 @@ class MaskedTraining(pl.LightningModule):
         A gradient that is not finite stays as it is and changes no weight, which the device decides by itself.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+        norm = full_tensor(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm.nan_to_num(0.0, 0.0))
         self.last_step = self.last_step._replace(grad_norm=norm)
         is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None

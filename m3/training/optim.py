@@ -1,4 +1,4 @@
-"""The optimisation recipe: durations in tokens, AdamW with decay groups, warm-up and cosine."""
+"""The optimization recipe: durations in tokens, AdamW with decay groups, warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def steps_in(millions: float, tokens_per_step: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Durations in steps, and the learning rate of each step. Made by `Recipe.schedule`."""
+    """Durations in steps, and the learning rate of each step. Made by `OptimConfig.schedule`."""
 
     num_steps: int
     num_warmup_steps: int
@@ -38,7 +38,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimConfig:
     """`conf/optim/*.yaml`.
 
     batch_size: samples per device and micro-batch.
@@ -78,7 +78,7 @@ class Recipe:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
         check("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
         if self.ema_decay == 1:
-            raise ValueError("optim.ema_decay=1: the average would never follow; less than 1, or null for none")
+            raise ValueError("optim.ema_decay=1: the average would never change; use less than 1, or null for none")
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)}: need two numbers of [0, 1)")
         if not 0 <= self.warmup_tokens < self.total_tokens:
@@ -117,9 +117,12 @@ class Recipe:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · model, weight by weight."""
-    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), None)
+def ema_update(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
+    """ema_model ← decay · ema_model + (1 − decay) · model, weight by weight, in place.
+
+    Not Lightning's `EMAWeightAveraging` callback, which does not support sharded models (hardware.strategy=fsdp).
+    """
+    get_ema_multi_avg_fn(decay)(list(ema_model.parameters()), list(model.parameters()), None)
 
 
 PRECISION_OF = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}

@@ -34,7 +34,7 @@ def shard(model: EncoderDecoder, mesh: DeviceMesh) -> None:
 
 
 @torch.no_grad()
-def join_forward(model: EncoderDecoder) -> None:
+def dummy_forward(model: EncoderDecoder) -> None:
     """Of a rank that has no samples left: others wait for its part of the weights in their forward pass."""
     if isinstance(model, FSDPModule):
         tokens = torch.zeros(1, model.table.num_tokens, dtype=torch.int64, device=model.dec_context_proj.bias.device)
@@ -44,12 +44,12 @@ def join_forward(model: EncoderDecoder) -> None:
         model(token, token)
 
 
-def let_go(model: EncoderDecoder) -> None:
+def reshard(model: EncoderDecoder) -> None:
     """Ends what `shard` gathered for a forward pass that no backward pass followed."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that ranks hold in parts, as a plain one; others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -15,7 +15,7 @@ from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
 from m3.training.device_flops import Peak, peak_of
 from m3.training.memory import peak_bytes
-from m3.training.optim import Recipe
+from m3.training.optim import OptimConfig
 from m3.training.profile import DataWait
 from m3.training.ranks import sum_over_ranks
 
@@ -57,7 +57,7 @@ class Throughput(pl.Callback):
         clock: seconds.
     """
 
-    def __init__(self, optim: Recipe, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, optim: OptimConfig, clock: Callable[[], float] = time.perf_counter) -> None:
         self.optim, self.clock = optim, clock
         self._train_s = 0.0
         self._window = _Window(0.0, 0.0)

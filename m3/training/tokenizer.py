@@ -13,7 +13,7 @@ from torch import Tensor
 from m3.core.modalities import PICTURE_STRIDE
 from m3.tokens.mini import MiniAutoEncoder, save_weights
 from m3.training.muon import Muon
-from m3.training.optim import follow
+from m3.training.optim import ema_update
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
 
 
 def reconstruction_loss(pictures: Tensor, truth: Tensor, edge_weight: float) -> Tensor:
-    """Root of the squared error of each picture, averaged, + edge_weight · mean |difference of neighbour differences|.
+    """Root of the squared error of each picture, averaged, + edge_weight · mean |difference of neighbor differences|.
 
     The root lets a picture count by its relative error, as PSNR does; the mean over a batch of plain squared errors
     would be that of its few hardest pictures.
@@ -90,9 +90,14 @@ class TokenizerTraining(pl.LightningModule):
         self.identity: dict[str, Any] = {}
         self.model = MiniAutoEncoder()
         self.model.initialize(torch.Generator().manual_seed(seed))
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)  # `ema_model`, named as in checkpoints
         if compile:
             self.model.compile()
+
+    @property
+    def ema_model(self) -> MiniAutoEncoder:
+        """Exponential moving average of `model`."""
+        return self.average
 
     def num_steps(self, num_devices: int) -> int:
         return self.steps
@@ -119,15 +124,15 @@ class TokenizerTraining(pl.LightningModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Then averages: at the end of the batch it would be too late for the checkpoint of this step."""
+        """Updates `ema_model` after the weights, before a checkpoint of this step can be saved."""
         super().optimizer_step(*args, **kwargs)
-        follow(self.average, self.model, self.ema_decay)
+        ema_update(self.ema_model, self.model, self.ema_decay)
 
     def validation_step(self, frames: Tensor, batch_idx: int) -> None:
         """frames (B, 3, H, W) uint8 of one size; logs the PSNR of the averaged weights for each size."""
         truth = frames.float() / 127.5 - 1
         with torch.autocast(truth.device.type, enabled=False):  # as the tokenizer will compute
-            pictures = self.average(truth)
+            pictures = self.ema_model(truth)
         self.log("eval/loss", reconstruction_loss(pictures, truth, self.edge_weight), batch_size=len(frames))
         decibels = psnr(pictures, truth).mean()
         self.log(f"eval/psnr_{frames.shape[-1]}px_db", decibels, prog_bar=True, batch_size=len(frames))
@@ -135,7 +140,7 @@ class TokenizerTraining(pl.LightningModule):
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
             self.export.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(self.average, self.export)
+            save_weights(self.ema_model, self.export)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = Muon(self.model.parameters(), self.lr, self.adam_lr, self.weight_decay)

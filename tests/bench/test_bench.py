@@ -16,7 +16,7 @@ from support.small_models import SMALL, small_model, summed
 
 from bench import generate, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
-from m3.loss import average
+from m3.loss import reduce_losses
 from m3.masking.select import choose, pack
 
 ROOT = Path(step.__file__).parent.parent
@@ -29,7 +29,7 @@ def test_loss_and_gradients_equal_those_of_the_packed_model() -> None:
     hidden = model(inputs, targets)
     rows = [targets.modality == k for k in range(4)]
     sums = [summed(hidden[r], targets.ids[r], model.head_of(k)) for k, r in enumerate(rows)]
-    loss = average(torch.stack(sums), torch.stack([r.sum() for r in rows]), "all")
+    loss = reduce_losses(torch.stack(sums), torch.stack([r.sum() for r in rows]), "all")
     loss.backward()
 
     other = Nano4M(M3, **{"mlp_ratio": 4, **SMALL}).double()

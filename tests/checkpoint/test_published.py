@@ -10,7 +10,7 @@ import torch
 from support.masking import M3, generator, random_tokens
 
 from bench.nano4m import Nano4M, padded_like
-from m3.checkpoint import initialise
+from m3.checkpoint import initialize
 from m3.masking.select import choose, pack
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -49,7 +49,7 @@ def test_logits_agree(published: Nano4M, weights, tmp_path, name: str) -> None:
     assert {"encoder.blocks.1.attn.qkv_proj.weight", "decoder.blocks.0.cross_attn.kv_proj.weight", "pos_emb",
             "decoder.blocks.1.context_norm.bias", "to_logits.weight"} <= weights.keys()  # fmt: skip
     model = own_model()
-    initialise(model, write(weights, tmp_path / name), DATA)
+    initialize(model, write(weights, tmp_path / name), DATA)
     tokens = random_tokens(5)
     inputs, targets = (pack(tokens, chosen, M3) for chosen in choose(tokens, M3, generator(5)))
     batch = padded_like(tokens, inputs, targets, M3)
@@ -69,7 +69,7 @@ def test_everything_that_does_not_fit_is_listed(weights, tmp_path) -> None:
     wrong["encoder.blocks.0.norm2.bias"][7] = 0.5
     wrong["pos_emb"] = wrong["pos_emb"].flip(0)
     with pytest.raises(ValueError) as caught:
-        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+        initialize(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
     message = str(caught.value)
     for part in ("encoder.blocks.1.mlp.fc1.weight is missing", "decoder.blocks.0.mlp.fc3.weight is unexpected",
                  "to_logits.weight is (100, 64), the model has (65536, 64)",
@@ -83,15 +83,15 @@ def test_other_names_and_numbers_that_are_none_are_listed(weights, tmp_path) -> 
     wrong["enc_norm.weight"][3] = torch.nan
     wrong["pos_emb"][2, 2] = torch.nan
     with pytest.raises(ValueError) as caught:
-        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+        initialize(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
     for part in ("encoder.0.mlp.fc1.weight is unexpected", "enc_norm.weight is not finite", "pos_emb differs"):
         assert part in str(caught.value)
     wrong = weights | {"pos_emb": weights["pos_emb"][0]}
     with pytest.raises(ValueError, match=r"pos_emb is \(64,\)"):
-        initialise(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
+        initialize(own_model(), write(wrong, tmp_path / "run.safetensors"), DATA)
     torch.save({"model": weights, "epoch": 3, "model_state_dict": {"loss": 1.0}}, tmp_path / "run.pt")
     with pytest.raises(ValueError, match=r"run\.pt: .*loss"):
-        initialise(own_model(), tmp_path / "run.pt", DATA)
+        initialize(own_model(), tmp_path / "run.pt", DATA)
 
 
 @pytest.mark.parametrize("how", ["legacy", "ddp", "bfloat16"])
@@ -101,7 +101,7 @@ def test_weights_saved_in_other_ways(weights, tmp_path, how: str) -> None:
     given = {name: w.bfloat16() for name, w in given.items()} if how == "bfloat16" else given
     torch.save(given, file, _use_new_zipfile_serialization=how != "legacy")
     model = own_model()
-    initialise(model, file, DATA)
+    initialize(model, file, DATA)
     tolerance = 1e-2 if how == "bfloat16" else 0
     torch.testing.assert_close(
         model.decoder[0].mlp.fc1.weight, weights["decoder.blocks.0.mlp.fc1.weight"], rtol=tolerance, atol=0
@@ -115,7 +115,7 @@ def test_weights_saved_in_other_ways(weights, tmp_path, how: str) -> None:
 )  # fmt: skip
 def test_another_model_is_refused(weights, tmp_path, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        initialise(own_model(**options), write(weights, tmp_path / "run.safetensors"), DATA)
+        initialize(own_model(**options), write(weights, tmp_path / "run.safetensors"), DATA)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a file"])
@@ -123,4 +123,4 @@ def test_another_model_is_refused(weights, tmp_path, options, message) -> None:
 def test_a_damaged_file_is_named(tmp_path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-        initialise(own_model(), tmp_path / name, DATA)
+        initialize(own_model(), tmp_path / name, DATA)

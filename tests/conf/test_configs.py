@@ -101,7 +101,7 @@ def test_the_m3_recipe_to_the_letter() -> None:
         "mixture": None,
     }
     assert optim == {
-        "_target_": "m3.training.optim.Recipe",
+        "_target_": "m3.training.optim.OptimConfig",
         "batch_size": 128,
         "accumulation": 1,
         "total_tokens": 5000,

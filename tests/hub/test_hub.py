@@ -19,7 +19,7 @@ from support.masking import generator
 from support.random_world import config
 
 import generate
-from m3.checkpoint import LoadedModel, initialise, load_model, upload
+from m3.checkpoint import LoadedModel, initialize, load_model, upload
 from m3.hub import __main__ as hub
 from m3.masking.select import choose, pack
 from m3.model.encoder_decoder import EncoderDecoder
@@ -27,7 +27,7 @@ from m3.model.encoder_decoder import EncoderDecoder
 ROOT = Path(generate.__file__).parent
 RUN = {
     "run_dir": "/home/somebody/run", "data": {"root": "/home/somebody/data"}, "loss": {"average": "present"},
-    "optim": {"_target_": "m3.training.optim.Recipe", "lr": 0.001}, "seed": 3,
+    "optim": {"_target_": "m3.training.optim.OptimConfig", "lr": 0.001}, "seed": 3,
 }  # fmt: skip
 
 
@@ -93,10 +93,10 @@ def test_generation_and_training_take_the_folder(loaded: LoadedModel, random_wor
     assert (one.predicted.pictures == other.predicted.pictures).all() and (one.predicted.xy == other.predicted.xy).all()
     model = EncoderDecoder(loaded.table, **{k: v for k, v in loaded.config["model"].items() if k not in
                                             ("_target_", "table")})  # fmt: skip
-    initialise(model, folder, loaded.data)
+    initialize(model, folder, loaded.data)
     assert all(torch.equal(w, loaded.model.state_dict()[name]) for name, w in model.state_dict().items())
     with pytest.raises(ValueError, match="data.canvas_size was 32 and is 64"):
-        initialise(model, folder, {**loaded.data, "canvas_size": 64})
+        initialize(model, folder, {**loaded.data, "canvas_size": 64})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_checkpoint_without_a_key_that_binds_it_is_named(random_world: Path, l
     with pytest.raises(ValueError, match=rf"cut\.ckpt: .*lacks data\.{key}$"):
         load_model(tmp_path / "cut.ckpt")
     with pytest.raises(ValueError, match=rf"init_from=.*cut\.ckpt: .*lacks data\.{key}$"):
-        initialise(loaded.model, tmp_path / "cut.ckpt", loaded.data)
+        initialize(loaded.model, tmp_path / "cut.ckpt", loaded.data)
     content["m3"]["data"] |= {key: loaded.data[key]}
     torch.save({**content, "state_dict": {}}, tmp_path / "empty.ckpt")
     with pytest.raises(ValueError, match=r"empty\.ckpt: holds no weights"):
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_named(loaded: LoadedModel, tmp_path, monkeypatch) -> 
     with pytest.raises(FileNotFoundError, match="checkpoint=acme/walker: no such folder here, and none .*train.py"):
         load_model("acme/walker")
     with pytest.raises(FileNotFoundError, match="init_from=acme/walker: no such folder"):
-        initialise(loaded.model, "acme/walker", loaded.data)
+        initialize(loaded.model, "acme/walker", loaded.data)
     (tmp_path / "acme/walker").mkdir(parents=True)  # what is on the disk goes before the hub
     with pytest.raises(FileNotFoundError, match="acme/walker: no checkpoint there"):
         load_model("acme/walker")

@@ -291,8 +291,8 @@ def test_sizes_are_known_on_the_host() -> None:
         assert all(
             torch.equal(getattr(packed, f), getattr(again, f)) for f in ("ids", "modality", "position", "sample")
         )
-        assert len(packed.ids) == is_chosen.sum() and packed.longest == packed.lengths.max()
-        assert torch.equal(packed.lengths, is_chosen.sum(1)) and isinstance(packed.longest, int)
+        assert len(packed.ids) == is_chosen.sum() and packed.max_seqlen == packed.lengths.max()
+        assert torch.equal(packed.lengths, is_chosen.sum(1)) and isinstance(packed.max_seqlen, int)
         for k, rows in enumerate(packed.rows):
             assert rows.tolist() == (packed.modality == k).nonzero().squeeze(1).tolist()
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from m3.core.types import PackedTokens
 from m3.loss import (
-    average,
     modality_scores,
     num_targets,
+    reduce_losses,
     training_loss,
     weighted_cross_entropy,
 )
@@ -113,7 +113,7 @@ def test_packed_loss_and_gradients_equal_a_naive_padded_model() -> None:
         rows = targets.modality == k
         sums.append(summed(hidden[rows], targets.ids[rows], model.head_of(k)))
         counts.append(rows.sum())
-    loss = average(torch.stack(sums), torch.stack(counts), "present")
+    loss = reduce_losses(torch.stack(sums), torch.stack(counts), "present")
     loss.backward()
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
@@ -307,9 +307,9 @@ def test_a_head_without_targets_has_the_gradient_zero() -> None:
 
 def test_averages_by_hand() -> None:
     sums, counts = torch.tensor([8.0, 3.0, 0.0]), torch.tensor([2, 3, 0])
-    assert float(average(sums, counts, "present")) == pytest.approx((4 + 1) / 2)
-    assert float(average(sums, counts, "all")) == pytest.approx((4 + 1 + 0) / 3)
-    assert float(average(sums, counts, "token")) == pytest.approx(11 / 5)
+    assert float(reduce_losses(sums, counts, "present")) == pytest.approx((4 + 1) / 2)
+    assert float(reduce_losses(sums, counts, "all")) == pytest.approx((4 + 1 + 0) / 3)
+    assert float(reduce_losses(sums, counts, "token")) == pytest.approx(11 / 5)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_contradicting_options_are_refused_by_name(options: dict, key: str) -> N
         EncoderDecoder(M3, **{**SMALL, **options})
 
 
-def test_neighbouring_joint_ids_have_neighbouring_vectors_and_visibility_its_own() -> None:
+def test_neighboring_joint_ids_have_neighboring_vectors_and_visibility_its_own() -> None:
     torch.manual_seed(0)
     embedding = EncoderDecoder(M3, **SMALL, joints="ordinal").enc_tok_emb["joints"]
     rows = embedding.rows()
@@ -434,7 +434,7 @@ def test_the_kernel_is_the_chosen_one(monkeypatch, kernel: str) -> None:
 
 @pytest.mark.gpu
 def test_packed_attention_on_a_gpu_equals_the_padded_one() -> None:
-    """In half precision from compute capability 8.0 on `attend` leaves padding out altogether."""
+    """In half precision from compute capability 8.0 on `packed_attention` leaves padding out altogether."""
     model = small_model().float()
     inputs, targets = packed_pair(8)
     padded = model(inputs, targets)

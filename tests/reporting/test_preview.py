@@ -109,7 +109,7 @@ def test_the_average_of_the_weights_is_rolled_out(data, tmp_path, monkeypatch) -
     options = ["optim.ema_decay=0.9", "trainer.max_steps=15", "callbacks.preview.every_n_evaluations=2"]
     made = train.run(config(data, tmp_path, *PREVIEW, *options))
     assert [step for _, step in models] == [0, 14, 15]
-    assert all(model is made.module.average for model, _ in models)
+    assert all(model is made.module.ema_model for model, _ in models)
 
 
 def test_data_of_another_tokenizer_are_shown_as_skeletons(tmp_path, capsys) -> None:

@@ -63,7 +63,7 @@ def test_a_sweep_without_any_result_fails(tmp_path) -> None:
     assert "failed" in said and trials[0].status == "failed"
 
 
-def test_optuna_minimises_and_a_killed_sweep_continues(tmp_path) -> None:
+def test_optuna_minimizes_and_a_killed_sweep_continues(tmp_path) -> None:
     """Optuna's own result beside the records."""
     optuna = ["sweep=optuna", "x=interval(-10,10)", "hydra.sweeper.params=null", "hydra.sweeper.n_trials=3"]
     process = start(tmp_path, *optuna)
@@ -264,7 +264,7 @@ def test_table_csv_and_plot(tmp_path) -> None:
     assert rows[1]["optim.lr"] == "0.0123456789" and rows[3]["model"] == "" and rows[1]["eval loss"] == "1.5"
     plot = Image.open(write_plot(tmp_path / "a.png", TRIALS, "eval loss", "minimize")).convert("RGB")
     orange = (255, 127, 14)
-    assert sum(count for count, colour in plot.getcolors(1 << 20) if colour == orange) > 100  # stars
+    assert sum(count for count, color in plot.getcolors(1 << 20) if color == orange) > 100  # stars
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.png"]
 
 

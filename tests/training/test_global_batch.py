@@ -1,4 +1,4 @@
-"""One optimizer step is that of the joint batch, however micro-batches and processes divide it."""
+"""One optimizer step is that of the global batch, however micro-batches and processes divide it."""
 
 from __future__ import annotations
 

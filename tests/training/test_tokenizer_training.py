@@ -30,7 +30,7 @@ def small_training(root, **changes) -> TokenizerTraining:
 def test_psnr_by_hand():
     truth = torch.zeros(2, 3, 4, 4)
     pictures = truth.clone()
-    pictures[0] += 2 * 10 / 255  # ten grey levels everywhere: 20 log10(255 / 10) dB
+    pictures[0] += 2 * 10 / 255  # ten gray levels everywhere: 20 log10(255 / 10) dB
     pictures[1, :, :2] += 2 * 10 / 255  # … in one half
     truth, pictures = truth - 1, pictures - 1
     assert psnr(pictures, truth).tolist() == pytest.approx([28.1308, 31.1411], abs=1e-3)
@@ -127,7 +127,7 @@ def test_training_exports_averaged_weights_that_the_tokenizer_reads(tmp_path):
     fit(training, small_data(tmp_path / "frames"), 4, enable_checkpointing=False)
     assert all(not torch.equal(weight, before[name]) for name, weight in training.model.named_parameters())
     exported = MiniTokenizer(str(tmp_path / "run" / "mini.safetensors")).model.state_dict()
-    for name, weight in training.average.state_dict().items():
+    for name, weight in training.ema_model.state_dict().items():
         assert torch.equal(exported[name], weight.half().float()), name
 
 
