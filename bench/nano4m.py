@@ -244,7 +244,7 @@ class Nano4M(nn.Module):
         return self.to_logits(self.dec_norm(self.decoder(y, context, batch.is_target, batch.is_input)))
 
     def loss(self, batch: PaddedBatch) -> Tensor:
-        """Mean cross-entropy of each modality, averaged over all modalities (`loss.average=all`)."""
+        """Mean cross-entropy of each modality, averaged over all modalities (`loss.reduction=all`)."""
         logits = self(batch).flatten(0, 1)  # (B · M, V)
         losses = F.cross_entropy(logits, batch.target_ids.flatten(), ignore_index=NOT_A_TARGET, reduction="none")
         means = []

@@ -12,7 +12,7 @@ Runs one after the other, each in a process of its own, round after round, on th
   baseline: bench/nano4m.py: padded to the largest budgets, masked sample by sample by loader workers, attention
       written out, logits of the whole table for padding too, AdamW as PyTorch has it by default.
 
-First both must give the same loss and gradients from the same weights and masks (`logits=table`, `loss.average=all`),
+First both must give the same loss and gradients from the same weights and masks (`logits=table`, `loss.reduction=all`),
 and the baseline must reach half of the machine's rate of large matrix products, padding counted: otherwise the
 comparison is void, which ends with exit status 1.
 
@@ -135,11 +135,11 @@ def available_flops(arguments: argparse.Namespace) -> float | None:
         return None
     import torch
 
-    from m3.training.device_flops import arithmetic, published_peak
+    from m3.training.device_flops import matmul_dtype, published_peak
 
     precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[arguments.dtype]
     device = torch.device("cuda")
-    peak = published_peak(torch.cuda.get_device_name(device), arithmetic(precision, device))
+    peak = published_peak(torch.cuda.get_device_name(device), matmul_dtype(precision, device))
     return peak and peak.flops_per_s
 
 

@@ -206,7 +206,7 @@ def architecture(cfg: DictConfig) -> dict[str, Any]:
 def check(spec: Spec) -> dict[str, Any]:
     """Loss and gradients of m3's training step and of the baseline, from the same weights, samples and masks.
 
-    `logits=table`, `loss.average=all`, fp32 on the CPU. What m3 packed in its step is padded for the baseline.
+    `logits=table`, `loss.reduction=all`, fp32 on the CPU. What m3 packed in its step is padded for the baseline.
     """
     import pytorch_lightning as pl
 
@@ -215,7 +215,7 @@ def check(spec: Spec) -> dict[str, Any]:
     size = min(CHECKED_SAMPLES, spec.batch_size)
     spec = replace(spec, batch_size=size, num_steps=1, num_warmup_steps=0, device="cpu", dtype="fp32")
     as_published = ("model.logits=table", "model.head=flat", "model.joints=table", "model.positions=1d")
-    cfg = composed(spec, *as_published, "loss.average=all")
+    cfg = composed(spec, *as_published, "loss.reduction=all")
     parts = train.assemble(cfg)
     model, table = parts.module.model, parts.module.table
     torch.nn.init.normal_(model.head_of(0).weight, std=0.1)  # zeros would make every loss the same

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without pickles, refused where they do not match."""
+"""Checkpoints: atomic writes, reading without pickles, checks that they fit a run or a model, and shared models."""
 
 from m3.checkpoint.callback import Checkpoints, Interrupted, interruptible
 from m3.checkpoint.files import (

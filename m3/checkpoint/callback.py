@@ -1,4 +1,4 @@
-"""When checkpoints are saved, which are kept, and how a run stops at a signal."""
+"""The callback that saves checkpoints, keeps the newest and the best, and stops a run at a signal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from m3.checkpoint.files import BEST, checkpoint_path, copy_checkpoint, numbered_checkpoints
 from m3.core.jobs import PREEMPTION
+from m3.training.logs import is_log_step
 
 _STOPPING = (*PREEMPTION, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """A run was stopped by a signal, in training after a checkpoint; exits with 128 + the signal's number."""
+    """A signal stopped the run, during training after a checkpoint. Exits with 128 + the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -32,13 +33,13 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In the block a signal that asks to stop is `Interrupted`, at once: before training there is nothing to save."""
+    """In the block a stopping signal raises `Interrupted` at once: before training there is nothing to save."""
     process = os.getpid()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
             raise Interrupted(number)
-        os._exit(128 + number)  # a loader process, which inherited the handler
+        os._exit(128 + number)  # in a loader process, which inherits the handler
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,9 +53,12 @@ def interruptible() -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes the first signal that asks to stop: SIGINT (Ctrl-C) or a cluster's.
+    """Handles the signals that ask a run to stop: SIGINT (Ctrl-C) and those of clusters.
 
-    A second SIGINT or SIGTERM ends the process at once. A cluster's warnings do not, they may come more than once.
+    A second SIGINT or SIGTERM ends the process at once. Warning signals of a cluster do not, since they may repeat.
+
+    Attributes:
+        signal: the first signal, None before it.
     """
 
     def __init__(self) -> None:
@@ -84,20 +88,20 @@ class StopRequest:
 
 
 class Checkpoints(Checkpoint):
-    """Saves every so many steps, after the last one and at a signal, and keeps the newest and the best.
+    """Saves every `every_n_steps` steps, after the last step and at a signal; keeps the newest and the best checkpoint.
 
-    A checkpoint stands between two optimizer steps, after the evaluation where one is due: the continued run does
-    what the uninterrupted one would have done next. A signal that comes with an evaluation due waits for its end.
+    A checkpoint is saved between two optimizer steps, after an evaluation that is due at that step, so that a continued
+    run goes on like an uninterrupted one. At a signal a due evaluation is finished first.
 
     Args:
-        folder: of the checkpoints.
-        every_n_steps: between checkpoints, beside the last and the best.
-        eval_every_n_steps: between evaluations.
-        keep: newest checkpoints that stay.
+        folder: for the checkpoints.
+        every_n_steps: steps between checkpoints; the last step and a lower eval loss are saved too.
+        eval_every_n_steps: steps between evaluations.
+        keep: number of newest checkpoints to keep.
 
     Attributes:
-        best_loss, best_step: of the lowest eval loss so far, that of `best.ckpt`; inf and None before the first.
-        last_eval_loss: of the newest evaluation of this fit, None before the first.
+        best_loss, best_step: lowest eval loss so far, that of `best.ckpt`, and its step; inf and None before the first.
+        last_eval_loss: latest eval loss of this fit, None before the first evaluation.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, eval_every_n_steps: int, keep: int) -> None:
@@ -106,7 +110,7 @@ class Checkpoints(Checkpoint):
         self.best_loss = math.inf
         self.best_step: int | None = None
         self.last_eval_loss: float | None = None
-        self._newest_step: int | None = None  # with a checkpoint
+        self._newest_step: int | None = None  # step of the newest checkpoint
         self._is_stopping = False
         self._request = StopRequest()
 
@@ -122,26 +126,30 @@ class Checkpoints(Checkpoint):
         self._newest_step = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning asks all ranks for a SIGTERM at every step, which waits for the device; m3 asks at log points.
+        # Lightning asks all ranks for a SIGTERM in every step, which waits for the device; this callback at log steps.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if trainer.is_global_zero:
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._request.listen()  # in place of Lightning's handler, which is there by now
+        self._request.listen()  # replaces Lightning's handler, which is installed before
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._is_stopping:  # not at the end of the step before, whose logs would be lost
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._is_stopping:  # at the end of the previous step its logs would be lost
             self._stop(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         step = trainer.global_step
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then evaluates before it leaves the loop
             return
-        # Several ranks must stop at the same step; to ask them all waits for the device.
-        if trainer.world_size == 1 or step % trainer.log_every_n_steps == 0:
+        # All ranks must stop at the same step; asking them waits for the device.
+        if trainer.world_size == 1 or is_log_step(trainer, step):
             self._ask_to_stop(trainer)
         if step % self.eval_every_n_steps:
             self._save_if_due(trainer)
@@ -179,7 +187,7 @@ class Checkpoints(Checkpoint):
         self._save(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        number = self._request.signal or signal.SIGTERM  # another rank's
+        number = self._request.signal or signal.SIGTERM  # another rank got the signal
         path = checkpoint_path(self.folder, trainer.global_step)
         if trainer.is_global_zero:
             step = f"{number.name}: stopped after step {trainer.global_step:,}"

@@ -20,8 +20,8 @@ def model_card(subject: Subject, evaluations: Sequence[Evaluation], license: str
     """The content of README.md.
 
     Args:
-        license: of the weights, as the hub names it; None where nobody said.
-        repository: OWNER/NAME, for the commands of the card; None for a folder that lies somewhere.
+        license: of the weights, by its identifier on the hub; None if unspecified.
+        repository: OWNER/NAME for the commands in the card; None for a local folder.
     """
     table, data = subject.table, subject.data
     header = ModelCardData(
@@ -56,7 +56,7 @@ def model_card(subject: Subject, evaluations: Sequence[Evaluation], license: str
 
 
 def _usage(place: str, tokenizer: str, is_forecaster: bool) -> str:
-    """place: a repository of the hub, or FOLDER, which stands for where the files are."""
+    """place: a repository of the hub, or "FOLDER" as a placeholder for a local folder."""
     if is_forecaster:
         generate = f"python generate.py experiment=penn_forecast checkpoint={place} labels=DIR"
         train = f"python train.py experiment=penn_forecast init_from={place} data.root=DATA"

@@ -1,4 +1,4 @@
-"""Scores that generate.py wrote, as a model card shows them: tables for people, a model index for the hub."""
+"""Scores of generate.py in a model card: tables for people, and the model index for the hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACCEPTED = "metrics.json, forecast.json and inpainting.json of generate.py"
 
 
 class _Unit(NamedTuple):
-    """How people read a score: times a factor, with so many digits after the point, under a name with its unit."""
+    """How a score is printed: value · factor with `digits` decimals, under a name with its unit."""
 
     factor: int
     digits: int
@@ -32,15 +32,15 @@ _UNITS = {
     "psnr": _Unit(1, 1, "PSNR, dB"),
     "ssim": _Unit(1, 3, "SSIM"),
 }
-"""Of the scores of metrics.json that a card shows."""
+"""The scores of metrics.json that a card shows."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about, and what its scores must be of.
+    """The model of a card, which its scores must belong to.
 
-    table: the model's modalities. data: identity of its data. step: optimizer steps that it was trained for.
-    weights: their fingerprint. num_parameters: of them.
+    table: the model's modalities. data: identity of its training data. step: optimizer steps of its training.
+    weights: fingerprint of the weights. num_parameters: number of weights.
     """
 
     table: ModalityTable
@@ -50,7 +50,7 @@ class Subject:
     num_parameters: int
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
-        """What a record says of its model that this one is not. Raises KeyError where it says nothing."""
+        """Differences between the model of a record of scores and this one. Raises KeyError if it names no model."""
         theirs = {"step": record["step"], "weights": record.get("weights", self.weights)}
         ours = {"step": self.step, "weights": self.weights}
         for key in BINDING:
@@ -59,9 +59,10 @@ class Subject:
 
 
 class Value(NamedTuple):
-    """One number of the model.
+    """One score of the model.
 
-    metric: its name in metrics.json. name: for people. number: in the unit of the name. args: what it depends on.
+    metric: its name in metrics.json. name: its name for people, with the unit. number: the score in that unit.
+    args: parameters of the metric, such as the horizon.
     """
 
     metric: str
@@ -74,23 +75,23 @@ class Value(NamedTuple):
 class Evaluation:
     """Scores of one task on one split of a data set.
 
-    says: what the numbers of the table are. table: its rows, the first of which is the header.
+    description: of the numbers in the table. table: rows of the table, the header first.
     """
 
     task: str
     dataset: str
     split: str
-    says: str
+    description: str
     table: Sequence[Sequence[str]]
     values: Sequence[Value]
 
     def markdown(self) -> str:
         header, *rows = ["| " + " | ".join(row) + " |" for row in self.table]
         lines = [header, "|" + "---|" * len(self.table[0]), *rows]
-        return f"### {self.task}\n\n{self.says}\n\n" + "\n".join(lines)
+        return f"### {self.task}\n\n{self.description}\n\n" + "\n".join(lines)
 
     def results(self) -> list[EvalResult]:
-        """For the hub's model index, which keeps tasks apart by their identifier."""
+        """Entries of the hub's model index, which distinguishes tasks by their identifier."""
         return [
             EvalResult(
                 task_type=_identifier(self.task),
@@ -108,11 +109,11 @@ class Evaluation:
 
 
 def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
-    """The scores in a file.
+    """The scores in a file of generate.py.
 
     Raises:
-        FileNotFoundError. ValueError naming the file for one that holds no such scores, scores of another model, or
-        such of files of one's own, which belong to no data set.
+        FileNotFoundError. ValueError naming the file if it holds no such scores, scores of another model, or scores of
+        input files that are not part of a data set.
     """
     file = Path(file)
     try:
@@ -120,14 +121,14 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
     except ValueError as error:
         raise ValueError(f"{file}: no JSON ({error}); accepted are {ACCEPTED}") from error
     keys = {*record} if isinstance(record, dict) else set()
-    kind = next((kind for kind in _KINDS if kind.keys <= keys and record["schema_version"] == kind.version), None)
-    if kind is None:
+    schema = next((each for each in _SCHEMAS if each.keys <= keys and record["schema_version"] == each.version), None)
+    if schema is None:
         version = f" of schema version {record['schema_version']}" if "schema_version" in keys else ""
         raise ValueError(f"{file}: no scores{version} that a card can show; accepted are {ACCEPTED}")
     try:
         if differing := subject.differences(record["model"] if "model" in keys else record):
             raise ValueError(f"the scores are not those of this model: {'; '.join(differing)}")
-        evaluations = list(kind.read(record))
+        evaluations = list(schema.read(record))
         if not any(evaluation.values for evaluation in evaluations):
             raise ValueError("holds no score with a truth to compare with")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -137,7 +138,7 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
     return evaluations
 
 
-def _of_roll_outs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _rollout_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     dataset, split = _dataset(record)
     shown = {name: record["scores"][name]["horizons"] for name in _UNITS if name in record["scores"]}
     if not shown:
@@ -152,18 +153,18 @@ def _of_roll_outs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
         if (number := _number(_UNITS[name], each["model"])) is not None
     ]
     counts = ", ".join(f"{each['num_samples']:,}" for each in horizons)
-    says = (
+    description = (
         f'Model / "nothing moves" (the reference, copied) on {record["num_samples"]:,} roll-outs of the {split} split '
         f"of {dataset}; with a truth so many frames ahead: {counts}."
     )
-    yield Evaluation("Roll-outs of human motion", dataset, split, says, [header, *rows], values)
+    yield Evaluation("Roll-outs of human motion", dataset, split, description, [header, *rows], values)
 
 
-def _of_pairs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _pair_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     dataset, split = _dataset(record)
     given = ", ".join(map(_named, record["sampling"]["given"])) or "nothing"
-    for frame, of_frame in record["frames"].items():
-        shown = {name: of_frame["scores"][name]["horizons"][0] for name in _UNITS if name in of_frame["scores"]}
+    for frame, result in record["frames"].items():
+        shown = {name: result["scores"][name]["horizons"][0] for name in _UNITS if name in result["scores"]}
         rows = [[_UNITS[name].name, _cell(_UNITS[name], each)] for name, each in shown.items()]
         values = [
             Value(name, _UNITS[name].name, number, {})
@@ -171,15 +172,15 @@ def _of_pairs(record: Mapping[str, Any]) -> Iterable[Evaluation]:
             if (number := _number(_UNITS[name], each["model"])) is not None
         ]
         generated = ", ".join(record["sampling"]["generate"])
-        says = (
+        description = (
             f"Model / the pair's other frame, copied, on {record['num_samples']:,} pairs of the {split} split of "
             f"{dataset}."
         )
         table = [[f"the {frame}", "model / other frame"], *rows]
-        yield Evaluation(f"{generated} from {given}, the {frame}", dataset, split, says, table, values)
+        yield Evaluation(f"{generated} from {given}, the {frame}", dataset, split, description, table, values)
 
 
-def _of_forecasts(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _forecast_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     metric, unit = f"pck@{record['threshold']:g}", _Unit(1, 1, f"PCK@{record['threshold']:g}, %")
     steps = range(1, len(record["pck"]) + 1)
     pairs = [{"model": m, "nothing_moves": n} for m, n in zip(record["pck"], record["nothing_moves"], strict=True)]
@@ -190,31 +191,32 @@ def _of_forecasts(record: Mapping[str, Any]) -> Iterable[Evaluation]:
         if (number := _number(unit, value)) is not None
     ]
     limit = record["settings"]["max_sequences"]
-    says = (
+    description = (
         f'Model / "nothing moves" (the pose, copied) on {record["num_sequences"]:,} sequences'
-        f"{'' if limit is None else ', evenly spread,'} of {record['num_clips']:,} clips of Penn Action that are not "
+        f"{'' if limit is None else ', evenly spaced,'} of {record['num_clips']:,} clips of Penn Action that are not "
         "for training, a step being a seventeenth of the clip."
     )
     table = [header, [unit.name, *(_cell(unit, pair) for pair in pairs)]]
-    yield Evaluation("Forecasting of poses", "Penn Action", "test", says, table, values)
+    yield Evaluation("Forecasting of poses", "Penn Action", "test", description, table, values)
 
 
-def _of_inpainting(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _inpainting_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     dataset, split = _dataset(record)
     unit, errors = _UNITS["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
-    says = (
+    description = (
         f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']:,} poses of {record['num_clips']:,} clips "
         f"of the {split} split of {dataset}: error over {record['num_scored_joints']:,} hidden joints."
     )
     table = [["", unit.name], *([name.replace("_", " "), _text(unit, error)] for name, error in errors.items())]
-    value = Value("joint_error", unit.name, _number(unit, errors["model"]), {"num_hidden": record["num_hidden"]})
-    yield Evaluation("In-painting of poses", dataset, split, says, table, [value])
+    number, args = _number(unit, errors["model"]), {"num_hidden": record["num_hidden"]}
+    values = [] if number is None else [Value("joint_error", unit.name, number, args)]
+    yield Evaluation("In-painting of poses", dataset, split, description, table, values)
 
 
-class _Kind(NamedTuple):
-    """A schema of generate.py.
+class _Schema(NamedTuple):
+    """A schema of the JSON files of generate.py.
 
-    keys: by which it is known. version: that this m3 reads.
+    keys: keys that identify it. version: the supported schema_version. read: from a record to evaluations.
     """
 
     keys: set[str]
@@ -222,16 +224,16 @@ class _Kind(NamedTuple):
     read: Callable[[Mapping[str, Any]], Iterable[Evaluation]]
 
 
-_KINDS = (
-    _Kind({"schema_version", "rollout", "scores"}, 2, _of_roll_outs),
-    _Kind({"schema_version", "sampling", "frames"}, 2, _of_pairs),
-    _Kind({"schema_version", "pck", "nothing_moves", "num_sequences"}, 1, _of_forecasts),
-    _Kind({"schema_version", "guesses", "num_hidden"}, 1, _of_inpainting),
+_SCHEMAS = (
+    _Schema({"schema_version", "rollout", "scores"}, 2, _rollout_evaluations),
+    _Schema({"schema_version", "sampling", "frames"}, 2, _pair_evaluations),
+    _Schema({"schema_version", "pck", "nothing_moves", "num_sequences"}, 1, _forecast_evaluations),
+    _Schema({"schema_version", "guesses", "num_hidden"}, 1, _inpainting_evaluations),
 )
 
 
 def _dataset(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Name, without the path that leads there, and split. Raises ValueError for scores of something else."""
+    """Name of the data set (the last part of its path) and split. Raises ValueError for scores of input files."""
     data = record["data"]
     if data["root"] is None:
         files = ", ".join(record.get("input") or []) or "nothing"
@@ -252,7 +254,7 @@ def _number(unit: _Unit, value: float | None) -> float | None:
 
 
 def _named(entry: str | Mapping[str, Sequence[Any]]) -> str:
-    """An entry of `sampling.given`: a modality, or one with the number of its parts."""
+    """Words for an entry of `sampling.given`: a modality, or the number of given parts of one."""
     if isinstance(entry, str):
         return entry
     return ", ".join(f"{len(parts)} parts of {name}" for name, parts in entry.items())

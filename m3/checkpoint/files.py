@@ -1,4 +1,4 @@
-"""Checkpoint files: complete under their final names, or not there; the newest complete one of a run."""
+"""Checkpoint files: atomic writes, validated reads, and the newest complete checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from m3.core.files import WriteError, atomic_file, atomic_path
 
 FOLDER = "checkpoints"
-"""Of a run folder."""
+"""Folder of the checkpoints in a run folder."""
 
 BEST = "best.ckpt"
 """The checkpoint of the lowest eval loss, beside the newest ones."""
@@ -30,10 +30,10 @@ class CheckpointWriteError(OSError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name and renames; loads tensors and plain values only."""
+    """Writes checkpoints atomically; loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises CheckpointWriteError where the file cannot be written; nothing of it stays."""
+        """Raises CheckpointWriteError if the file cannot be written; no partial file is left."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def copy_checkpoint(path: Path, copy: Path) -> None:
-    """A second name for a file, in place of what has that name; a real copy where the disk knows no hard links.
+    """Replaces `copy` by a hard link to `path`, or by a copy where the file system has no hard links.
 
     Raises CheckpointWriteError as `AtomicCheckpointIO` does.
     """
@@ -76,7 +76,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The files `step=….ckpt` of a folder of checkpoints, ascending by step."""
+    """The files `step=….ckpt` in a folder of checkpoints, ascending by step."""
     found = {}
     for path in folder.glob("step=*.ckpt"):
         if match := re.fullmatch(r"step=(\d+)\.ckpt", path.name):
@@ -87,7 +87,7 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
 def newest_checkpoint(run_folder: str | Path) -> Path | None:
     """The complete checkpoint of the largest step in `run_folder/checkpoints`, or None.
 
-    A damaged file is passed over, which the log says.
+    Damaged files are skipped with a warning in the log.
     """
     for path in reversed(numbered_checkpoints(Path(run_folder) / FOLDER)):
         if is_complete(path):
@@ -97,7 +97,7 @@ def newest_checkpoint(run_folder: str | Path) -> Path | None:
 
 
 def is_complete(path: Path) -> bool:
-    """True where every byte of a checkpoint agrees with its checksums."""
+    """Whether a checkpoint is a complete zip archive whose checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -106,7 +106,7 @@ def is_complete(path: Path) -> bool:
 
 
 def read_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content. Raises ValueError naming the file where it is none of m3's."""
+    """The content of a checkpoint. Raises ValueError naming the file if it is damaged or not from m3."""
     try:
         checkpoint = torch.load(file, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""From checkpoints to models: one that is ready to generate, and the first weights of a new training."""
+"""Models from checkpoints: for generation (`load_model`), and as first weights of a training (`initialize`)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from m3.checkpoint.published import is_m3_checkpoint, load_published, read_publi
 from m3.checkpoint.resume_check import BINDING, differences, missing
 from m3.core.files import write_text_atomic
 from m3.core.modalities import ModalityTable
+from m3.core.renames import current_config
 from m3.model.encoder_decoder import EncoderDecoder
 
 _MODEL_PREFIXES = ("average.", "model.")
-"""Of the weights in a checkpoint: those of the moving average, where there is one, go before the latest."""
+"""Prefixes of the weights in a checkpoint, by preference: the moving average (`ema_model`), then the latest weights."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model and what it was trained with.
+    """A trained model with the facts about its training.
 
     model: in eval mode.
     table: its modalities.
-    config: the run's composed configuration.
-    data: identity of its data: canvas_size, tokenizer (name), tokenizer_fingerprint, ….
-    step: optimizer steps it was trained for.
+    config: the run's composed configuration, in the names of this version.
+    data: identity of the training data: canvas_size, tokenizer (name), tokenizer_fingerprint, ….
+    step: number of optimizer steps.
     """
 
     model: EncoderDecoder
@@ -47,10 +48,7 @@ class LoadedModel:
     def from_pretrained(
         cls, path: str | Path, device: torch.device | str = "cpu", revision: str | None = None
     ) -> LoadedModel:
-        """A shared model, from a folder or, where there is none of this name, from the hub: "OWNER/NAME".
-
-        Takes, and raises, all that `load_model` does.
-        """
+        """A shared model from a folder or the hub ("OWNER/NAME"); arguments and errors as in `load_model`."""
         return load_model(path, device, revision)
 
     def save_pretrained(
@@ -63,12 +61,12 @@ class LoadedModel:
         """Writes `model.safetensors`, `config.json` and the model card; the same model gives the same bytes.
 
         Args:
-            folder: is made where it is missing.
-            scores: files that generate.py wrote for this model: metrics.json, forecast.json, inpainting.json.
-            license: of the weights, as the hub names licenses: "apache-2.0", "cc-by-nc-4.0" ….
-            repository: OWNER/NAME where it is going to be, for the card.
+            folder: is created if it does not exist.
+            scores: files of generate.py for this model: metrics.json, forecast.json, inpainting.json.
+            license: of the weights, by its identifier on the hub: "apache-2.0", "cc-by-nc-4.0" ….
+            repository: OWNER/NAME of the future upload, for the card.
         Raises:
-            FileNotFoundError, or ValueError for scores of another model or of unknown kind, before anything is written.
+            FileNotFoundError, or ValueError for scores of another model or an unknown schema, before writing anything.
         """
         folder, subject = Path(folder), self._subject
         evaluations = [each for file in scores for each in read_evaluations(file, subject)]
@@ -85,7 +83,7 @@ class LoadedModel:
         license: str | None = None,
         private: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes and returns the repository's url; raises what it and `upload` raise."""
+        """Uploads the files of `save_pretrained` and returns the url of the repository; raises the errors of both."""
         with tempfile.TemporaryDirectory() as folder:
             return upload(self.save_pretrained(folder, scores, license, repository), repository, private)
 
@@ -108,11 +106,11 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", revision: s
     """Loads a `.ckpt` file, the newest complete checkpoint of a run folder, or a model made for sharing.
 
     Args:
-        path: the file, the run folder, a folder of `LoadedModel.save_pretrained`, or, where nothing of this name is on
-            the disk, a repository of the hub, "OWNER/NAME".
-        revision: of the repository: a branch, a tag or a commit; None for its main branch.
+        path: the file, the run folder, a folder of `LoadedModel.save_pretrained`, or, if there is no such path, a
+            repository of the hub, "OWNER/NAME".
+        revision: branch, tag or commit of the repository; None for its main branch.
     Raises:
-        FileNotFoundError saying which command trains a model.
+        FileNotFoundError naming the command that trains a model.
         ValueError for a file that holds no m3 checkpoint.
     """
     if (file := pretrained_folder("checkpoint", path, revision)) is not None:
@@ -121,7 +119,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", revision: s
         file = _file(path)
         checkpoint = read_checkpoint(file, device)
     identity = _identity(checkpoint, file)
-    # Called by name, never through the file's own `_target_`: a checkpoint must not choose what code runs.
+    # Not instantiated from the file's `_target_`: a checkpoint must not choose which code runs.
     options = {key: value for key, value in identity["config"]["model"].items() if key != "_target_"}
     table = {key: value for key, value in options.pop("table").items() if key != "_target_"}
     weights = _weights(checkpoint, file)
@@ -139,9 +137,9 @@ def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) ->
 
     Args:
         path: as for `load_model`, or a state dict for `load_published` (safetensors or torch).
-        data: identity of the data that it is to be trained on.
+        data: identity of the training data.
     Raises:
-        FileNotFoundError; ValueError naming what does not fit: options of the model, modalities, canvas, tokenizer.
+        FileNotFoundError; ValueError naming what does not fit: model options, modalities, canvas, tokenizer.
     """
     if not isinstance(model, EncoderDecoder):
         raise ValueError(f"init_from={path}: task=masked only")
@@ -174,9 +172,9 @@ def _file(path: str | Path) -> Path:
 
 
 def _identity(checkpoint: dict[str, Any], file: str | Path) -> dict[str, Any]:
-    """`config` and `data` of an encoder-decoder. Raises ValueError naming what a checkpoint lacks for being one."""
-    identity = checkpoint["m3"]
-    config, data = identity["config"], identity["data"]
+    """`config`, in the names of this version, and `data`. Raises ValueError naming keys that are missing."""
+    config, data = current_config(checkpoint["m3"]["config"], is_stored=True), checkpoint["m3"]["data"]
+    identity = {"config": config, "data": data}
     if not any(key in data for key in BINDING):
         raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {config.get('name')}")
     needed = (*(f"data.{key}" for key in BINDING), "config.model.table.modalities", "config.model.table.max_seq_lens")
@@ -186,13 +184,13 @@ def _identity(checkpoint: dict[str, Any], file: str | Path) -> dict[str, Any]:
 
 
 def _dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
-    """That in which every floating-point weight keeps its value."""
+    """The smallest dtype in which every floating-point weight keeps its value."""
     dtypes = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
     return functools.reduce(torch.promote_types, dtypes)
 
 
 def _weights(checkpoint: dict[str, Any], file: str | Path) -> dict[str, torch.Tensor]:
-    """Of the model, under its own names. Raises ValueError where there are none."""
+    """The weights of the model, without prefix. Raises ValueError if there are none."""
     state = checkpoint.get("state_dict", {})
     prefix = next((prefix for prefix in _MODEL_PREFIXES if any(name.startswith(prefix) for name in state)), None)
     if prefix is None:

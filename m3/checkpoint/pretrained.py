@@ -23,10 +23,10 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
 
 _SECTIONS = ("optim", "loss", "seed")
-"""Of a run's configuration, beside the model: how it was trained."""
+"""Sections of a run's configuration that are shared beside the model: how it was trained."""
 
 _OPTIONAL_DATA = ("canvas",)
-"""Of the data's identity beside `BINDING`: what only some trainings know, forecasts that they saw whole frames."""
+"""Keys of the data's identity beside `BINDING` that only some data has, such as the canvas mode of forecast data."""
 
 _ADVICE = (
     "Train a model with `python train.py name=NAME`, share one with `python -m m3.hub`; "
@@ -35,19 +35,19 @@ _ADVICE = (
 
 
 def pretrained_folder(key: str, path: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of the shared model that `path` names; None where something else is there.
+    """The folder of the shared model that `path` names; None if `path` is something else on the disk.
 
     Args:
         key: the setting that gives `path`, for messages.
-        path: what is there on the disk, or else the id of a hub's repository, "OWNER/NAME", which is downloaded.
+        path: a folder, or the id of a repository of the hub, "OWNER/NAME", which is downloaded.
         revision: of the repository, as for `find_weights`.
     Raises:
-        FileNotFoundError where the hub has no such model. ValueError for a revision of what is on the disk.
+        FileNotFoundError if the hub has no such model. ValueError for a revision of a local folder.
     """
     folder = Path(path)
     if folder.exists() or not is_repository(str(path)):
         if revision is not None:
-            raise ValueError(f"revision={revision}: {path} is not a repository of the hub, which alone has some")
+            raise ValueError(f"revision={revision}: {path} is not a repository of the hub: only these have revisions")
         return folder if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() else None
     return find_weights(key, str(path), (WEIGHTS, CONFIG), (), _ADVICE, revision)
 
@@ -55,12 +55,12 @@ def pretrained_folder(key: str, path: str | Path, revision: str | None = None) -
 def write_pretrained(
     folder: Path, model: EncoderDecoder, config: Mapping[str, Any], data: Mapping[str, Any], step: int
 ) -> None:
-    """Writes both files, each whole or not at all; the same model gives the same bytes.
+    """Writes both files atomically; the same model gives the same bytes.
 
     Args:
-        config: of the run: `model` and, where known, `optim`, `loss` and `seed`.
-        data: identity of the data, of which the canvas and the tokenizer are kept.
-        step: optimizer steps.
+        config: of the run: `model` and, if present, `optim`, `loss` and `seed`.
+        data: identity of the data; the canvas and the tokenizer are written.
+        step: number of optimizer steps.
     """
     options = {key: value for key, value in config["model"].items() if key not in ("_target_", "table")}
     content = {
@@ -77,9 +77,9 @@ def write_pretrained(
 
 
 def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of such a folder, laid out as that of a checkpoint: `m3`, `state_dict`, `global_step`.
+    """The content of such a folder in the layout of a checkpoint: `m3`, `state_dict`, `global_step`.
 
-    Raises ValueError naming the file that is damaged or that this m3 cannot read.
+    Raises ValueError naming a file that is damaged or of an unknown format.
     """
     path = folder / CONFIG
     try:
@@ -88,7 +88,7 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
         raise ValueError(f"{path}: no JSON ({error})") from error
     needed = ("model_type", "format", "modalities", "model.width", "training.step", *(f"data.{key}" for key in BINDING))
     if lacking := missing(content, needed):
-        raise ValueError(f"{path}: not a model of m3, or a damaged one: it lacks {', '.join(lacking)}")
+        raise ValueError(f"{path}: not a model of m3, or damaged: it lacks {', '.join(lacking)}")
     if (content["model_type"], content["format"]) != ("m3", FORMAT):
         raise ValueError(
             f"{path}: model_type {content['model_type']!r}, format {content['format']!r}; this m3 reads 'm3', {FORMAT}"
@@ -105,19 +105,19 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Uploads a folder with all three files as one commit and returns the repository's url.
+    """Uploads a folder with all three files as one commit; returns the url of the repository.
 
-    The repository OWNER/NAME is made where it is missing. The token is that of `hf auth login`, or HF_TOKEN; the
-    hub is huggingface.co, or HF_ENDPOINT.
+    The repository OWNER/NAME is created if it does not exist. The token is that of `hf auth login` or HF_TOKEN; the hub
+    is huggingface.co or HF_ENDPOINT.
 
-    Raises ValueError for another kind of name, ConnectionError where the hub cannot be reached or refuses.
+    Raises ValueError for an invalid name, ConnectionError if the hub cannot be reached or refuses.
     """
     if not is_repository(repository):
         raise ValueError(f"{repository}: need OWNER/NAME, a repository of the hub")
     hub = HfApi()
     additions = [CommitOperationAdd(name, folder / name) for name in (WEIGHTS, CONFIG, CARD)]
     try:
-        made = hub.create_repo(repository, private=private, exist_ok=True)
+        url = hub.create_repo(repository, private=private, exist_ok=True)
         hub.create_commit(repository, additions, commit_message="Upload of an m3 model")
     except HFValidationError as error:
         raise ValueError(f"{repository}: need OWNER/NAME, a repository of the hub ({error})") from error
@@ -127,11 +127,11 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
             f"{repository} cannot be written at {hub.endpoint} ({type(error).__name__}: {reason}); log in with "
             "`hf auth login` or set HF_TOKEN to a token that may write there, then push again"
         ) from error
-    return str(made)
+    return str(url)
 
 
 def _plain(value: Any) -> Any:
-    """Without the `_target_`s of a configuration, tuples as lists."""
+    """A configuration without its `_target_`s, with lists for tuples."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items() if key != "_target_"}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

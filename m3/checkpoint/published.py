@@ -1,7 +1,7 @@
-"""The published run's weights in m3's own model: `model=m3` with logits=table, head=flat, joints=table, positions=1d.
+"""Loads the weights of the published run into `model=m3` (logits=table, head=flat, joints=table, positions=1d).
 
-The published model is m3's, with other names: its norms carry a bias, a buffer of zeros; its position embedding is a
-stored buffer; blocks lie under `encoder.blocks`.
+The published model is the same network with other names: norms have a bias, a buffer of zeros; the position embedding
+is a stored buffer; blocks are named `encoder.blocks.…`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 
 from m3.model.encoder_decoder import EncoderDecoder
 
-_TABLE = "table"  # of the one vocabulary that all modalities share
+_TABLE = "table"  # name of the vocabulary that all modalities share
 _POSITION_TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
 _FLOAT32_TOLERANCE = 1e-4  # float32 angles of up to 255 radians are exact to 2e-5
 
 
 def read_published(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of one of `torch.save` (tensors only; a nested `model` or `state_dict`).
+    """The tensors of a safetensors file, or of a `torch.save` file (a dict, perhaps nested in `model` or `state_dict`).
 
-    Raises ValueError naming the file where it holds something else.
+    Raises ValueError naming the file if it holds something else.
     """
     file = Path(file)
     try:
@@ -46,11 +46,11 @@ def read_published(file: str | Path) -> dict[str, Tensor]:
 
 
 def is_m3_checkpoint(file: Path) -> bool:
-    """True for what m3's training saved, False for a bare state dict. Raises ValueError for a damaged file."""
+    """True for a checkpoint of m3's training, False for a bare state dict. Raises ValueError for a damaged file."""
     if file.suffix == ".safetensors":
         return False
     try:
-        # Only a zip archive, which torch has written since 1.6, can be looked into without reading it whole.
+        # A zip archive, torch's format since 1.6, can be memory-mapped; older files are read as a whole.
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
@@ -58,15 +58,15 @@ def is_m3_checkpoint(file: Path) -> bool:
 
 
 def load_published(model: EncoderDecoder, weights: dict[str, Tensor], source: str = "the state dict") -> None:
-    """Gives `model` the published run's weights, every one of them.
+    """Loads all weights of the published run into `model`.
 
     Args:
         model: with logits=table, head=flat, joints=table, positions=1d.
         weights: by their published names.
-        source: what messages call them.
+        source: name of the weights in messages.
     Raises:
-        ValueError naming every tensor that is missing, unexpected, of another shape or not finite, a norm with a
-        bias, and positions that are not m3's.
+        ValueError naming every tensor that is missing, unexpected, of another shape or not finite, norms with a bias
+        that is not 0, and positions that differ from m3's.
     """
     own = model.state_dict()
     if f"enc_tok_emb.{_TABLE}.weight" not in own or f"to_logits.{_TABLE}.weight" not in own:
@@ -107,7 +107,7 @@ def _is_norm_bias(name: str) -> bool:
 
 
 def _norm_faults(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Norm biases that m3's bias-free norms cannot hold, or that belong to no norm."""
+    """Messages on norm biases that are not 0, which m3's norms do not have, or that belong to no norm."""
     faults = []
     for name, bias in weights.items():
         if not _is_norm_bias(name):
@@ -123,21 +123,21 @@ def _norm_faults(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str
 
 
 def _position_faults(model: EncoderDecoder, weights: dict[str, Tensor]) -> list[str]:
-    """`pos_emb` is m3's (longest, D), perhaps longer, perhaps with leading axes of size 1."""
+    """Checks `pos_emb`: m3's positions (L, D) for L or more positions, perhaps with leading axes of size 1."""
     if "pos_emb" not in weights:
         return ["pos_emb is missing"]
-    width = model.pos_emb.embedding.shape[-1]
+    width = int(model.pos_emb.embedding.shape[-1])
     tolerance = _POSITION_TOLERANCE.get(weights["pos_emb"].dtype, _FLOAT32_TOLERANCE)
     given = weights["pos_emb"].float()
     lengths = model.table.max_seq_lens
     num_positions = given.shape[-2] if given.ndim > 1 else 0
     if given.shape[-1:] != (width,) or given.numel() // width != num_positions or num_positions < max(lengths):
         return [f"pos_emb is {tuple(given.shape)}, the model has {(max(lengths), width)}"]
-    given = given.reshape(-1, width)  # (longest or more, D)
+    given = given.reshape(-1, width)  # (L, D)
     difference = max(
         float((model.pos_emb.embedding[k, :length].cpu() - given[:length]).abs().max())
         for k, length in enumerate(lengths)
     )
-    if not difference <= tolerance:  # NaN is no position
+    if not difference <= tolerance:  # also for NaN
         return [f"pos_emb differs from m3's sin-cos positions by up to {difference:.3g} (model.positions=1d?)"]
     return []

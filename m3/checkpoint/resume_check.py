@@ -1,4 +1,4 @@
-"""What ties a checkpoint to settings and data, and what differs where it does not match."""
+"""Whether a checkpoint can be continued: comparison of its configuration and data with those of the run."""
 
 from __future__ import annotations
 
@@ -7,45 +7,48 @@ from pathlib import Path
 from typing import Any
 
 from m3.checkpoint.files import read_checkpoint
+from m3.core.renames import current_config
 
 _MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks", "logger", "debug", "experiment"}
-"""Sections of the configuration that a continued run may have otherwise: they change no weights."""
+"""Sections of the configuration that may differ in a continued run, because they do not change weights."""
 
 _DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels", "shuffle_buffer"}
 
 BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
-"""What ties a model to data: pictures of one size, and one meaning of their tokens."""
+"""Properties of the data that a model depends on: the size of pictures and the meaning of their tokens."""
 
 
 def missing(content: Any, keys: Iterable[str]) -> list[str]:
-    """Those of some dotted keys ("data.tokenizer") at which nothing stands in nested mappings."""
+    """The dotted keys ("data.tokenizer") that nested mappings lack."""
     found = []
     for key in keys:
-        place = content
+        node = content
         for part in key.split("."):
-            if not isinstance(place, Mapping) or part not in place:
+            if not isinstance(node, Mapping) or part not in node:
                 found.append(key)
                 break
-            place = place[part]
+            node = node[part]
     return found
 
 
 def check_resumable(path: Path, identity: dict[str, Any]) -> None:
-    """Raises ValueError listing what differs between a checkpoint and the run that wants to continue it."""
+    """Raises ValueError listing the differences between a checkpoint and the run that is to continue it."""
     saved = read_checkpoint(path)["m3"]
     if differences := resume_differences(saved, identity):
         raise ValueError(f"{path} cannot be continued, it was made with other settings: " + "; ".join(differences))
 
 
 def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """One line for each setting and each property of the data that differs and changes what is learned.
+    """One line for each differing setting or property of the data that the training depends on.
 
-    Both are identities: `config`, the composed configuration, and `data`.
+    Args:
+        saved, current: identities: `config`, the composed configuration, and `data`. `saved` may use the names of an
+            earlier version.
     """
-    then, now = dict(saved["config"]), dict(current["config"])
+    then, now = current_config(saved["config"], is_stored=True), dict(current["config"])
     for config in (then, now):
         config["data"] = {k: v for k, v in (config.get("data") or {}).items() if k not in _DATA_MAY_CHANGE}
-        # `task` repeats other sections; what is its own are its plain values.
+        # `task` repeats other sections; only its plain values are its own.
         config["task"] = {k: v for k, v in (config.get("task") or {}).items() if not isinstance(v, dict)}
     sections = sorted((then.keys() | now.keys()) - _MAY_CHANGE - {"task"})
     lines = [line for section in sections for line in differences(section, then.get(section), now.get(section))]

@@ -28,6 +28,7 @@ RENAMED_TARGETS: dict[str, str] = {
 
 RENAMED_KEYS: dict[str, str] = {
     "loss.average": "loss.reduction",
+    "task.loss_average": "task.reduction",
     "rollout.draws": "rollout.sample_schemes",
     "rollout.sample_schemes.*.kind": "rollout.sample_schemes.*.order",
     "rollout.sample_schemes.*.refresh_every": "rollout.sample_schemes.*.encoder_interval",

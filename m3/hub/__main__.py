@@ -1,4 +1,4 @@
-"""Sharing a model in the Hugging Face manner: a folder with weights, `config.json` and a model card, and its upload.
+"""Shares a model on the Hugging Face hub: a folder with weights, `config.json` and a model card, and its upload.
 
 python -m m3.hub outputs/train/NAME outputs/hub/NAME --scores outputs/generate/NAME/metrics.json --push OWNER/NAME
 """

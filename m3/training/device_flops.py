@@ -1,4 +1,8 @@
-"""What a device can do at most, for the share of it that a training uses (MFU)."""
+"""Peak FLOP/s of a device, for the model FLOP/s utilization (MFU) of a training.
+
+Not Lightning's `get_available_flops`: it does not recognize "NVIDIA H200", and its numbers for H200 and H100 NVL are
+those with sparsity, twice the dense ones. The tests compare the others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch
 
 _TERA = 1e12
 
-_PEAKS = (
+_DENSE_TFLOPS = (
     # NVIDIA V100 Tensor Core GPU data sheet (2020)
     (r"V100S", {"fp32": 16.4, "fp16": 130}),
     (r"V100.*PCIE", {"fp32": 14, "fp16": 112}),
@@ -26,53 +30,53 @@ _PEAKS = (
     (r"H200 NVL", {"fp32": 60, "tf32": 417.5, "fp16": 835.5, "bf16": 835.5}),
     (r"H200", {"fp32": 66.9, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4}),
 )
-"""A pattern of the device's name and its dense TFLOP/s (data sheets print twice that, "with sparsity"), SXM by default;
-the first pattern that is found counts."""
+"""Pattern of the device's name, and its dense TFLOP/s by dtype (data sheets also print twice that, "with sparsity").
+The first match counts; patterns without a form factor are those of SXM modules."""
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Peak:
-    """flops_per_s: of matrix products. source: where the number is from, in words."""
+    """flops_per_s: peak rate of matrix products. source: where the number comes from, for people."""
 
     flops_per_s: float
     source: str
 
 
-def arithmetic(precision: str, device: torch.device) -> str:
-    """fp32, tf32, fp16 or bf16: in what a precision of Lightning's ("32-true", "bf16-mixed", …) multiplies matrices."""
+def matmul_dtype(precision: str, device: torch.device) -> str:
+    """Dtype of matrix products under a Lightning precision ("32-true", "bf16-mixed", …): fp32, tf32, fp16 or bf16."""
     name = {"16": "fp16", "bf16": "bf16"}.get(precision.split("-")[0], "fp32")
     uses_tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
     return "tf32" if name == "fp32" and uses_tf32 else name
 
 
-def published_peak(device_name: str, kind: str) -> Peak | None:
-    """Of a GPU's name as `torch.cuda.get_device_name` gives it; None where the table has no such GPU or arithmetic."""
-    for pattern, peaks in _PEAKS:
+def published_peak(device_name: str, dtype: str) -> Peak | None:
+    """The data sheet's peak of the GPU of this name (`torch.cuda.get_device_name`); None where the table has none."""
+    for pattern, peaks in _DENSE_TFLOPS:
         if re.search(pattern, device_name, re.IGNORECASE):
-            return Peak(peaks[kind] * _TERA, f"{device_name}'s data sheet, {kind}") if kind in peaks else None
+            return Peak(peaks[dtype] * _TERA, f"{device_name}'s data sheet, {dtype}") if dtype in peaks else None
     return None
 
 
-def peak_of(device: torch.device, precision: str) -> Peak:
-    """The maker's number where it is known, else, and on a CPU, the measured rate of large matrix products."""
-    kind = arithmetic(precision, device)
-    if device.type == "cuda" and (published := published_peak(torch.cuda.get_device_name(device), kind)):
+def device_peak(device: torch.device, precision: str) -> Peak:
+    """The data sheet's peak of a GPU in the table; for other devices the measured rate of large matrix products."""
+    dtype = matmul_dtype(precision, device)
+    if device.type == "cuda" and (published := published_peak(torch.cuda.get_device_name(device), dtype)):
         return published
-    return _measured_once(device, kind, torch.get_num_threads())
+    return _measured_once(device, dtype, torch.get_num_threads())
 
 
 @cache
-def _measured_once(device: torch.device, kind: str, num_threads: int) -> Peak:
+def _measured_once(device: torch.device, dtype: str, num_threads: int) -> Peak:
     size = 8192 if device.type == "cuda" else 1024
-    rate = matmul_flops(device, _DTYPES[kind], size, warmup_s=0.05, measured_s=0.2)
+    rate = matmul_flops(device, _DTYPES[dtype], size, warmup_s=0.05, measured_s=0.2)
     where = f"with {num_threads} threads" if device.type == "cpu" else f"on {device}"
-    return Peak(rate, f"matrix products of {size} × {size}, measured {where}, {kind}")
+    return Peak(rate, f"matrix products of {size} × {size}, measured {where}, {dtype}")
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, size: int, warmup_s: float, measured_s: float) -> float:
-    """FLOP/s of square matrix products: the median of those that begin within `measured_s` after the warm-up."""
+    """FLOP/s of (size, size) matrix products: the median over `measured_s` seconds after `warmup_s` seconds."""
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     out, rates = torch.empty_like(a), []
     start = time.perf_counter()

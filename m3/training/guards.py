@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite: found without waiting for the device, stopped with what replays it."""
+"""Detection of losses and gradients that are not finite, without a wait for the device, and the file for a replay."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from m3.core.files import write_atomic
 from m3.training.ranks import sum_over_ranks
 
 MAX_SKIPPED_STEPS = 30
-"""With a scaled loss (fp16) fewer steps in a row may have an infinite gradient. Each halves the scale, which is 2¹⁶ at
-first: what is still infinite after 30 of them is not the scale's fault."""
+"""Limit of consecutive steps with an infinite gradient under a scaled loss (fp16). Each of them halves the scale, which
+is 2¹⁶ at first: a gradient that is still infinite after 30 halvings is not infinite because of the scale."""
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient is not finite: the message names step, modality or parameter, and the saved batch."""
+    """A loss or a gradient is not finite; the message names step, modality or parameter, and the saved batch."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What was not finite, on any rank.
+    """A value that is not finite, on any rank.
 
-    step: optimizer steps until then, that one included.
-    what: in words.
+    step: number of the optimizer step, from 1.
+    what: its description for the message.
     """
 
     step: int
@@ -36,7 +36,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Watched:
-    """A step's flags on their way to the host: (K + 1,) int32, ranks with such a loss, then with such a gradient."""
+    """Flags of a step on their way to the host.
+
+    flags: (K + 1,) int32 numbers of ranks: with a bad loss of each modality, then with a bad gradient.
+    arrival: end of the copy to the host; None where the flags were there already.
+    """
 
     step: int
     flags: Tensor
@@ -44,10 +48,10 @@ class _Watched:
 
 
 class Guard:
-    """Watches the steps of a training, all ranks alike.
+    """Watches the losses and gradients of a training; its findings are equal on all ranks.
 
-    A step's flags are copied while the device works on and are read in the next step, after the masks, for which the
-    host has waited anyway. Until then nothing is lost: `watch` says on the device whether to skip the update.
+    The flags of a step are copied to the host asynchronously and read in the next step, after the masks, where the host
+    waits for the device anyway. Until then weights are safe: the result of `watch` skips the update on the device.
 
     Args:
         modalities: names of the K losses.
@@ -59,12 +63,13 @@ class Guard:
         self._num_skipped: Tensor | int = 0
 
     def watch(self, step: int, sums: Tensor, grad_norm: Tensor, is_scaled: bool) -> Tensor:
-        """Notes a step between its backward pass and its update.
+        """Checks a step, between its backward pass and its update.
 
         Args:
+            step: number of the optimizer step, from 1.
             sums: (K,) float losses of this rank.
-            grad_norm: () float, of the gradient of all ranks.
-            is_scaled: the loss is scaled up and down by a GradScaler, which skips steps of infinite gradients itself.
+            grad_norm: () float norm of the gradient of all ranks.
+            is_scaled: a GradScaler scales the loss, and skips steps with infinite gradients itself.
         Returns:
             () bool on the device: True where the weights must stay as they are.
         """
@@ -82,11 +87,11 @@ class Guard:
         return flags.any()
 
     def fault(self, model: nn.Module, sums: Tensor) -> Fault | None:
-        """What was wrong with the step noted last; None where nothing was, and where that was told before.
+        """The fault of the step that was checked last; None if it has none, or was returned before.
 
         Args:
-            model: with the gradients of that step.
-            sums: (K,) of that step and this rank.
+            model: still has the gradients of that step.
+            sums: (K,) losses of that step on this rank.
         """
         watched, self._watched = self._watched, None
         if watched is None:
@@ -110,12 +115,12 @@ def _gradient(model: nn.Module) -> str:
     if not bad:
         largest = max(gradients, key=lambda name: float(gradients[name].double().norm()))
         return f"the norm of the gradient is not finite, that of {largest} is the largest"
-    # Gradients come from the loss: what lies nearest to it was the first.
+    # Gradients flow from the loss backwards: the last bad parameter was the first to become bad.
     return f"the gradient of {bad[-1]} is not finite ({len(bad)} of {len(gradients)} parameters; all losses are finite)"
 
 
 def save_bad_batch(path: Path, batch: Mapping[str, Tensor], model: nn.Module, facts: Mapping[str, str]) -> None:
-    """Writes what replays a step as safetensors, whole or not at all: the batch, weights as `model.…`, and facts."""
+    """Writes a safetensors file for replaying a step: `batch`, the weights as `model.…`, `facts` as metadata."""
     tensors = {**batch, **{f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where a run logs: its loggers, what a person needs to find them, and their proper end."""
+"""The loggers of a run: how they are opened and closed, where they write, and at which steps."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import pytorch_lightning as pl
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from m3.core.files import write_text_atomic
 
 RUN_ID = "wandb/run_id"
-"""File in a run's folder: by it a continued run continues its Weights & Biases run."""
+"""File in a run's folder with the id of its Weights & Biases run, so that resume=auto continues that run."""
+
+
+def is_log_step(trainer: pl.Trainer, step: int) -> bool:
+    """Whether metrics are logged at an optimizer step, counted from 1: every `log_every_n_steps`, and at the last."""
+    every_n_steps = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+    return step % every_n_steps == 0 or step == trainer.max_steps
 
 
 def wandb_logger(save_dir: str, project: str, name: str, offline: bool | Literal["auto"]) -> WandbLogger:
-    """Weights & Biases; offline "auto" means: online only where a key is known. Its files lie in `save_dir`/wandb.
+    """A Weights & Biases logger with its files in `save_dir`/wandb.
 
-    Raises ValueError naming the key for an impossible value.
+    offline: "auto" is False where an API key is configured, else True.
+
+    Raises ValueError naming the key for another value.
     """
     if offline not in (True, False, "auto"):
         raise ValueError(f"logger.wandb.offline={offline!r}: choose auto, true or false")
     if offline == "auto":
-        import wandb  # 0.4 s, which a run without it need not wait for
+        import wandb  # takes 0.4 s, which other runs should not wait for
 
         offline = not wandb.login(prompt=False)
     return WandbLogger(
@@ -32,31 +41,31 @@ def wandb_logger(save_dir: str, project: str, name: str, offline: bool | Literal
         project=project,
         name=name,
         id=_known_run(Path(save_dir)),
-        # The logger's own `offline` is an environment variable, which wandb may have read before.
+        # Not WandbLogger(offline=…): it sets an environment variable, which wandb may have read before.
         mode="offline" if offline else None,
     )
 
 
 def _known_run(folder: Path) -> str | None:
-    """The id of the Weights & Biases run that logged from a folder before; None for the first."""
+    """The id of the Weights & Biases run that logged into this folder before; None for a new folder."""
     path = folder / RUN_ID
     return path.read_text().strip() or None if path.exists() else None
 
 
 @contextmanager
 def open_loggers(loggers: Sequence[Logger], config: dict[str, Any]) -> Iterator[None]:
-    """Gives the loggers the run's configuration and says where they write, before the block and after it.
+    """Logs the run's configuration, and prints where the loggers write before and after the block.
 
-    The block's end closes a Weights & Biases run, so that another run of the same process gets its own.
-    Only the first rank has anything to do.
+    At the end of the block Weights & Biases runs are closed, so that the next run of this process gets its own.
+    Ranks other than the first do nothing.
     """
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0:  # pyright: ignore[reportFunctionMemberAccess]
         yield
         return
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            path = Path(logger.save_dir) / RUN_ID
-            path.parent.mkdir(parents=True, exist_ok=True)  # else wandb takes the temporary folder
+            path = Path(logger.save_dir or ".") / RUN_ID
+            path.parent.mkdir(parents=True, exist_ok=True)  # where it is missing wandb writes to a temporary folder
             write_text_atomic(path, f"{logger.experiment.id}\n")
         logger.log_hyperparams(config)
     places = "logs: " + ", ".join(_place(logger) for logger in loggers)
@@ -71,7 +80,7 @@ def open_loggers(loggers: Sequence[Logger], config: dict[str, Any]) -> Iterator[
 
 
 def _place(logger: Logger) -> str:
-    """A run's url, or the folder it writes to."""
+    """The url of an online run, or the folder that the logger writes to."""
     if not isinstance(logger, WandbLogger):
         return str(logger.log_dir)
     run = logger.experiment

@@ -1,4 +1,4 @@
-"""Memory of a training: how much it took, and less of it on the CPU."""
+"""Memory of a training: the peak, and a setting of the C library that lowers it on CPUs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 
 import torch
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 _LARGE_BLOCK = 4 * 2**20
 
 
 def return_freed_memory() -> None:
-    """Has glibc give blocks of 4 MiB and more back as soon as they are freed.
+    """Makes glibc return blocks of 4 MiB and more to the system as soon as they are freed; no effect without glibc.
 
-    The number of packed tokens differs from step to step, and with it the size of every activation. glibc learns to
-    keep such blocks and the heap then grows with the holes between them: a demo run had reached 3.7 GB at step 1,400,
-    with this one ended at 1.6 GB after 1,305 steps, each about a tenth slower.
+    The number of packed tokens differs between steps, and with it the size of every activation. glibc adapts to keep
+    such blocks, and the heap fragments: a demo run had reached 3.7 GB at step 1,400, and 1.6 GB at its end after 1,305
+    steps with this setting, which made steps about a tenth slower.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Of this process so far: largest allocation on a GPU, largest resident set with a CPU."""
+    """Peak memory of this process so far: allocated by torch on a GPU, resident set size for a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Largest resident set of this process so far; its children are not in it."""
+    """Peak resident set size of this process so far, without its children."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent had, too
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    # Not getrusage where there is /proc: it also counts the parent's peak before the fork.
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

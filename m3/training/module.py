@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from m3.core.modalities import MOTION, ModalityTable
@@ -29,19 +30,20 @@ from m3.masking.select import choose, choose_and_pack
 from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.training.guards import Guard, NonFiniteError, save_bad_batch
+from m3.training.logs import is_log_step
 from m3.training.optim import PRECISION_OF, OptimConfig, ema_update
-from m3.training.profile import StepProfile
+from m3.training.profile import StepProfile, profiler_of
 from m3.training.ranks import sum_over_ranks
 from m3.training.sharding import dummy_forward, full_tensor, reshard, shard
 from m3.training.throughput import Throughput
 
 
 class StepFacts(NamedTuple):
-    """What the latest training step of this rank did; tensors are detached and on its device.
+    """Facts about the latest training step of this rank; tensors are detached and on its device.
 
     sums: (K,) float32 training loss of each modality, summed over its targets. counts: (K,) int64 targets.
-    grad_norm: () float32, of the whole gradient before clipping; None until the backward pass is done.
-    num_inputs, num_targets: tokens.
+    grad_norm: () float32 norm of the gradient of all ranks, before clipping; None until the backward pass is done.
+    num_inputs, num_targets: input and target tokens.
     input_lengths, target_lengths: (B,) int64 tokens of each sample.
     batch: the samples.
     """
@@ -60,18 +62,18 @@ class StepFacts(NamedTuple):
         sums: Tensor, counts: Tensor, packed: Sequence[tuple[PackedTokens, PackedTokens]], batch: TokenBatch
     ) -> StepFacts:
         """packed: inputs and targets of each micro-batch."""
-        lengths = [torch.cat([side.lengths for side in sides]) for sides in zip(*packed)]
-        numbers = [sum(len(side.ids) for side in sides) for sides in zip(*packed)]
-        return StepFacts(sums, counts, None, *numbers, *lengths, batch)
+        input_lengths, target_lengths = (torch.cat([side.lengths for side in sides]) for sides in zip(*packed))
+        num_inputs, num_targets = (sum(len(side.ids) for side in sides) for sides in zip(*packed))
+        return StepFacts(sums, counts, None, num_inputs, num_targets, input_lengths, target_lengths, batch)
 
 
 class MaskedTraining(pl.LightningModule):
     """Trains an `EncoderDecoder` on masked budgets.
 
     Args:
-        table: modalities and the law of their budgets.
+        table: modalities and the distribution of their token budgets.
         model: made for the same table.
-        optim: the recipe.
+        optim: optimizer settings and durations.
         reduction: of the training loss, see `m3.loss.target_weights`.
         label_smoothing: see `m3.loss.weighted_cross_entropy`; of the training loss only.
         motion_blur: see `m3.loss.training_loss`; of the training loss only, for tables with the modality motion.
@@ -82,8 +84,8 @@ class MaskedTraining(pl.LightningModule):
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3", for `m3.checkpoint`.
         ema_model: exponential moving average of `model` (see `optim.ema_decay`), or None.
-        last_step: what the latest training step did, None before the first.
-        clip_grad, precision: for the trainer.
+        last_step: facts about the latest training step, None before the first.
+        clip_grad, precision: arguments for the trainer.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class MaskedTraining(pl.LightningModule):
         if motion_blur and MOTION not in model.vocabularies:
             raise ValueError(f"loss.motion_blur={motion_blur}: needs the modality motion, and model.logits=legal")
         if reduction not in REDUCTIONS:
-            raise ValueError(f"loss.average={reduction!r}: choose {', '.join(REDUCTIONS)}")
+            raise ValueError(f"loss.reduction={reduction!r}: choose {', '.join(REDUCTIONS)}")
         self.table = table
         self.model = model
         # `ema_model`, under the name that its weights have in checkpoints.
@@ -117,7 +119,8 @@ class MaskedTraining(pl.LightningModule):
         self.last_step: StepFacts | None = None
         self._guard = Guard(table.modalities)
         self.optim = optim
-        self.reduction, self.label_smoothing, self.motion_blur = reduction, label_smoothing, motion_blur
+        self.reduction: Reduction = reduction
+        self.label_smoothing, self.motion_blur = label_smoothing, motion_blur
         self.seed = seed
         self.eval_seed = eval_seed
         self.identity: dict[str, Any] = {}
@@ -131,7 +134,7 @@ class MaskedTraining(pl.LightningModule):
         return self.optim.tokens_per_step(num_devices)
 
     def plan(self, num_devices: int) -> str:
-        """A line that says how long the training is."""
+        """One line on the length of the training: tokens, steps, samples per step."""
         samples = f"{self.optim.batch_size} × {num_devices} samples"
         if self.optim.accumulation > 1:
             samples = f"{self.optim.accumulation} × {samples}"
@@ -156,36 +159,36 @@ class MaskedTraining(pl.LightningModule):
         return [self.model] if self.ema_model is None else [self.model, self.ema_model]
 
     def configure_model(self) -> None:
-        """Divides the weights where the strategy wants it; Lightning calls this once for each fit or evaluation."""
+        """Shards the models under a model-parallel strategy; Lightning calls this once per fit or evaluation."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             for each in self._models:
-                shard(each, self.device_mesh["data_parallel"])
+                shard(each, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Throughput(self.optim)]
 
     def on_fit_start(self) -> None:
-        if isinstance(self.trainer.profiler, StepProfile):
-            self.trainer.profiler.announce_forward(self.model)
+        if isinstance(profiler := profiler_of(self.trainer), StepProfile):
+            profiler.announce_forward(self.model)
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """One optimizer step on an item of the loader, `optim.accumulation` micro-batches one after the other.
+        """One optimizer step on an item of the loader, which holds `optim.accumulation` micro-batches.
 
-        The targets of the whole global batch are counted before the first forward pass, so that the loss and its
-        gradient are those of the global batch, however ranks and micro-batches divide it.
+        The targets of the global batch are counted before the first forward pass, so that the loss and its gradient are
+        those of the global batch, however ranks and micro-batches divide it.
         """
-        span = self.trainer.profiler.profile
+        span = profiler_of(self.trainer).profile
         with span("masks"):
             packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
         self._check_last_step()
-        self.model.zero_grad()  # not after the forward pass, where Lightning would: then two gradients would exist
+        self.model.zero_grad()  # Lightning does so after the forward pass, when two gradients would exist at a time
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
         global_counts = sum_over_ranks(counts)
         # DDP takes the mean over ranks of what they back-propagate.
         weights = target_weights(global_counts, self.reduction).float() * self.trainer.world_size
-        step = self.trainer.global_step + 1
-        is_logged = step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps
+        is_logged = is_log_step(self.trainer, self.trainer.global_step + 1)
         sums, num_right = torch.zeros_like(counts, dtype=torch.float32), torch.zeros_like(counts)
+        loss = sums.new_zeros(())
         for index, (inputs, targets) in enumerate(packed):
             hidden = self.model(inputs, targets)  # (M, D)
             with span("head and loss"):
@@ -205,8 +208,8 @@ class MaskedTraining(pl.LightningModule):
             self._log("train", self.reduction, global_sums, global_right, global_counts)
         return loss
 
-    def optimizer_zero_grad(self, *_: Any) -> None:
-        """Nothing: `training_step` begins with it."""
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Does nothing: `training_step` has zeroed the gradients at its start."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Updates `ema_model` after the weights, before a checkpoint of this step can be saved."""
@@ -220,12 +223,12 @@ class MaskedTraining(pl.LightningModule):
         super().on_validation_model_zero_grad()
 
     def on_validation_epoch_start(self) -> None:
-        # Of each modality: summed cross-entropy, number of right tokens, number of tokens.
+        # (3, K): summed cross-entropy, number of right tokens, number of tokens.
         self._eval = torch.zeros(3, self.table.num_modalities, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         model = self.evaluated_model
-        if not len(batch.sample):  # a rank may have run out of samples before others
+        if not len(batch.sample):  # this rank has run out of samples before others
             dummy_forward(model)
             return
         inputs, targets = self._mask(batch, self.eval_seed, "eval")
@@ -233,7 +236,7 @@ class MaskedTraining(pl.LightningModule):
         self._eval += torch.stack([sums.double(), num_right, num_targets(targets)])
 
     def on_validation_epoch_end(self) -> None:
-        """Per modality the mean over all its targets of the split, then the mean over modalities."""
+        """Logs the mean loss of each modality over its targets in the split, and the mean of these over modalities."""
         self._log("eval", "present", *sum_over_ranks(self._eval))
         for each in self._models:
             reshard(each)
@@ -243,7 +246,7 @@ class MaskedTraining(pl.LightningModule):
         return choose_and_pack(batch.tokens, self.table, SampleGenerator(seed, purpose, batch.sample, epoch))
 
     def _backward_locally(self, loss: Tensor) -> None:
-        """Adds to this rank's gradients. DDP exchanges gradients only in the backward pass after `training_step`."""
+        """Adds to this rank's gradients; DDP exchanges them only in the backward pass after `training_step`."""
         with torch.autocast(self.device.type, enabled=False):
             self.trainer.strategy.backward(loss, None)
 
@@ -254,35 +257,40 @@ class MaskedTraining(pl.LightningModule):
         for k, name in enumerate(self.table.modalities):
             values[f"{stage}/loss_{name}"] = sums[k] / counts[k]
             values[f"{stage}/accuracy_{name}"] = num_right[k] / counts[k]
-        options = {"batch_size": 1, "sync_dist": stage == "eval"}  # equal on all ranks; Lightning wants to hear it
+        options = {"batch_size": 1, "sync_dist": stage == "eval"}  # already equal on all ranks; sync avoids a warning
         self.log_dict({name: value.float() for name, value in values.items()}, **options)
         self.log(f"{stage}_loss", loss.float(), prog_bar=True, logger=False, **options)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         schedule = self.optim.schedule(self.trainer.world_size)
-        # A fused step unscales the gradients of fp16 itself, too late for them to be clipped.
+        # A fused optimizer unscales fp16 gradients in its own step, after they are clipped.
         optimizer = self.optim.optimizer(self.model, is_fused=self.trainer.precision != "16-mixed")
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: schedule.lr_at(i) / self.optim.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the norm of the whole gradient; Lightning's own way refuses every fused optimizer in bf16.
+        """Clips the norm of the whole gradient; Lightning's own clipping refuses fused optimizers in bf16.
 
-        A gradient that is not finite stays as it is and changes no weight, which the device decides by itself.
+        A gradient that is not finite is left as it is, and the optimizer skips its step, without the host waiting.
         """
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = full_tensor(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
-        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm.nan_to_num(0.0, 0.0))
+        gradients = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        norm = full_tensor(torch.nn.utils.get_total_norm(list(gradients.values())))
+        max_norm = self.clip_grad if gradient_clip_val is None else gradient_clip_val
+        torch.nn.utils.clip_grads_with_norm_(list(gradients), max_norm, norm.nan_to_num(0.0, 0.0))
+        assert self.last_step is not None  # `training_step` comes before
         self.last_step = self.last_step._replace(grad_norm=norm)
         is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         is_bad = self._guard.watch(self.trainer.global_step + 1, self.last_step.sums, norm, is_scaled)
-        if not is_scaled:  # then the optimizer is fused; a GradScaler skips such steps itself
-            optimizer.found_inf = is_bad.float()
+        if not is_scaled:  # a GradScaler skips such steps itself; without one the fused optimizer reads `found_inf`
+            optimizer.found_inf = is_bad.float()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _check_last_step(self) -> None:
-        """Raises NonFiniteError where the step before had a loss or a gradient that is not finite."""
+        """Raises NonFiniteError if the previous step had a loss or a gradient that is not finite."""
         if self.last_step is None or (fault := self._guard.fault(self.model, self.last_step.sums)) is None:
             return
         rank = f"_rank_{self.global_rank}" if self.trainer.world_size > 1 else ""
@@ -292,7 +300,7 @@ class MaskedTraining(pl.LightningModule):
         evidence = {**batch._asdict(), "is_input": masks[0], "is_target": masks[1]}
         try:
             save_bad_batch(path, evidence, self.model, {"step": str(fault.step), "fault": fault.what})
-            saved = f"{path} holds its batch, masks and weights, which no such step has changed"
+            saved = f"{path} holds its batch, masks and weights, which the step has not changed"
         except OSError as error:
             saved = f"{path} cannot be written ({error.strerror})"
         raise NonFiniteError(f"step {fault.step:,}: {fault.what}; {saved}. Try a lower optim.lr, or hardware=fp32")

@@ -1,15 +1,19 @@
-"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels, Adam for the rest."""
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for convolution kernels, Adam for other weights.
+
+Not `torch.optim.Muon`: it takes two-dimensional parameters only, and needs a second optimizer for the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
-    """(R, C) → (R, C) float32: the same singular vectors, singular values of 0.7 … 1.2; by Newton-Schulz."""
+    """(R, C) → (R, C) float32 with the same singular vectors and singular values of 0.7 … 1.2, by Newton-Schulz."""
     x = matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
     is_tall = x.shape[0] > x.shape[1]
@@ -21,16 +25,16 @@ def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalized momentum for kernels (out, in, …) seen as matrices (out, in · …); Adam for other weights.
+    """Orthogonalized Nesterov momentum for kernels (out, in, …), as matrices (out, in · …); Adam for other weights.
 
-    Depthwise kernels, whose `in` is 1, and all vectors are left to Adam. An orthogonal step is scaled to the root
-    mean square 0.2 that an Adam step has (Liu et al. 2025, arXiv:2502.16982).
+    Adam updates depthwise kernels, whose `in` is 1, and all vectors. Muon's step is scaled to the root mean square
+    0.2 of an Adam step (Liu et al. 2025, arXiv:2502.16982; `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`).
 
     Args:
         parameters: of the model.
-        lr: of the kernels. adam_lr: of the rest.
-        weight_decay: of the kernels; the rest does not decay.
-        momentum: of the kernels (Nesterov). betas: of Adam.
+        lr: of Muon. adam_lr: of Adam.
+        weight_decay: decoupled, for the kernels only.
+        momentum: of Muon. betas: of Adam.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__([kernels, others], {"weight_decay": weight_decay, "momentum": momentum, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride] (the stub of its overloads)
+        self, closure: Callable[[], Tensor] | None = None
+    ) -> Tensor | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,26 +63,26 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    (self._muon_step if group["is_muon"] else self._adam_step)(p, group)
+                    (self._muon_step if group["is_muon"] else self._adam_step)(p, p.grad, group)
         return loss
 
-    def _muon_step(self, p: Tensor, group: dict) -> None:
+    def _muon_step(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-        step = orthogonalized(p.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
+        state["momentum"].lerp_(grad, 1 - group["momentum"])
+        step = orthogonalized(grad.lerp(state["momentum"], group["momentum"]).flatten(1))
         scale = 0.2 * max(step.shape) ** 0.5
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(step.view_as(p), alpha=-group["lr"] * scale)
 
-    def _adam_step(self, p: Tensor, group: dict) -> None:
+    def _adam_step(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta_1, beta_2) = self.state[p], group["betas"]
         if not state:
             state["mean"], state["square"], state["count"] = torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())
         state["count"] += 1
-        state["mean"].lerp_(p.grad, 1 - beta_1)
-        state["square"].lerp_(p.grad.square(), 1 - beta_2)
+        state["mean"].lerp_(grad, 1 - beta_1)
+        state["square"].lerp_(grad.square(), 1 - beta_2)
         count = state["count"].item()
         mean = state["mean"] / (1 - beta_1**count)
         p.sub_(group["lr"] * mean / ((state["square"] / (1 - beta_2**count)).sqrt() + 1e-8))

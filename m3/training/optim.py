@@ -1,4 +1,4 @@
-"""The optimization recipe: durations in tokens, AdamW with decay groups, warm-up and cosine."""
+"""Optimizer settings: durations in tokens, AdamW with decay groups, warm-up and cosine schedule, moving average."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from m3.core.validation import check
 
 
 def steps_in(millions: float, tokens_per_step: int) -> int:
-    """Steps that have seen `millions` · 10⁶ nominal tokens."""
+    """Number of steps for `millions` · 10⁶ nominal tokens, rounded up."""
     return math.ceil(millions * 1e6 / tokens_per_step)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Durations in steps, and the learning rate of each step. Made by `OptimConfig.schedule`."""
+    """Durations in steps, and the learning rate of each step; from `OptimConfig.schedule`."""
 
     num_steps: int
     num_warmup_steps: int
@@ -44,13 +44,13 @@ class OptimConfig:
     batch_size: samples per device and micro-batch.
     total_tokens, warmup_tokens: durations in millions of nominal tokens.
     num_tokens_per_sample: nominal tokens of a sample, inputs and targets together.
-    lr, min_lr: of the warm-up's end and of the last step.
+    lr, min_lr: learning rates at the end of the warm-up and in the last step.
     weight_decay, betas: of AdamW; norms and biases do not decay.
     clip_grad: largest norm of the whole gradient.
-    accumulation: micro-batches per device and step, whose gradients are added up.
-    ema_decay: share of the moving average of the weights that stays at each step; None for no average. What is
-        evaluated and generates is the average.
-    dtype: fp32, fp16 or bf16; a hardware config that sets a precision overrides it.
+    accumulation: micro-batches per device and step; their gradients are summed.
+    ema_decay: share of the moving average of the weights that is kept in each step; the average is then evaluated,
+        shared and used for generation. None for no average.
+    dtype: fp32, fp16 or bf16; overridden by a hardware config that sets a precision.
 
     Raises ValueError naming the key.
     """
@@ -80,7 +80,7 @@ class OptimConfig:
         if self.ema_decay == 1:
             raise ValueError("optim.ema_decay=1: the average would never change; use less than 1, or null for none")
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas={list(self.betas)}: need two numbers of [0, 1)")
+            raise ValueError(f"optim.betas={list(self.betas)}: need two numbers in [0, 1)")
         if not 0 <= self.warmup_tokens < self.total_tokens:
             raise ValueError(
                 f"optim.warmup_tokens={self.warmup_tokens}: need 0 <= it < total_tokens={self.total_tokens}"
@@ -95,7 +95,7 @@ class OptimConfig:
         return self.batch_size * self.accumulation * num_devices
 
     def schedule(self, num_devices: int) -> Schedule:
-        """Converts tokens to steps."""
+        """The durations in steps."""
         num_steps, num_warmup_steps = (
             steps_in(millions, self.tokens_per_step(num_devices))
             for millions in (self.total_tokens, self.warmup_tokens)
@@ -113,7 +113,8 @@ class OptimConfig:
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), fused=is_fused)
+        beta_1, beta_2 = self.betas
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(beta_1, beta_2), fused=is_fused)
 
 
 @torch.no_grad()

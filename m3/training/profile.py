@@ -1,4 +1,7 @@
-"""Where the time of a training goes, by the calls that Lightning and `MaskedTraining` announce to a profiler."""
+"""Profilers: the time that a training waits for data, and the time of each part of a step.
+
+Lightning and `MaskedTraining` report the start and the end of each action, by name, to the trainer's profiler.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import Profiler
 from rich.console import Console
@@ -34,16 +38,23 @@ _PARTS = {
     "configure_gradient_clipping": "gradient norm and clipping",
     "optimizer_step": "optimizer",
 }
-"""The part of a step that an action belongs to, by the last word of its name. A part's time is without those in it."""
+"""Last part of an action's name → the part of a step. The time of nested parts is not counted twice."""
 
 _REST = "Lightning, callbacks, logs"
 
 
+def profiler_of(trainer: pl.Trainer) -> Profiler:
+    return trainer.profiler  # pyright: ignore[reportAttributeAccessIssue] (set outside of the class)
+
+
 class DataWait(Profiler):
-    """Adds up the time that the training loop waits for its loader: `waited_s`.
+    """Measures how long the training loop waits for its loader.
 
     Args:
-        clock: seconds.
+        clock: returns seconds.
+
+    Attributes:
+        waited_s: sum of all waits so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -63,23 +74,24 @@ class DataWait(Profiler):
 
 @dataclass
 class _Span:
-    """A part's beginning and end, as marks; `inside`: the innermost span around it, None for the step itself."""
+    """One part of a step. begin, end: from `_mark`. parent: the innermost span around it, None at the top level."""
 
     part: str
     begin: Any
-    inside: _Span | None
+    parent: _Span | None
     end: Any = None
 
 
 class StepProfile(DataWait):
-    """Prints where the time of a step goes, as a table, and writes it to a file. The parts add up to the whole.
+    """Prints a table of the time of each part of a step, and writes it to a file. The parts add up to the whole step.
 
-    On a GPU the times are the device's, between marks in its queue, without waiting for it; on a CPU the clock's.
+    On a GPU the times are those of CUDA events, without synchronization; on a CPU those of the clock.
 
     Args:
-        path: of the table.
-        num_warmup_steps: at the start, not counted. Nor is the last one, whose end is that of the run.
-        clock: seconds.
+        path: the file for the table.
+        num_warmup_steps: steps at the start that are not counted. The last step is not counted either: its end is not
+            reported.
+        clock: returns seconds.
     Raises:
         ValueError naming the key.
     """
@@ -88,8 +100,8 @@ class StepProfile(DataWait):
         super().__init__(clock)
         check("trainer.profiler.num_warmup_steps", num_warmup_steps, int, low=0)
         self.path, self.num_warmup_steps = Path(path), num_warmup_steps
-        self._steps: list[Any] = []  # marks of the beginnings
-        self._spans: list[list[_Span]] = []  # of each step
+        self._steps: list[Any] = []  # start of each step, from `_mark`
+        self._spans: list[list[_Span]] = []  # the spans of each step
         self._open: list[_Span] = []
 
     def start(self, action_name: str) -> None:
@@ -109,21 +121,24 @@ class StepProfile(DataWait):
             self._open.pop().end = self._mark()
 
     def announce_forward(self, model: EncoderDecoder) -> None:
-        """Has the model's forward passes announce their two halves; the context for the decoder is the encoder's."""
+        """Registers hooks that report the encoder's and the decoder's part of each forward pass.
 
-        def is_at(*changes: tuple[Callable[[str], None], str]) -> Callable[..., None]:
-            def tell(*_: Any) -> None:
-                for change, part in changes:
-                    change(part)
+        The projection of the context is the end of the encoder.
+        """
 
-            return tell
+        def hook(*reports: tuple[Callable[[str], None], str]) -> Callable[..., None]:
+            def report(*_: Any) -> None:
+                for start_or_stop, part in reports:
+                    start_or_stop(part)
 
-        model.register_forward_pre_hook(is_at((self.start, "encoder")))
-        model.dec_context_proj.register_forward_hook(is_at((self.stop, "encoder"), (self.start, "decoder")))
-        model.register_forward_hook(is_at((self.stop, "decoder")))
+            return report
+
+        model.register_forward_pre_hook(hook((self.start, "encoder")))
+        model.dec_context_proj.register_forward_hook(hook((self.stop, "encoder"), (self.start, "decoder")))
+        model.register_forward_hook(hook((self.stop, "decoder")))
 
     def describe(self) -> None:
-        """Lightning asks at the end of each of its runs; only a training has something to tell."""
+        """Reports and forgets the steps so far; Lightning calls it at the end of each fit or evaluation."""
         first, num_steps = self.num_warmup_steps, len(self._steps) - 1 - self.num_warmup_steps
         if num_steps > 0 and self.local_rank == 0:
             whole_s = self._seconds(self._steps[first], self._steps[-1])
@@ -131,13 +146,13 @@ class StepProfile(DataWait):
         self._steps, self._spans, self._open = [], [], []
 
     def _parts_s(self, steps: list[list[_Span]]) -> dict[str, float]:
-        """Seconds of each part without the parts inside it."""
+        """Seconds of each part, without those of nested parts."""
         parts: dict[str, float] = defaultdict(float)
         for span in (span for spans in steps for span in spans):
             seconds = self._seconds(span.begin, span.end)
             parts[span.part] += seconds
-            if span.inside is not None:
-                parts[span.inside.part] -= seconds
+            if span.parent is not None:
+                parts[span.parent.part] -= seconds
         return parts
 
     def _report(self, parts: dict[str, float], whole_s: float, num_steps: int) -> None:
@@ -155,7 +170,7 @@ class StepProfile(DataWait):
         print(f"written to {self.path}", flush=True)
 
     def _mark(self) -> Any:
-        """A moment: of the device's queue where a GPU computes, else the clock's."""
+        """The present time: a CUDA event where a GPU is in use, else the clock's seconds."""
         if not torch.cuda.is_initialized():
             return self.clock()
         event = torch.cuda.Event(enable_timing=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """A new tensor, equal on all ranks. Not `strategy.reduce`, which waits for all ranks and changes its argument."""
+    """The sum over all ranks, as a new tensor. Not `strategy.reduce`, which also adds a barrier and works in place."""
     total = tensor.clone()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)

@@ -1,4 +1,4 @@
-"""Pictures to train a tokenizer on: poses of label files and generated motion, drawn by m3's renderer."""
+"""Training pictures for a tokenizer: poses of label files and generated motion, drawn by m3's renderer."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from m3.core.files import atomic_file
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
 
-_DEMO_LENGTH = 30  # frames of a generated clip that frames are picked from
+_DEMO_LENGTH = 30  # frames of a generated clip, of which random ones are used
 _JOBS_WORTH_A_PROCESS = 200
-_HELD_OUT = 10  # every tenth label file is never trained on
+_HELD_OUT = 10  # every tenth label file is used for evaluation only
 
 
 def held_out(clip_ids: Sequence[str]) -> list[str]:
-    """Those of a folder's sorted clips that are kept for evaluation."""
+    """The evaluation clips among the sorted clips of a folder: every tenth."""
     return list(clip_ids[::_HELD_OUT])
 
 
 def pose_frames(labels: str, clip_id: str, seed: int, num_frames: int, size: int) -> np.ndarray:
-    """(num_frames, size, size, 3) uint8 of random frames of one label file, drawn as `source=poses` draws them."""
+    """(num_frames, size, size, 3) uint8 pictures of random frames of one label file, as drawn by `source=poses`."""
     clip = Poses(labels, seed=seed).read(clip_id)
     chosen = numpy_generator(seed, "frames", clip_id).choice(len(clip.frames), num_frames)
     frames = [clip.frames[int(t)] for t in np.sort(chosen)]
@@ -45,7 +45,7 @@ def pose_frames(labels: str, clip_id: str, seed: int, num_frames: int, size: int
 
 
 def demo_frames(number: int, seed: int, num_frames: int, size: int) -> np.ndarray:
-    """(num_frames, size, size, 3) uint8 of random frames of one generated clip."""
+    """(num_frames, size, size, 3) uint8 pictures of random frames of one generated clip."""
     clip = demo_clip(seed, number, _DEMO_LENGTH, (size, size))
     chosen = numpy_generator(seed, "frames", number).choice(_DEMO_LENGTH, num_frames)
     return np.stack([clip.render(int(t), (size, size)) for t in np.sort(chosen)])
@@ -60,9 +60,9 @@ def resized(frames: Tensor, size: int) -> Tensor:
 
 
 class TrainFrames(Dataset):
-    """Item i is the batch of step i, (B, 3, size, size) uint8: frames of one size, scaled or cropped, half mirrored.
+    """Item i is the batch of step i, (B, 3, size, size) uint8: frames scaled or cropped to one size, half mirrored.
 
-    The size is drawn anew in every step, and B so that each step has about `pixels_per_batch`.
+    Size, crop and mirroring are drawn per step; B is chosen for about `pixels_per_batch` pixels per step.
     """
 
     def __init__(self, frames: np.ndarray, canvas_sizes: Sequence[int], pixels_per_batch: int, steps: int, seed: int):
@@ -87,7 +87,7 @@ class TrainFrames(Dataset):
 
 
 class EvalFrames(Dataset):
-    """All frames in order, once for each size: batches (8, 3, size, size) uint8."""
+    """All frames in order, once per size, in batches (8, 3, size, size) uint8; the last one may be smaller."""
 
     def __init__(self, frames: np.ndarray, sizes: Sequence[int], batch_size: int = 8) -> None:
         self.frames = frames
@@ -103,19 +103,19 @@ class EvalFrames(Dataset):
 
 
 class RenderedFrames(pl.LightningDataModule):
-    """Renders all frames once, keeps them in `root`, and serves them in batches that are functions of (seed, step).
+    """Renders all frames once into `root`, and serves batches that are a pure function of (seed, step).
 
     Args:
         root: folder for the rendered frames, about 200 kB each at 256 px.
-        labels: folder of Penn Action label files, every tenth for evaluation alone; None for generated motion only.
-        looks_per_clip: times that each label file gets a new body and place. frames_per_look: frames drawn of each.
-        num_demo_clips: generated clips to train on, each with `frames_per_look` frames.
-        size: side of the rendered frames in pixels. canvas_sizes: sides to train on, drawn at random; no larger.
-        pixels_per_batch: about height · width · frames of a batch.
-        steps: batches to serve.
-        seed: of frames, looks and order.
+        labels: folder of Penn Action label files, every tenth for evaluation only; None for generated motion only.
+        looks_per_clip: number of appearances (body, background) per label file. frames_per_look: frames of each.
+        num_demo_clips: number of generated training clips, with `frames_per_look` frames each.
+        size: side of the rendered frames, px. canvas_sizes: sides of training pictures, multiples of 16 up to `size`.
+        pixels_per_batch: approximate height · width · frames of a batch.
+        steps: number of training batches.
+        seed: of frames, appearances and order.
 
-    Raises FileNotFoundError where `labels` has no label files, ValueError for sizes that cannot be.
+    Raises FileNotFoundError where `labels` has no label files, ValueError for impossible sizes and without any clips.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class RenderedFrames(pl.LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the rendered frames and their order."""
+        """The settings that the rendered frames and their order depend on."""
         return {
             "clips": hashlib.sha256("\n".join(self.clip_ids).encode()).hexdigest(),
             "looks_per_clip": self.looks_per_clip,
@@ -157,12 +157,12 @@ class RenderedFrames(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.train_frames = self._kept(f"train-{key}.npy", self._train_jobs)
-        self.eval_frames = self._kept(f"eval-{key}.npy", self._eval_jobs)
+        self.train_frames = self._rendered(f"train-{key}.npy", self._train_jobs)
+        self.eval_frames = self._rendered(f"eval-{key}.npy", self._eval_jobs)
 
     def _train_jobs(self) -> list[tuple]:
-        kept = set(held_out(self.clip_ids))
-        ids = [clip_id for clip_id in self.clip_ids if clip_id not in kept]
+        excluded = set(held_out(self.clip_ids))
+        ids = [clip_id for clip_id in self.clip_ids if clip_id not in excluded]
         looks = range(self.seed + 1, self.seed + 1 + self.looks_per_clip)
         poses = [(pose_frames, self.labels, i, look, self.frames_per_look, self.size) for look in looks for i in ids]
         demo = [(demo_frames, k, self.seed + 1, self.frames_per_look, self.size) for k in range(self.num_demo_clips)]
@@ -172,8 +172,8 @@ class RenderedFrames(pl.LightningDataModule):
         poses = [(pose_frames, self.labels, i, self.seed, 1, self.size) for i in held_out(self.clip_ids)]
         return poses or [(demo_frames, k, self.seed, 1, self.size) for k in range(96)]
 
-    def _kept(self, name: str, jobs: Callable[[], list[tuple]]) -> np.ndarray:
-        """(N, size, size, 3) uint8, memory-mapped; rendered where the file is not there."""
+    def _rendered(self, name: str, jobs: Callable[[], list[tuple]]) -> np.ndarray:
+        """(N, size, size, 3) uint8, memory-mapped; rendered first if the file is missing."""
         path = self.root / name
         if not path.exists():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class RenderedFrames(pl.LightningDataModule):
 
 
 def _render(jobs: list[tuple], description: str) -> np.ndarray:
-    """The frames of all jobs in their order, from several processes where the work is worth starting them."""
+    """The concatenated frames of all jobs, in order; several processes where there are enough jobs."""
     if len(jobs) < _JOBS_WORTH_A_PROCESS:
         return np.concatenate([_run(job) for job in jobs])
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -1,4 +1,4 @@
-"""`hardware.strategy=fsdp`: weights, gradients and optimizer state divided among the ranks (PyTorch's FSDP2)."""
+"""`hardware.strategy=fsdp`: weights, gradients and optimizer state are sharded over the ranks (PyTorch's FSDP2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from m3.model.encoder_decoder import EncoderDecoder
 
 
 def fsdp_strategy(num_devices: int) -> ModelParallelStrategy:
-    """Over all devices of all nodes. Checkpoints are single files of whole tensors, as without it."""
+    """Data-parallel over all devices of all nodes. Checkpoints are single files of full tensors, as with DDP."""
     return ModelParallelStrategy(
         data_parallel_size=num_devices, tensor_parallel_size=1, save_distributed_checkpoint=False
     )
 
 
 def shard(model: EncoderDecoder, mesh: DeviceMesh) -> None:
-    """Divides each parameter along its rows, unless it was done before.
+    """Shards each parameter along its first axis, in place; does nothing if the model is sharded already.
 
-    A block's are gathered while it works; the others, heads among them, from the forward pass to the end of the
-    backward pass, for the loss reads them in between.
+    Parameters of a block are gathered while it computes. The others are gathered from the forward pass to the end of
+    the backward pass, because the loss reads the heads' weights in between.
     """
     if isinstance(model, FSDPModule):
         return
@@ -35,7 +35,7 @@ def shard(model: EncoderDecoder, mesh: DeviceMesh) -> None:
 
 @torch.no_grad()
 def dummy_forward(model: EncoderDecoder) -> None:
-    """Of a rank that has no samples left: others wait for its part of the weights in their forward pass."""
+    """A forward pass of one token, for a rank without samples: the forward passes of others wait for its shards."""
     if isinstance(model, FSDPModule):
         tokens = torch.zeros(1, model.table.num_tokens, dtype=torch.int64, device=model.dec_context_proj.bias.device)
         is_first = torch.zeros_like(tokens, dtype=torch.bool)
@@ -45,11 +45,11 @@ def dummy_forward(model: EncoderDecoder) -> None:
 
 
 def reshard(model: EncoderDecoder) -> None:
-    """Ends what `shard` gathered for a forward pass that no backward pass followed."""
+    """Frees the parameters gathered for a forward pass that no backward pass followed."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that ranks hold in parts, as a plain one; others as they are."""
+    """A sharded tensor as a plain one with all its values; other tensors are returned as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,8 @@
-"""What a run logs about itself besides its losses: time, speed, waiting, memory, gradient, learning rate."""
+"""The metrics of a run besides its losses: time, speed, data wait, memory, gradient norm, learning rate.
+
+Not Lightning's `ThroughputMonitor`: it synchronizes with the device in every step, knows one FLOP count per batch of a
+fixed size, and logs nothing on waiting for data.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,23 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from m3.core.types import TokenBatch
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
-from m3.training.device_flops import Peak, peak_of
+from m3.training.device_flops import Peak, device_peak
+from m3.training.logs import is_log_step
 from m3.training.memory import peak_bytes
 from m3.training.optim import OptimConfig
-from m3.training.profile import DataWait
+from m3.training.profile import DataWait, profiler_of
 from m3.training.ranks import sum_over_ranks
 
 
 @dataclass
 class _Window:
-    """The steps of this rank since the latest log point or evaluation.
+    """The steps of this rank since the latest log step or evaluation.
 
-    since: the clock then. waited_s: all that the profiler had then counted as waiting for data.
-    num_tokens: real inputs and targets. lengths: of each step, see `train_step_flops`.
+    since: the clock at its start. waited_s: the profiler's count of data wait at its start.
+    num_tokens: real inputs and targets. lengths: the last three arguments of `train_step_flops` for each step.
     """
 
     since: float
@@ -35,33 +41,34 @@ class _Window:
     lengths: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def flops(self, model: EncoderDecoder) -> float:
-        """Waits for the device."""
+        """Operations that the steps needed. Waits for the device."""
         inputs, targets, counts = zip(*self.lengths)
-        return train_step_flops(model, torch.cat(inputs).cpu(), torch.cat(targets).cpu(), sum(counts).cpu())
+        lengths = (torch.cat(inputs), torch.cat(targets), torch.stack(counts).sum(0))
+        return train_step_flops(model, *(each.cpu() for each in lengths))
 
 
 class Throughput(pl.Callback):
-    """Logs at each log point, of the training since the one before, over all ranks:
+    """Logs these metrics at each log step, for the training since the previous log step, over all ranks:
 
-    `time/train_s`: all training so far, resumed parts too, evaluations not.
+    `time/train_s`: duration of all training so far, with the runs that this one continues, without evaluations.
     `speed/samples_per_s`, `speed/tokens_per_s` (nominal), `speed/real_tokens_per_s` (inputs and targets).
-    `speed/flops_per_s`: what the real tokens need (m3/model/flops.py). `speed/mfu`: share of what the devices can do.
-    `speed/data_wait_share`: share of the time in which the loop waited for the loader.
-    `memory/peak_mib`: of the first rank's process so far; on a GPU what is allocated there, else the resident set.
-    `train/grad_norm`: of the latest step, before clipping. `train/lr`: of the next step.
+    `speed/flops_per_s`: operations for the real tokens (m3/model/flops.py). `speed/mfu`: their share of the peak.
+    `speed/data_wait_share`: share of the time that the loop waited for the loader.
+    `memory/peak_mib`: peak memory of the first rank's process so far, on the GPU or, on a CPU, resident.
+    `train/grad_norm`: gradient norm of the latest step, before clipping. `train/lr`: learning rate of the next step.
 
-    Times come from the host's clock; for these values the host waits for the device at log points alone.
+    Times are those of the host's clock. The host waits for the device at log steps only.
 
     Args:
-        optim: the recipe.
-        clock: seconds.
+        optim: optimizer settings.
+        clock: returns seconds.
     """
 
     def __init__(self, optim: OptimConfig, clock: Callable[[], float] = time.perf_counter) -> None:
         self.optim, self.clock = optim, clock
         self._train_s = 0.0
         self._window = _Window(0.0, 0.0)
-        self._peak: Peak | None = None
+        self._peak = Peak(float("nan"), "unknown before the training starts")
 
     def state_dict(self) -> dict[str, Any]:
         return {"train_s": self._train_s}
@@ -70,18 +77,21 @@ class Throughput(pl.Callback):
         self._train_s = state_dict["train_s"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._peak = peak_of(pl_module.device, trainer.precision)
+        self._peak = device_peak(pl_module.device, trainer.precision)
         if trainer.is_global_zero:
             print(f"speed/mfu is the share of {self._peak.flops_per_s / 1e12:.3g} TFLOP/s a device "
                   f"({self._peak.source})", flush=True)  # fmt: skip
         self._open_window(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: TokenBatch, batch_idx: int
+    ) -> None:
+        """pl_module: a `MaskedTraining`."""
         window, step = self._window, pl_module.last_step
         window.num_steps += 1
         window.num_tokens += step.num_inputs + step.num_targets
         window.lengths.append((step.input_lengths, step.target_lengths, step.counts))
-        if trainer.global_step % trainer.log_every_n_steps and trainer.global_step < trainer.max_steps:
+        if not is_log_step(trainer, trainer.global_step):
             return
         values = self._speeds(trainer, pl_module)
         pl_module.log_dict(
@@ -102,7 +112,7 @@ class Throughput(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open_window(trainer)
 
-    def _speeds(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+    def _speeds(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         """Closes the window and opens the next."""
         window, flops = self._window, self._window.flops(pl_module.model)
         elapsed_s, waited_s = self._bank_time(), _waited_s(trainer) - window.waited_s
@@ -129,5 +139,6 @@ class Throughput(pl.Callback):
 
 
 def _waited_s(trainer: pl.Trainer) -> float:
-    """NaN where nobody counts it."""
-    return trainer.profiler.waited_s if isinstance(trainer.profiler, DataWait) else float("nan")
+    """Seconds of data wait so far; NaN under a profiler that does not measure it."""
+    profiler = profiler_of(trainer)
+    return profiler.waited_s if isinstance(profiler, DataWait) else float("nan")

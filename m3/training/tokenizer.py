@@ -1,4 +1,4 @@
-"""Training of the mini tokenizer: pictures in, pictures out, through 16 bits per 16 × 16 pixels."""
+"""Training of the mini tokenizer: an auto-encoder of pictures with 16 bits per 16 × 16 pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from m3.core.modalities import PICTURE_STRIDE
@@ -24,10 +25,10 @@ def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
 
 
 def reconstruction_loss(pictures: Tensor, truth: Tensor, edge_weight: float) -> Tensor:
-    """Root of the squared error of each picture, averaged, + edge_weight · mean |difference of neighbor differences|.
+    """Mean over pictures of the root mean squared error, + edge_weight · mean |difference of neighbor differences|.
 
-    The root lets a picture count by its relative error, as PSNR does; the mean over a batch of plain squared errors
-    would be that of its few hardest pictures.
+    The root weighs pictures by their relative error, as PSNR does. The mean of plain squared errors would be dominated
+    by the few hardest pictures of a batch.
     """
     error = pictures - truth  # (B, 3, H, W)
     root = (error.square().mean(dim=(1, 2, 3)) + 1e-6).sqrt().mean()
@@ -36,30 +37,30 @@ def reconstruction_loss(pictures: Tensor, truth: Tensor, edge_weight: float) -> 
 
 
 class TokenizerTraining(pl.LightningModule):
-    """Muon on the reconstruction, with a moving average of the weights, which is what is evaluated and exported.
+    """Trains the auto-encoder with Muon; a moving average of the weights is evaluated and exported.
 
-    The learning rates warm up, stay, and fall linearly to 0 over the last `decay_steps`: how long to stay can be
-    decided late (Hägele et al. 2024, arXiv:2405.18392).
+    The learning rates warm up, stay constant, and fall linearly to 0 over the last `decay_steps`, so that the length of
+    the constant part can be chosen late (Hägele et al. 2024, arXiv:2405.18392).
 
     Args:
         steps: optimizer steps of the whole run.
         warmup_steps, decay_steps: lengths of the rise and the fall of the learning rates.
-        lr: of kernels, whose steps Muon makes. adam_lr: of the other weights.
-        weight_decay: of kernels.
-        clip_grad: bound of the norm of all gradients.
-        ema_decay: share of the moving average that stays at each step.
+        lr: of the kernels (Muon). adam_lr: of the other weights (Adam).
+        weight_decay: of the kernels.
+        clip_grad: largest norm of the whole gradient.
+        ema_decay: share of the moving average that is kept in each step.
         edge_weight: see `reconstruction_loss`.
-        pixels_per_batch: of a step on each device; a token is 16 × 16 of them.
+        pixels_per_batch: per step and device; a token is 16 × 16 pixels.
         seed: of the initial weights.
         export: path of the safetensors file written when the fit ends.
         compile: `torch.compile` the network in place.
 
     Attributes:
         identity: plain values (config, data) that a checkpoint carries under "m3".
-        precision: for the trainer, which asks `num_steps`, `tokens_per_step` and `plan` too.
+        precision: argument for the trainer.
     """
 
-    precision = "bf16-mixed"  # twice as fast as float32 where the processor has bf16 products; FSQ rounds in float32
+    precision = "bf16-mixed"  # twice as fast on processors with bfloat16 products; FSQ still rounds in float32
 
     def __init__(
         self,
@@ -106,11 +107,11 @@ class TokenizerTraining(pl.LightningModule):
         return self.pixels_per_batch // PICTURE_STRIDE**2 * num_devices
 
     def plan(self, num_devices: int) -> str:
-        """A line that says how long the training is."""
+        """One line on the length of the training."""
         return f"{self.steps:,} steps"
 
     def lr_factor(self, step: int) -> float:
-        """Share of the learning rates at a step from 0."""
+        """Factor of the learning rates at a step, counted from 0."""
         rise = (step + 1) / max(self.warmup_steps, 1)
         fall = (self.steps - step) / max(self.decay_steps, 1)
         return max(0.0, min(1.0, rise, fall))
@@ -131,7 +132,7 @@ class TokenizerTraining(pl.LightningModule):
     def validation_step(self, frames: Tensor, batch_idx: int) -> None:
         """frames (B, 3, H, W) uint8 of one size; logs the PSNR of the averaged weights for each size."""
         truth = frames.float() / 127.5 - 1
-        with torch.autocast(truth.device.type, enabled=False):  # as the tokenizer will compute
+        with torch.autocast(truth.device.type, enabled=False):  # the precision of the tokenizer in use
             pictures = self.ema_model(truth)
         self.log("eval/loss", reconstruction_loss(pictures, truth, self.edge_weight), batch_size=len(frames))
         decibels = psnr(pictures, truth).mean()
@@ -142,7 +143,7 @@ class TokenizerTraining(pl.LightningModule):
             self.export.parent.mkdir(parents=True, exist_ok=True)
             save_weights(self.ema_model, self.export)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = Muon(self.model.parameters(), self.lr, self.adam_lr, self.weight_decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -102,7 +102,7 @@ def test_forecasts(forecaster: LoadedModel, tmp_path) -> None:
         result = results["Forecasting of poses", "pck@0.05", horizon]
         assert result.metric_value == pytest.approx(value, abs=1e-3) and result.dataset_name == "Penn Action"
         assert f"| {value:.1f} / {still:.1f} |" in card.text
-    assert len(results) == 16 and "on 5 sequences, evenly spread, of 1 clips of Penn Action" in card.text
+    assert len(results) == 16 and "on 5 sequences, evenly spaced, of 1 clips of Penn Action" in card.text
     assert "experiment=penn_forecast checkpoint=FOLDER" in card.text and "from it alone" in card.text
     # The shared model forecasts as the one it was made of.
     shared = load_model(tmp_path / "model")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -25,6 +26,7 @@ from m3.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
+from m3.checkpoint.resume_check import resume_differences
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +282,7 @@ def test_a_command_says_that_the_disk_is_full(data, tmp_path) -> None:
         ("optim.batch_size=8", r"optim\.batch_size was 4 and is 8"),
         ("model.width=48", r"model\.width was 32 and is 48"),
         ("modalities.input_alphas=[1,1,1,2]", r"modalities\.input_alphas was \[1, 1, 1, 1\] and is \[1, 1, 1, 2\]"),
-        ("loss.average=all", r"loss\.average was 'present' and is 'all'"),
+        ("loss.reduction=all", r"loss\.reduction was 'present' and is 'all'"),
         ("optim.accumulation=2", r"optim\.accumulation was 1 and is 2"),
         ("optim.ema_decay=0.9", r"optim\.ema_decay was None and is 0\.9"),
         ("loss.label_smoothing=0.1", r"loss\.label_smoothing"),
@@ -333,3 +335,65 @@ def test_mirrored_samples_and_one_without_are_told_apart(tmp_path) -> None:
     train.run(config(tmp_path / "data", tmp_path / "run", "data.flip=true", "trainer.max_steps=1"))
     with pytest.raises(ValueError, match=r"settings: data\.flip was True and is False$"):
         train.assemble(config(tmp_path / "data", tmp_path / "run", "resume=auto"))
+
+
+def in_old_names(value: Any) -> Any:
+    """A configuration as versions with flat modules stored it."""
+    if isinstance(value, dict):
+        renamed = {"m3.core.modalities.ModalityTable": "m3.modalities.ModalityTable",
+                   "m3.training.optim.OptimConfig": "m3.training.optim.Recipe",
+                   "m3.reporting.preview.Preview": "m3.preview.Preview"}  # fmt: skip
+        value = {key: in_old_names(entry) for key, entry in value.items()}
+        if "_target_" in value:
+            value["_target_"] = renamed.get(value["_target_"], value["_target_"])
+        return value
+    return [in_old_names(entry) for entry in value] if isinstance(value, list) else value
+
+
+def rewrite_in_old_names(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    config = in_old_names(content["m3"]["config"])
+    config["loss"]["average"] = config["loss"].pop("reduction")
+    config["task"]["loss_average"] = config["task"].pop("reduction")
+    content["m3"]["config"] = config
+    torch.save(content, checkpoint)
+
+
+def test_a_run_stored_in_old_names_is_continued_and_loaded(data, tmp_path, whole_run) -> None:
+    train.run(config(data, tmp_path / "run", "trainer.max_steps=10"))
+    rewrite_in_old_names(newest_checkpoint(tmp_path / "run"))
+    stored = read_checkpoint(newest_checkpoint(tmp_path / "run"))["m3"]["config"]
+    assert stored["model"]["table"]["_target_"] == "m3.modalities.ModalityTable" and "average" in stored["loss"]
+    loaded = load_model(tmp_path / "run")
+    assert loaded.config["loss"]["reduction"] == "present" and "average" not in loaded.config["loss"]
+    assert train.assemble(config(data, tmp_path / "new", f"init_from={tmp_path / 'run'}"))
+    with pytest.raises(ValueError, match=r"other settings: loss\.reduction was 'present' and is 'all'$"):
+        train.assemble(config(data, tmp_path / "run", "resume=auto", "loss.reduction=all"))
+    train.run(config(data, tmp_path / "run", "resume=auto"))
+    assert_same_training_state(state_of(tmp_path / "run"), state_of(whole_run[0]))
+
+
+def test_an_identity_in_old_names_differs_in_nothing_but_its_values() -> None:
+    table = {"max_seq_lens": [64, 39], "clamped": "redistribute"}
+    old = {
+        "loss": {"average": "present", "eval_seed": 0},
+        "modalities": {"_target_": "m3.modalities.ModalityTable", **table},
+        "model": {"table": {"_target_": "m3.modalities.ModalityTable", **table}, "width": 128},
+        "optim": {"_target_": "m3.training.optim.Recipe", "lr": 0.003},
+        "task": {"_target_": "m3.training.module.MaskedTraining", "loss_average": "present", "optim": {"lr": 0.003}},
+    }
+    new = {
+        "loss": {"reduction": "present", "eval_seed": 0},
+        "modalities": {"_target_": "m3.core.modalities.ModalityTable", **table},
+        "model": {"table": {"_target_": "m3.core.modalities.ModalityTable", **table}, "width": 128},
+        "optim": {"_target_": "m3.training.optim.OptimConfig", "lr": 0.003},
+        "task": {"_target_": "m3.training.module.MaskedTraining", "reduction": "present", "optim": {"lr": 0.003}},
+    }
+    properties = {"canvas_size": 128}
+    assert resume_differences({"config": old, "data": properties}, {"config": new, "data": properties}) == []
+    new["optim"]["lr"] = 0.001
+    new["loss"]["reduction"] = "all"
+    assert resume_differences({"config": old, "data": properties}, {"config": new, "data": properties}) == [
+        "loss.reduction was 'present' and is 'all'",
+        "optim.lr was 0.003 and is 0.001",
+    ]

@@ -116,7 +116,7 @@ def test_the_m3_recipe_to_the_letter() -> None:
         "ema_decay": None,
     }
     assert (cfg.model.logits, cfg.model.positions) == ("table", "1d")
-    assert (cfg.loss.average, cfg.loss.label_smoothing) == ("all", 0.0)
+    assert (cfg.loss.reduction, cfg.loss.label_smoothing) == ("all", 0.0)
     # 5,000 M tokens over 256 tokens · 512 samples on the 4 GPUs of the published run
     schedule = instantiate(cfg.optim).schedule(num_devices=4)
     assert (schedule.num_steps, schedule.num_warmup_steps) == (38_147, 3_815)
@@ -131,7 +131,7 @@ def test_the_m4_recipe_differs_where_it_says() -> None:
     assert (cfg.modalities.input_alphas, cfg.modalities.target_alphas) == ([1.5, 1.5, 0.5, 0.5], [0.5, 0.5, 1.5, 1.5])
     assert (cfg.modalities.input_tokens_range, cfg.modalities.target_tokens_range) == ([96, 256], [39, 256])
     assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.total_tokens) == (0.002, 1e-7, 3000)
-    assert (cfg.model.logits, cfg.loss.average, cfg.modalities.clamped) == ("table", "all", "drop")
+    assert (cfg.model.logits, cfg.loss.reduction, cfg.modalities.clamped) == ("table", "all", "drop")
 
 
 def test_the_m3_recipe_of_preprocessing_to_the_letter() -> None:

@@ -70,7 +70,7 @@ def test_keys(old: str, new: str) -> None:
     ("loss={label: 'average: 1, average: 2', average: all}", "loss={label: 'average: 1, average: 2', reduction: all}"),
     ("name=run_${loss.average}_${seed}", "name=run_${loss.reduction}_${seed}"),
     ("name='${oc.select:loss.average,all}'", "name='${oc.select:loss.reduction,all}'"),
-    ("task={loss_average: '${loss.average}'}", "task={loss_average: '${loss.reduction}'}"),
+    ("task={loss_average: '${loss.average}'}", "task={reduction: '${loss.reduction}'}"),
     ("name=${oc.env:${my.key}}_a.${b}", "name=${oc.env:${my.key}}_a.${b}"),
     ("seed=1", "seed=1"),
     ("data@other=table", "data@other=table"),
@@ -158,10 +158,10 @@ def test_a_users_file_with_old_names(tmp_path: Path) -> None:
         },
         "seed": 1,
         "same": {"reduction": "all", "motion_blur": 0.0, "again": "all", "more": "all"},
-        "task": {"loss_average": "all"},
+        "task": {"reduction": "all"},
     }
     cfg = composed("loss.reduction=token", "++rollout.sample_schemes={coords: {top_p: 0.7}}", "experiment=mine")
-    assert cfg.task.loss_average == cfg.loss.reduction == "token"  # the command line goes before the file
+    assert cfg.task.reduction == cfg.loss.reduction == "token"  # the command line goes before the file
     assert cfg.rollout.sample_schemes.coords == {"pick": "sample", "top_p": 0.7, "order": "roar"}
     assert composed("loss.motion_blur=0.5").loss.reduction == "all"
 

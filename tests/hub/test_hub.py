@@ -26,7 +26,7 @@ from m3.model.encoder_decoder import EncoderDecoder
 
 ROOT = Path(generate.__file__).parent
 RUN = {
-    "run_dir": "/home/somebody/run", "data": {"root": "/home/somebody/data"}, "loss": {"average": "present"},
+    "run_dir": "/home/somebody/run", "data": {"root": "/home/somebody/data"}, "loss": {"reduction": "present"},
     "optim": {"_target_": "m3.training.optim.OptimConfig", "lr": 0.001}, "seed": 3,
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_a_folder_gives_the_same_model_back(loaded: LoadedModel, tmp_path) -> No
     content = json.loads((folder / "config.json").read_text())
     assert content["modalities"]["max_seq_lens"] == [4, 39, 4, 39] and content["model"]["width"] == 32
     assert content["data"]["tokenizer_fingerprint"] == loaded.data["tokenizer_fingerprint"]
-    assert content["training"] == {"step": 3, "optim": {"lr": 0.001}, "loss": {"average": "present"}, "seed": 3}
+    assert content["training"] == {"step": 3, "optim": {"lr": 0.001}, "loss": {"reduction": "present"}, "seed": 3}
     assert not any(b"somebody" in text or b"_target_" in text for text in files(folder).values())
 
 

@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("how", ["present", "all", "token"])
 def test_accumulated_gradients_are_those_of_the_joint_batch(data, tmp_path, how) -> None:
-    options = [*FEW_TARGETS, *EVERY_STEP, f"loss.average={how}", "loss.label_smoothing=0.1", "trainer.max_steps=2"]
+    options = [*FEW_TARGETS, *EVERY_STEP, f"loss.reduction={how}", "loss.label_smoothing=0.1", "trainer.max_steps=2"]
     for name, batch_size, accumulation in (("joint", 6, 1), ("parts", 2, 3)):
         sizes = [f"optim.batch_size={batch_size}", f"optim.accumulation={accumulation}"]
         made = train.run(config(data, tmp_path / name, *options, *sizes))

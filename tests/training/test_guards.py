@@ -182,7 +182,7 @@ train.run(config({data!r}, {run_dir!r}, "hardware.devices=2", "hardware.strategy
 
 def test_all_ranks_stop_where_one_has_a_bad_loss(data, tmp_path) -> None:
     script = tmp_path / "script.py"
-    paths = [str(ROOT), str(ROOT / "tests/training")]
+    paths = [str(ROOT), str(ROOT / "tests")]
     script.write_text(ON_ONE_RANK.format(paths=paths, data=str(data), run_dir=str(tmp_path / "run")))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=180)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.throughput import get_available_flops
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 from support.global_batches import run_on_two_processes
@@ -24,7 +25,7 @@ from m3.batches.datamodule import ResumableLoader
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.flops import train_step_flops
 from m3.training import throughput
-from m3.training.device_flops import Peak, arithmetic, matmul_flops, peak_of, published_peak
+from m3.training.device_flops import Peak, device_peak, matmul_dtype, matmul_flops, published_peak
 from m3.training.profile import DataWait, StepProfile
 from m3.training.throughput import Throughput
 
@@ -83,7 +84,7 @@ def slow_run(data: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, *overri
     """A training whose loader takes 0.5 s for a batch."""
     clock = Clock()
     world = SlowWorld(clock)
-    monkeypatch.setattr(throughput, "peak_of", lambda *_: Peak(PEAK_FLOPS, "of a test"))
+    monkeypatch.setattr(throughput, "device_peak", lambda *_: Peak(PEAK_FLOPS, "of a test"))
     parts = train.assemble(config(data, run_dir, *EVERY_2_STEPS, *overrides))
     monkeypatch.setattr(parts.module, "configure_callbacks", lambda: [Throughput(parts.module.optim, clock)])
     parts.trainer.profiler = DataWait(clock)
@@ -168,10 +169,34 @@ def test_published_peaks(name: str, kind: str, tera: float) -> None:
     assert published_peak(name, kind).flops_per_s == tera * 1e12
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support")
+@pytest.mark.parametrize(
+    "name",
+    ["Tesla V100-SXM2-32GB", "Tesla V100-PCIE-16GB", "Tesla V100S-PCIE-32GB", "NVIDIA A100-SXM4-80GB",
+     "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe"],
+)  # fmt: skip
+def test_peaks_equal_those_of_lightning(monkeypatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr("lightning_fabric.accelerators.cuda._is_ampere_or_later", lambda: False)
+    for dtype, torch_dtype in {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.items():
+        peak, theirs = published_peak(name, dtype), get_available_flops(torch.device("cuda"), torch_dtype)
+        assert theirs == (peak and pytest.approx(peak.flops_per_s))
+
+
+def test_why_the_peaks_are_not_those_of_lightning(monkeypatch) -> None:
+    """Should this fail, Lightning's table has been corrected and can take the place of ours."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    with pytest.warns(UserWarning, match="FLOPs not found"):
+        assert get_available_flops(torch.device("cuda"), torch.bfloat16) is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 NVL")
+    with_sparsity = get_available_flops(torch.device("cuda"), torch.bfloat16)
+    assert with_sparsity > 2 * published_peak("NVIDIA H100 NVL", "bf16").flops_per_s
+
+
 def test_what_the_table_does_not_know_is_measured() -> None:
     assert published_peak("Tesla V100-SXM2-32GB", "bf16") is None and published_peak("GeForce 9", "fp32") is None
-    peak = peak_of(torch.device("cpu"), "32-true")
-    assert peak is peak_of(torch.device("cpu"), "32-true") and "1024 × 1024, measured" in peak.source
+    peak = device_peak(torch.device("cpu"), "32-true")
+    assert peak is device_peak(torch.device("cpu"), "32-true") and "1024 × 1024, measured" in peak.source
     again = matmul_flops(torch.device("cpu"), torch.float32, 1024, 0.0, 0.1)
     assert peak.flops_per_s == pytest.approx(again, rel=0.9) and peak.flops_per_s > 1e9
 
@@ -191,7 +216,7 @@ def test_a_rate_is_operations_over_time(monkeypatch) -> None:
 )  # fmt: skip
 def test_arithmetic_of_a_precision(monkeypatch, precision: str, device: str, float32: str, kind: str) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: float32)
-    assert arithmetic(precision, torch.device(device)) == kind
+    assert matmul_dtype(precision, torch.device(device)) == kind
 
 
 def test_peak_memory_grows_with_what_is_held() -> None:

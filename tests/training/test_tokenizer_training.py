@@ -77,6 +77,26 @@ def test_muon_orthogonalizes_kernels_alone_and_adam_matches_torch():
     assert torch.allclose(parameters[1], reference, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_of_matrices_equals_that_of_torch(monkeypatch, shape):
+    # In float32, where both orthogonalize in bfloat16 and round at different places.
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.float())
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    gradients = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    muon = Muon([ours], lr=0.1, adam_lr=0.01, weight_decay=0.3, momentum=0.9)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.1, weight_decay=0.3, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(3):
+        ours.grad = torch.randn(shape, generator=gradients)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert (ours - start).abs().max() > 0.02
+
+
 def test_every_tenth_label_is_held_out():
     ids = [f"{k:04d}" for k in range(1, 26)]
     assert held_out(ids) == ["0001", "0011", "0021"]
