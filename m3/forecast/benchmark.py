@@ -1,4 +1,4 @@
-"""The forecasting benchmark: a model over all test clips of a folder of label files, scored and written down."""
+"""The forecasting benchmark: forecasts for all test clips of a folder of label files, their scores, forecast.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from m3.core.progress import track
 from m3.core.types import Rejection
 from m3.core.validation import check
 from m3.forecast.forecaster import Forecaster
-from m3.forecast.protocol import THRESHOLD, ForecastClip, Tally, nothing_moves, read_clips, score_forecast
+from m3.forecast.protocol import THRESHOLD, ForecastClip, HitCounts, nothing_moves, read_clips, score_forecast
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "forecast.json"
@@ -30,10 +30,10 @@ RECORD_NAME = "forecast.json"
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a forecast and of its baseline, on the same sequences."""
+    """Counts for the model and for the baseline "nothing moves" on the same sequences."""
 
-    model: Tally
-    nothing_moves: Tally
+    model: HitCounts
+    nothing_moves: HitCounts
 
     def record(self) -> dict[str, Any]:
         return {
@@ -44,18 +44,18 @@ class Scores:
 
     @property
     def mean_pck(self) -> float:
-        """Of the model, over the horizons with truth, in percent; NaN where there is none."""
+        """PCK of the model in percent, averaged over the horizons with scored joints; NaN where there are none."""
         values = [value for value in self.model.pck if value is not None]
         return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True)
 class ForecastResult:
-    """What `Benchmark.run` made.
+    """Result of `Benchmark.run`.
 
-    scores: of all sequences. by_action: of those of each action.
-    num_clips: that were scored. skipped: label files that were not, and why.
-    path: of forecast.json.
+    scores: over all sequences. by_action: the same per action.
+    num_clips: number of scored clips. skipped: label files that were not scored, with the reason.
+    path: the written forecast.json.
     """
 
     scores: Scores
@@ -67,12 +67,12 @@ class ForecastResult:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`forecast` of conf/generate.
+    """The section `forecast` of the configuration of generate.py.
 
     labels: folder of Penn Action label files; those with train = −1 are scored.
     mirror, dtype: see `Forecaster`.
-    batch_size: sequences at a time; changes no result.
-    max_sequences: score so many, evenly spread; None for all.
+    batch_size: sequences per forward pass; does not change results.
+    max_sequences: score only this many evenly spaced sequences; None for all.
     """
 
     labels: str
@@ -91,7 +91,7 @@ class Benchmark:
         """Forecasts, scores, prints a table and writes `out`/forecast.json.
 
         Raises:
-            FileNotFoundError or ValueError for a folder without test clips and for a model that forecasts nothing.
+            FileNotFoundError or ValueError for a folder without test clips, ValueError for a model of other modalities.
         """
         if loaded.data.get("canvas") != PadCanvas.mode:
             raise ValueError(
@@ -100,23 +100,23 @@ class Benchmark:
             )
         forecaster = Forecaster(loaded.model, loaded.data["canvas_size"], self.mirror, self.dtype)
         clips, skipped = read_clips(self.labels)
-        tallies: dict[str, list[tuple[Tally, Tally]]] = {}
+        by_action: dict[str, list[tuple[HitCounts, HitCounts]]] = {}
         batches = list(self._batches(clips))
         for clip, starts in track(batches, len(batches), "forecasts"):
             scored = [score_forecast(clip, starts, predicted)
                       for predicted in (forecaster.forecast(clip, starts), nothing_moves(clip, starts))]  # fmt: skip
-            tallies.setdefault(clip.label.action or "unknown", []).append((scored[0], scored[1]))
-        by_action = {action: _scores(tallies[action]) for action in sorted(tallies)}
-        scores = _scores([pair for pairs in tallies.values() for pair in pairs])
+            by_action.setdefault(clip.label.action or "unknown", []).append((scored[0], scored[1]))
+        action_scores = {action: _scores(by_action[action]) for action in sorted(by_action)}
+        scores = _scores([pair for pairs in by_action.values() for pair in pairs])
         num_clips = len({clip.id for clip, _ in batches})
-        result = ForecastResult(scores, by_action, num_clips, skipped, out / RECORD_NAME)
+        result = ForecastResult(scores, action_scores, num_clips, skipped, out / RECORD_NAME)
         out.mkdir(parents=True, exist_ok=True)
         write_text_atomic(result.path, json.dumps(self._record(result, loaded), indent=1) + "\n")
         report(result)
         return result
 
     def _batches(self, clips: list[ForecastClip]) -> Iterator[tuple[ForecastClip, np.ndarray]]:
-        """Clips with the (N,) frames at which sequences start, N ≤ batch_size."""
+        """Pairs of a clip and the (N,) first frames of up to `batch_size` of its sequences."""
         ends = np.cumsum([clip.label.num_frames for clip in clips])
         num_chosen = min(self.max_sequences or int(ends[-1]), int(ends[-1]))
         chosen = np.linspace(0, ends[-1] - 1, num_chosen).round().astype(np.int64)
@@ -147,25 +147,26 @@ class Benchmark:
         }
 
 
-def _scores(pairs: list[tuple[Tally, Tally]]) -> Scores:
-    return Scores(*(Tally.total(tallies) for tallies in zip(*pairs)))
+def _scores(pairs: list[tuple[HitCounts, HitCounts]]) -> Scores:
+    return Scores(*(HitCounts.total(counts) for counts in zip(*pairs)))
 
 
 def report(result: ForecastResult) -> None:
-    """Prints the scores per horizon."""
+    """Prints the scores per horizon and the most frequent reasons for skipped files."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("step", "model", "nothing moves", "gain"):
         table.add_column(header, justify="right", no_wrap=True)
-    for k, values in enumerate(zip(result.scores.model.pck, result.scores.nothing_moves.pck)):
-        if None in values:
+    for k, (model, still) in enumerate(zip(result.scores.model.pck, result.scores.nothing_moves.pck)):
+        if model is None or still is None:
             table.add_row(f"+{k + 1}", "–", "–", "–")
             continue
-        model, still = values
         style = "bold green" if model > still else "bold"
         table.add_row(f"+{k + 1}", f"[{style}]{model:.2f}[/]", f"{still:.2f}", f"{model - still:+.2f}")
     console = Console()
-    of = f"{result.scores.model.num_sequences:,} sequences of {result.num_clips:,} clips, {NUM_HORIZONS} steps"
-    console.print(f"PCK@{THRESHOLD:g} in percent, {of}; {len(result.skipped):,} label files skipped", highlight=False)
+    sequences = f"{result.scores.model.num_sequences:,} sequences of {result.num_clips:,} clips, {NUM_HORIZONS} steps"
+    console.print(
+        f"PCK@{THRESHOLD:g} in percent, {sequences}; {len(result.skipped):,} label files skipped", highlight=False
+    )
     console.print(table)
     reasons: dict[str, int] = {}
     for each in result.skipped:

@@ -21,13 +21,14 @@ from m3.tokens.joints import JointCodec
 
 
 class Forecaster:
-    """Tells the 16 future poses of single poses, each horizon directly.
+    """Forecasts the 16 future poses of single poses, every horizon in one forward pass.
 
     Args:
         model: trained on `modalities=forecast`, in eval mode.
-        canvas_size: side of the canvas it was trained on, px.
-        mirror: average what it says of the pose and of its mirror image; twice the work.
-        dtype: bf16 computes all but the probabilities in it, faster where the processor knows bfloat16.
+        canvas_size: side of the canvas that it was trained on, px.
+        mirror: average the predictions for the pose and for its mirror image; twice the work.
+        dtype: "fp32" or "bf16", in which all but the probabilities is computed; bf16 is faster on processors with
+            bfloat16 instructions.
     Raises:
         ValueError for a model of other modalities, or another dtype.
     """
@@ -48,9 +49,9 @@ class Forecaster:
         self.codec = JointCodec(canvas_size)
 
     def forecast(self, clip: ForecastClip, starts: np.ndarray) -> np.ndarray:
-        """(N,) frames of a clip → (N, 16, 13, 2) places in continuous pixels of the label's frame.
+        """(N,) first frames of a clip → (N, 16, 13, 2) forecast joints in continuous pixels of the label's frame.
 
-        In a clip so short that its step is 0 every horizon is the frame itself.
+        Where the clip is so short that its step is 0, every horizon is the first frame itself.
         """
         if clip.step == 0:
             return nothing_moves(clip, starts)
@@ -66,19 +67,19 @@ class Forecaster:
 
     @torch.inference_mode()
     def probabilities(self, poses: np.ndarray, step: int) -> Tensor:
-        """(N, 3, 13) tokens of poses on the canvas → (N, 16, 13, V) float32 of the cells of a motion token.
+        """(N, 3, 13) joint tokens → (N, 16, 13, V) float32 probabilities of the cells of each motion token.
 
-        With `mirror` the mean of what is said of the pose and of its mirror image.
+        With `mirror` the mean of the predictions for the pose and for its mirror image.
         """
-        told = self._told(poses, step)
+        probabilities = self._one_way(poses, step)
         if not self.mirror:
-            return told
-        other = self._told(mirrored(poses), step)[:, :, MIRRORED]
+            return probabilities
+        other = self._one_way(mirrored(poses), step)[:, :, MIRRORED]
         other = other.unflatten(-1, (MOTION_SIDE, MOTION_SIDE)).flip(-1).flatten(-2)
-        return told.add_(other).div_(2)
+        return probabilities.add_(other).div_(2)
 
-    def _told(self, poses: np.ndarray, step: int) -> Tensor:
-        """(N, 3, 13) tokens → (N, 16, 13, V)."""
+    def _one_way(self, poses: np.ndarray, step: int) -> Tensor:
+        """`probabilities` without mirroring."""
         given = torch.from_numpy(given_tokens(poses, np.array(step)))  # (N, 40)
         rows = torch.zeros(len(given), self.table.num_tokens, dtype=torch.int64)
         rows[:, : given.shape[1]] = given

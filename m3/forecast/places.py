@@ -1,4 +1,4 @@
-"""Where to say that a joint will be: the displacement whose disc holds the most probability."""
+"""From probabilities to a forecast: the displacement of a joint that most probably counts as a hit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from m3.core.modalities import MOTION_SIDE
 from m3.tokens.motion import cell_centers, grid_to_displacement
 
 EXTENT_RATIOS = (1.01, 1.07, 1.2, 1.49)
-"""L over the larger side of the box of one pose of the clip: means of four equal parts of the training poses."""
+"""L over the larger side of the box around one pose: means over four equal parts of the sorted training poses."""
 
-_SUBCELLS = 5  # along a side of a cell, to find how much of it a disc covers
+_SUBCELLS = 5  # sample points along a side of a cell, to estimate how much of it a disc covers
 
 
 @lru_cache(maxsize=8)
 def disc_shares(radius: float) -> Tensor:
-    """(V, V) float32: how much of cell c lies in the disc around the middle of cell k, at [c, k].
+    """(V, V) float32, at [c, k] the share of cell c inside the disc around the center of cell k.
 
-    The mean over the discs of radius ratio · `radius`, in sides of the pose's box: L itself is not known.
+    The mean over discs of radius ratio · `radius` for `EXTENT_RATIOS`, because L itself is unknown at inference.
+    `radius` is in sides of the pose's box.
     """
     centres = cell_centers()  # (V, 2)
     inside = (np.arange(MOTION_SIDE)[:, None] + (np.arange(_SUBCELLS) + 0.5) / _SUBCELLS).ravel()
@@ -36,14 +37,13 @@ def disc_shares(radius: float) -> Tensor:
 
 
 def best_places(probabilities: Tensor, radius: float) -> Tensor:
-    """The displacements that are most probably hit: 0, or the middle of a cell.
+    """The displacement with the largest probability of a hit: the center of a cell, or 0.
 
-    A displacement's worth is the probability of the disc around it, of `radius` or somewhat more (`disc_shares`); 0 is
-    taken where no other is worth more.
+    The probability of a hit is that of the disc around the displacement (`disc_shares`). Ties with 0 go to 0.
 
     Args:
         probabilities: (R, V) of the cells.
-        radius: of a hit, in sides of the pose's box.
+        radius: largest distance of a hit, in sides of the pose's box.
     Returns:
         (R, 2) float32 displacements, x then y, in sides of the pose's box.
     """

@@ -28,7 +28,7 @@ from m3.core.rng import SampleGenerator
 from m3.forecast.benchmark import Benchmark, Scores
 from m3.forecast.forecaster import Forecaster
 from m3.forecast.places import EXTENT_RATIOS, best_places
-from m3.forecast.protocol import ForecastClip, Tally, nothing_moves, read_clips, score_forecast
+from m3.forecast.protocol import ForecastClip, HitCounts, nothing_moves, read_clips, score_forecast
 from m3.loss import training_loss
 from m3.masking.select import choose, choose_and_pack
 from m3.tokens.joints import JointCodec
@@ -56,11 +56,11 @@ def random_clip(num_frames: int, seed: int = 0, size: tuple[int, int] = (120, 20
 
 def test_nothing_moves_scores_what_it_is_known_to(penn_labels: Path) -> None:
     clips, skipped = read_clips(penn_labels)
-    tallies = []
+    parts = []
     for clip in clips:
         starts = np.arange(clip.label.num_frames)
-        tallies.append(score_forecast(clip, starts, nothing_moves(clip, starts)))
-    total = Tally.total(tallies)
+        parts.append(score_forecast(clip, starts, nothing_moves(clip, starts)))
+    total = HitCounts.total(parts)
     assert (len(clips), len(skipped), total.num_sequences) == (859, 1002, 60_618)
     assert np.round(total.pck, 2).tolist() == NOTHING_MOVES
 
@@ -103,7 +103,7 @@ def test_only_test_clips_are_scored_and_the_others_reported(tmp_path: Path) -> N
     assert [clip.id for clip in clips] == ["0003", "0006"]
     reasons = {each.clip: each.reason for each in skipped}
     assert reasons.pop("bad").startswith("bad.mat: not a readable .mat file")
-    assert reasons.pop("silent") == "no word on train or test"
+    assert reasons.pop("silent") == "no train flag"
     assert reasons == dict.fromkeys(["0001", "0002", "0004", "0005"], "train = 1")
     with pytest.raises(FileNotFoundError, match=r"labels=.*nowhere: no \*.mat files there"):
         read_clips(tmp_path / "nowhere")
@@ -114,7 +114,7 @@ def test_only_test_clips_are_scored_and_the_others_reported(tmp_path: Path) -> N
 
 
 def test_nobody_is_seen() -> None:
-    scores = Scores(*[Tally(np.zeros(16, np.int64), np.zeros(16, np.int64), 3)] * 2)
+    scores = Scores(*[HitCounts(np.zeros(16, np.int64), np.zeros(16, np.int64), 3)] * 2)
     assert math.isnan(scores.mean_pck) and scores.record()["pck"] == [None] * 16
 
 
