@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,10 +22,10 @@ Reduction = Literal["present", "all", "token"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 CHUNK = 384
-"""Rows whose logits exist at the same time; (384, 64,000) float32 is 94 MiB."""
+"""Rows whose logits exist at a time; (384, 64,000) float32 are 94 MiB."""
 
 _HALF_SCALE = 2.0**10
-"""Of the logits' gradient in 16 bits: probabilities near 1 / 64,000 are below what fp16 holds to full precision."""
+"""Scale of the logits' gradient in 16 bits: fp16 does not hold probabilities near 1 / 64,000 with full precision."""
 
 
 def training_loss(
@@ -37,13 +38,13 @@ def training_loss(
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of all targets' cross-entropies: (M, D) hidden vectors of the targets → loss, sums.
 
-    Modalities of one head go through it together: it has one gradient at a time, of 125 MiB for pictures.
+    Modalities that share a head go through it together, so that its gradient (125 MiB for pictures) exists once.
 
     Args:
         modality_weights: (K,) float, `target_weights`.
         label_smoothing: see `weighted_cross_entropy`.
-        motion_blur: std, in sides of the pose's box, of the Gaussian that motion targets are spread over (`m3.tokens.
-            motion.blurred_cells`); 0 for none.
+        motion_blur: std, in sides of the pose's box, of the Gaussian over cells that replaces a motion target
+            (`m3.tokens.motion.blurred_cells`); 0 for none.
     Returns:
         Scalar, Σ_k modality_weights[k] · sums[k], to differentiate; and the sums (K,) float32, detached.
     """
@@ -67,7 +68,7 @@ def training_loss(
 
 @torch.no_grad()
 def modality_scores(model: EncoderDecoder, hidden: Tensor, targets: PackedTokens) -> tuple[Tensor, Tensor]:
-    """What evaluation adds up for each modality.
+    """Summed loss and number of correct predictions of each modality.
 
     Returns:
         Summed cross-entropy (K,) float32, and the number of targets whose likeliest legal id is the right one
@@ -82,7 +83,7 @@ def modality_scores(model: EncoderDecoder, hidden: Tensor, targets: PackedTokens
 
 
 def num_targets(targets: PackedTokens) -> Tensor:
-    """(K,) int64 targets of each modality, counted where they are: no copy from the host to wait for."""
+    """(K,) int64 targets of each modality, counted on their device, without a copy from the host."""
     modalities = torch.arange(len(targets.rows), device=targets.modality.device)
     return (targets.modality[:, None] == modalities).sum(0)
 
@@ -92,31 +93,32 @@ def weighted_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Σ weights · (−ln p(id)) over targets; a factorized id's −ln p is the sum over its digits.
 
-    Without targets it is a zero that still depends on the head, whose gradient is then 0 and not None: the optimizer
-    does the same whether a modality is absent from one rank's batch or from the whole one.
+    Without targets the result is 0 with a gradient of 0 (not None) for the head, so that the optimizer does the same
+    whether a modality is absent from the batch of one rank or from the global batch.
 
     Args:
         hidden: (M, D) float.
         ids: (M,) int64, legal.
         weights: (M,) float.
-        label_smoothing: share of each target that is spread evenly over all ids (all values of each digit).
+        label_smoothing: share of each target that is distributed evenly over all ids (all values of each digit).
     Returns:
         Scalar to differentiate, and each target's own loss (M,), detached; both at least float32.
     """
     if isinstance(head, FactorizedHead):
         digits = zip(head.digit_logits(hidden), head.digits_of(ids))
-        nll = sum(
+        losses = (
             F.cross_entropy(_at_least_float32(logits), digit, reduction="none", label_smoothing=label_smoothing)
             for logits, digit in digits
         )
+        nll = functools.reduce(torch.add, losses)
         return (nll * weights).sum(), nll.detach()
     return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing)
 
 
 def blurred_cross_entropy(
-    hidden: Tensor, ids: Tensor, weights: Tensor, head: FlatHead, std: float
+    hidden: Tensor, ids: Tensor, weights: Tensor, head: FlatHead | FactorizedHead, std: float
 ) -> tuple[Tensor, Tensor]:
-    """`weighted_cross_entropy` of motion ids, each spread over the cells near it: near misses are almost hits."""
+    """`weighted_cross_entropy` of motion ids with each target distributed over the cells near it."""
     table = torch.from_numpy(blurred_cells(std)).to(hidden.device)
     (logits,) = head.digit_logits(hidden)
     nll = F.cross_entropy(_at_least_float32(logits), table[ids], reduction="none")
@@ -124,11 +126,11 @@ def blurred_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of `hidden @ weight.T`, whose (M, V) logits never exist as a whole, nor are computed twice.
+    """Cross-entropy of `hidden @ weight.T` in chunks: the (M, V) logits never exist as a whole and are computed once.
 
-    The loss is a scalar, so that its gradient is known, up to one factor, as soon as a chunk's logits are: it is
-    computed with them, as `torch.nn.functional.linear_cross_entropy` does. That one knows neither weights of rows,
-    nor label smoothing, nor autocast, nor torch before 2.13.
+    The loss is a scalar, so the gradient of a chunk is known, up to one factor, together with its logits, and is
+    computed with them, as in `torch.nn.functional.linear_cross_entropy`. That function needs torch 2.13, and has no
+    row weights, label smoothing or autocast.
     """
 
     @staticmethod
@@ -142,7 +144,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weights = _at_least_float32(weights.to(hidden.device))
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         nll = hidden.new_empty(len(hidden), dtype=_at_least_float32(hidden[:0]).dtype)
-        # In 16 bits the rows' weights, often near 1e-4, enter relative to the largest.
+        # Row weights, often near 1e-4, are used relative to the largest, for 16 bits.
         largest = weights.abs().amax() if len(weights) else weights.new_ones(())
         relative = (weights / largest.clamp_min(torch.finfo(weights.dtype).tiny))[:, None]
         with torch.autocast(device, enabled=False):
@@ -174,9 +176,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, factor: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("the gradients of this loss have been taken: compute it again for a second time")
+            raise RuntimeError("the gradients of this loss were used already: compute the loss again")
         (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
         return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None
 
@@ -213,20 +217,20 @@ def _by_modality(hidden: Tensor, targets: PackedTokens) -> list[tuple[Tensor, Te
 
 
 def _scores(hidden: Tensor, ids: Tensor, position: Tensor, model: EncoderDecoder, k: int) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy and number of right likeliest ids of the targets of modality k, chunk after chunk."""
+    """Summed cross-entropy and number of correct predictions for the targets of modality k, computed in chunks."""
     head = model.head_of(k)
     weight = None if isinstance(head, FactorizedHead) else head.rows()
     name, length = model.table.modalities[k], model.table.max_seq_lens[k]
     sizes = [model.table.num_legal_ids(name, p) for p in range(length)]
     num_legal = torch.tensor(sizes, device=ids.device)[position]  # (M,)
-    worths = (1,) if weight is not None else basis(head.levels)
+    worths = basis(head.levels) if isinstance(head, FactorizedHead) else (1,)
     nll, num_right = hidden.new_zeros((), dtype=torch.float32), ids.new_zeros(())
     for rows, row_ids, legal in zip(hidden.split(CHUNK), ids.split(CHUNK), num_legal.split(CHUNK)):
         is_right = torch.ones_like(row_ids, dtype=torch.bool)
         digit_logits = head.digit_logits(rows) if weight is None else (F.linear(rows, weight),)
         for logits, digit, worth in zip(digit_logits, head.digits_of(row_ids), worths):
             nll += F.cross_entropy(logits.float(), digit, reduction="sum")
-            # Of n legal ids a digit takes its first ⌈n / worth⌉ values (see `FactorizedHead.digit_logits`).
+            # In n legal ids a digit takes its first ⌈n / worth⌉ values (see `FactorizedHead.digit_logits`).
             num_values = {-(-size // worth) for size in sizes}
             is_right &= _likeliest_legal(logits, -(-legal // worth), num_values) == digit
         num_right += is_right.sum()
@@ -234,7 +238,7 @@ def _scores(hidden: Tensor, ids: Tensor, position: Tensor, model: EncoderDecoder
 
 
 def _likeliest_legal(logits: Tensor, num_legal: Tensor, sizes: set[int]) -> Tensor:
-    """(M, V) logits → (M,) ids below `num_legal` (M,), whose values are `sizes`."""
+    """(M, V) logits → (M,) likeliest ids below `num_legal` (M,). sizes: the distinct values of `num_legal`."""
     likeliest = torch.zeros_like(num_legal)
     for size in sizes:
         likeliest = torch.where(num_legal == size, logits[:, :size].argmax(1), likeliest)

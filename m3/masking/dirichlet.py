@@ -1,6 +1,6 @@
-"""Dirichlet draws of many samples at once, from uniform numbers, in logarithms so that no alpha is too small.
+"""Gamma variates for Dirichlet draws of many samples, from uniform numbers, in logarithms: any small alpha works.
 
-A Dirichlet draw is K independent Gamma(alpha) draws over their sum; which of them is largest needs no sum.
+A Dirichlet draw is K independent Gamma(alpha) variates divided by their sum; its argmax does not need the sum.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _SMALLEST = 1e-290  # below it gamma's distribution function is its leading term
 
 
 def num_uniforms(alphas: Sequence[Sequence[float]]) -> int:
-    """How many uniform numbers `log_gamma_draws` needs for a variate, if it may be of any of these alphas."""
+    """Number of uniform numbers that `log_gamma_draws` needs per variate, for the hardest of these alphas."""
     return 1 if all(alpha in (0, 1) for row in alphas for alpha in row) else 3 * _ATTEMPTS + 1
 
 
 def log_gamma_draws(uniform: Tensor, alphas: Tensor) -> Tensor:
     """Logarithms of Gamma(alpha, 1) variates; alpha 0 gives −inf.
 
-    Marsaglia & Tsang (ACM TOMS 2000), with their boost for alpha < 1. With one uniform number each, which suffices
-    where every alpha is 1 or 0, they are exponential variates.
+    Marsaglia & Tsang (ACM TOMS 2000), with their boost for alpha < 1. With U = 1, which requires alphas of 1 or 0, they
+    are exponential variates.
 
     Args:
-        uniform: (B, U, K) float64 in (0, 1), U of `num_uniforms`.
+        uniform: (B, U, K) float64 in (0, 1), U from `num_uniforms`.
         alphas: (B or 1, K) float64, at least 0.
     Returns:
         (B, K) float64.
@@ -49,29 +49,30 @@ def log_gamma_draws(uniform: Tensor, alphas: Tensor) -> Tensor:
 
 
 def argmax_probabilities(alphas: Sequence[float]) -> np.ndarray:
-    """How often each of K independent Gamma(alpha, 1) variates is the largest, for every subset of them.
+    """The probability that each of K independent Gamma(alpha, 1) variates is the largest, for every subset of them.
 
-    P(k) = ∫₀¹ ∏ F_j(F_k⁻¹(u)) du over the others j of the subset, F the distribution functions; by the tanh-sinh rule
-    (Takahasi & Mori 1974), which the singular ends of the interval do not disturb. Within 1e-9.
+    P(k) = ∫₀¹ ∏ F_j(F_k⁻¹(u)) du over the others j of the subset, with distribution functions F; by the tanh-sinh rule
+    (Takahasi & Mori 1974), which handles the singular ends of the interval. Accurate to 1e-9.
 
     Args:
-        alphas: (K,), at least 0. An alpha of 0 is never the largest.
+        alphas: (K,), at least 0. A variate of alpha 0 is never the largest.
     Returns:
-        (2^K, K) float64; bit k of a row's index says that k is in its subset. Rows sum to 1, without a candidate to 0.
+        (2^K, K) float64; bit k of a row's index is set if k is in the subset. Rows sum to 1, or to 0 if all alphas of
+        the subset are 0.
     """
-    alphas = np.asarray(alphas, np.float64)
+    shapes = np.asarray(alphas, np.float64)
     at = np.arange(-6, 6, 1 / 64)
     u = 1 / (1 + np.exp(-np.pi * np.sinh(at)))  # (T,) nodes in (0, 1)
     weight = np.pi / 64 * np.cosh(at) * u * (1 - u)
-    num = len(alphas)
+    num = len(shapes)
     below = np.ones((num, num, len(at)))  # [k, j] = F_j(F_k⁻¹(u))
-    for k in np.flatnonzero(alphas):
-        log_x = _log_quantile(alphas[k], u)
-        for j in np.flatnonzero(alphas):
-            below[k, j] = u if j == k else _distribution(alphas[j], log_x)
+    for k in np.flatnonzero(shapes):
+        log_x = _log_quantile(shapes[k], u)
+        for j in np.flatnonzero(shapes):
+            below[k, j] = u if j == k else _distribution(shapes[j], log_x)
     table = np.zeros((2**num, num))
     for subset in range(2**num):
-        members = [k for k in range(num) if subset >> k & 1 and alphas[k] > 0]
+        members = [k for k in range(num) if subset >> k & 1 and shapes[k] > 0]
         for k in members:
             others = [j for j in members if j != k]
             table[subset, k] = weight @ below[k, others].prod(0)
@@ -81,7 +82,7 @@ def argmax_probabilities(alphas: Sequence[float]) -> np.ndarray:
 
 
 def _log_quantile(alpha: float, u: np.ndarray) -> np.ndarray:
-    """ln of the quantiles u of Gamma(alpha, 1); their own value may be too small for a float."""
+    """ln of the quantiles u of Gamma(alpha, 1), which may themselves be too small for a float."""
     x = gammaincinv(alpha, u)
     with np.errstate(divide="ignore"):
         return np.where(x > _SMALLEST, np.log(x), (np.log(u) + gammaln(alpha + 1)) / alpha)

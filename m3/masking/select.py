@@ -1,4 +1,4 @@
-"""Which tokens are inputs and which are targets, and packing them. One wait for the device in all of it."""
+"""Selection of input and target tokens, and their packing. The host waits for the device once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LAST_KEY = torch.iinfo(torch.int32).max
 
 
 class _Columns(NamedTuple):
-    """What lies in each column of a sample, on a device.
+    """The columns of a sample, on a device.
 
-    modality, position: (S,) int64.
-    kept_bits, own_bits: (S + K,) int32; after its S_k columns each modality has one more, the end (see `_keys`).
+    modality, position: (S,) int64 of each token.
+    kept_bits, own_bits: (S + K,) int32 for `_keys`; each modality has one more column after its tokens, the end.
     """
 
     modality: Tensor
@@ -42,14 +42,14 @@ def _columns(table: ModalityTable, device: torch.device) -> _Columns:
         position += range(length)
         kept_bits += [-1 << length.bit_length()] * length + [0]
         own_bits += [*range(length), _LAST_KEY]
-    with torch.inference_mode(False):  # kept for all callers
+    with torch.inference_mode(False):  # cached, also for callers that train
         int64s = (torch.tensor(values, device=device) for values in (modality, position))
         int32s = (torch.tensor(values, dtype=torch.int32, device=device) for values in (kept_bits, own_bits))
         return _Columns(*int64s, *int32s)
 
 
 class _Chosen(NamedTuple):
-    """Tokens of B samples.
+    """Chosen tokens of B samples.
 
     mask: (B, S) bool, True where chosen. counts: (B, K) int64, chosen tokens of each modality.
     """
@@ -60,8 +60,8 @@ class _Chosen(NamedTuple):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """No operator is divided among threads of the CPU: for small ones their waiting for each other costs more than the
-    work, on a busy machine a hundred times as much."""
+    """Runs torch's operators on one CPU thread: for small ones synchronizing threads costs more than the work, up to a
+    hundred times as much on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -76,7 +76,7 @@ def choose_and_pack(
 ) -> tuple[PackedTokens, PackedTokens]:
     """The packed inputs and targets of a batch, chosen as in `choose`.
 
-    The host waits for the device once, for the sizes; again only where some sample must be drawn again.
+    The host waits for the device once, for the sizes, and once more for each redraw of samples without targets.
     """
     chosen, facts = _draw(tokens, table, generator)
     inputs, targets = (_pack(tokens, table, *each) for each in zip(chosen, facts))
@@ -104,7 +104,7 @@ def choose(tokens: Tensor, table: ModalityTable, generator: SampleGenerator) -> 
 
 @_one_thread()
 def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedTokens:
-    """The chosen tokens of all samples one after the other.
+    """The chosen tokens of all samples, concatenated.
 
     Args:
         tokens: (B, S) int64.
@@ -115,7 +115,7 @@ def pack(tokens: Tensor, is_chosen: Tensor, table: ModalityTable) -> PackedToken
 
 
 def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
-    """(B, S) bool: False at the x, y and motion tokens of invisible joints, which are never predicted nor scored."""
+    """(B, S) bool: False for the x, y and motion tokens of invisible joints, which are neither predicted nor scored."""
     is_allowed = torch.ones_like(tokens, dtype=torch.bool)
     for name, vocabulary in zip(table.modalities, table.vocabularies):
         if vocabulary is JOINTS:
@@ -131,7 +131,7 @@ def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
 def _draw(
     tokens: Tensor, table: ModalityTable, generator: SampleGenerator
 ) -> tuple[tuple[_Chosen, _Chosen], list[list[int]]]:
-    """Inputs and targets, and the facts of both."""
+    """Inputs and targets, and `_facts` of both."""
     inputs, targets = _draw_once(tokens, table, generator)
     for _ in range(_MAX_REDRAWS):
         facts = _facts([inputs, targets])
@@ -143,7 +143,7 @@ def _draw(
         for old, new in zip((*inputs, *targets), (*again[0], *again[1])):
             old[rows] = new
     raise ValueError(
-        "modalities: a sample finds no token that could be a target; widen target_alphas or target_tokens_range, or "
+        "modalities: a sample has no token that could be a target; widen target_alphas or target_tokens_range, or "
         "lower input_tokens_range"
     )
 
@@ -164,10 +164,10 @@ def _draw_once(tokens: Tensor, table: ModalityTable, generator: SampleGenerator)
 
 
 def _keys(generator: SampleGenerator, table: ModalityTable) -> Tensor:
-    """(B, S + K) int32: the order of a modality's keys is its permutation.
+    """(B, S + K) int32 sort keys: sorting the keys of a modality gives its random permutation.
 
-    The high bits are random, two keys from each draw of 64 bits; the low ones are the column's own, so that no two
-    keys of a modality are equal. After each modality comes one more key, larger than all of its keys.
+    The high bits are random, two keys from each draw of 64 bits. The low bits are the index of the column, so that keys
+    of a modality differ. After each modality comes one more key, larger than all of its keys.
     """
     columns = _columns(table, generator.device)
     num_keys = len(columns.own_bits)
@@ -187,7 +187,7 @@ def _counts(is_chosen: Tensor, table: ModalityTable) -> Tensor:
 
 
 def _facts(chosen: Sequence[_Chosen]) -> list[list[int]]:
-    """Of each: the K counts of all samples together, the most and the fewest tokens of a sample; fetched at once."""
+    """For each: K counts over all samples, then the largest and the smallest number of tokens of a sample; one copy."""
     facts = []
     for each in chosen:
         lengths = each.counts.sum(1)

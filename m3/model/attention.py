@@ -1,8 +1,8 @@
-"""Attention between packed tokens of many samples: every token sees the tokens of its own sample only."""
+"""Attention between packed tokens of many samples: every token attends to tokens of its own sample only."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
 class Segments:
-    """Where each sample lies in N packed tokens, in the two layouts that attention kernels want.
+    """Boundaries of the samples in N packed tokens, for the two layouts that attention kernels take: packed and padded.
 
     padded_row: (N,) int64 index of each token in the flattened (B, max_seqlen) padded layout.
     is_attended: (B, max_seqlen) bool, False in the padding; None where there is no padding. A sample without tokens has
@@ -53,16 +53,17 @@ def packed_attention(
 ) -> Tensor:
     """Softmax attention of (M, H, E) queries over (N, H, E) keys and values, scale 1/√E → (M, H, E).
 
-    Queries of a sample without keys get zeros. On the CPU always in float32: its kernel's backward pass is six times
-    as slow in bfloat16.
+    Queries of a sample without keys get zeros. CPUs compute in float32: the backward pass of torch's kernel for them is
+    six times as slow in bfloat16.
 
     Args:
-        kernel: "varlen": `torch.nn.attention.varlen` on the packed tokens themselves; needs half precision on a GPU
-            from compute capability 8.0 on. "padded": `scaled_dot_product_attention` with a key mask. "auto": varlen
-            where it can be.
+        kernel: "varlen": `torch.nn.attention.varlen` on the packed tokens; needs half precision and a GPU of compute
+            capability 8.0 or more. "padded": `scaled_dot_product_attention` with a key mask. "auto": varlen where it
+            is available, else padded.
     """
     if kernel == "varlen" or kernel == "auto" and _has_varlen(query):
-        return varlen_attn(query, key, value, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen)
+        lengths = (queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen)
+        return cast(Tensor, varlen_attn(query, key, value, *lengths))  # a tuple only with return_aux
     if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
             return packed_attention(query.float(), key.float(), value.float(), queries, keys, "padded").to(query.dtype)
@@ -77,9 +78,9 @@ def _has_varlen(query: Tensor) -> bool:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over packed tokens, bias-free.
+    """Multi-head self-attention over packed tokens, without biases.
 
-    qkv_proj: rows are all of q, then k, then v; within each, head after head.
+    qkv_proj: rows of q, then k, then v; within each, head after head.
     kernel: see `packed_attention`.
     """
 
@@ -97,9 +98,9 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of packed queries over packed context, bias-free.
+    """Multi-head attention of packed queries to packed context, without biases.
 
-    kv_proj: rows are all of k, then v.
+    kv_proj: rows of k, then v; within each, head after head.
     kernel: see `packed_attention`.
     """
 
@@ -120,21 +121,22 @@ class CrossAttention(nn.Module):
         return self.attn_out_proj(packed_attention(query, key, value, queries, keys, self.kernel).flatten(1))
 
     def _has_few_queries(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> bool:
-        """Whether `_attend_to_context` needs fewer operations, and no padding, which it would copy for every head.
+        """Whether `_attend_to_context` takes fewer operations and needs no padding, which it would copy per head.
 
-        For m queries of a sample with n tokens it has 4 · m · H · n · D where keys and values have 4 · n · D²: it pays
-        below D / H queries. Only without gradients: training has more.
+        For m queries and n context tokens of a sample it takes 4 · m · H · n · D operations, computing keys and values
+        4 · n · D²: it is cheaper below D / H queries. Not for training, where there are more queries.
         """
         is_plain = query.dtype == context.dtype and query.device.type == "cpu" and keys.is_attended is None
         return is_plain and not torch.is_grad_enabled() and queries.max_seqlen < self.head_width
 
     def _attend_to_context(self, query: Tensor, context: Tensor, queries: Segments, keys: Segments) -> Tensor:
-        """(M, H, E) attended values, without keys and values of each token: q · (W_k c) = (W_kᵀ q) · c, and W_v comes
-        after the weighted sum over tokens. So DeepSeek-V2 (2024) decodes.
+        """(M, H, E) queries → (M, H, E) attended values, without computing keys and values of the context.
+
+        q · (W_k c) = (W_kᵀ q) · c, and W_v is applied after the weighted sum over tokens, as in DeepSeek-V2 (2024).
         """
         to_key, to_value = self.kv_proj.weight.unflatten(0, (2, -1, self.head_width)).unbind(0)  # (H, E, D) each
         rows = torch.einsum("mhe,hed->mhd", query, to_key)
         rows = rows * (context.shape[1] / self.head_width) ** 0.5  # `packed_attention` divides by √D, not by √E
-        shared = context[:, None].expand(-1, rows.shape[1], -1)  # (N, H, D), the same for every head
+        shared = context[:, None].expand(-1, rows.shape[1], -1)  # (N, H, D), the same for all heads
         attended = packed_attention(rows, shared, shared, queries, keys, self.kernel)
         return torch.einsum("mhd,hed->mhe", attended, to_value)

@@ -1,7 +1,8 @@
-"""From ids and positions to vectors."""
+"""Embeddings of token ids and of positions."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -31,9 +32,9 @@ def published_frequencies(width: int) -> Tensor:
 
 
 def fitted_frequencies(length: int, width: int) -> Tensor:
-    """(width / 2,) radians per position, wavelengths from 2 positions to 4 lengths: short axes stay well apart."""
-    longest, shortest = math.log2(math.pi / (2 * length)), math.log2(math.pi)
-    return torch.logspace(shortest, longest, width // 2, base=2, dtype=torch.float64)
+    """(width / 2,) radians per position, for wavelengths from 2 positions to 4 lengths of the axis."""
+    lowest, highest = math.log2(math.pi / (2 * length)), math.log2(math.pi)
+    return torch.logspace(highest, lowest, width // 2, base=2, dtype=torch.float64)
 
 
 def sincos(length: int, frequencies: Tensor) -> Tensor:
@@ -49,14 +50,14 @@ def sincos_grid(side: int, width: int) -> Tensor:
 
 
 def sincos_motion(width: int) -> Tensor:
-    """(16 · 13, width), horizon after horizon: of the joint, as of its x token in a pose, plus of the horizon."""
+    """(16 · 13, width), horizon after horizon: the embedding of the joint's x token plus one of the horizon."""
     joint = sincos(COORDS_LENGTH, fitted_frequencies(COORDS_LENGTH, width))[:NUM_JOINTS]
     horizon = sincos(NUM_HORIZONS, fitted_frequencies(NUM_HORIZONS, width))
     return (horizon[:, None] + joint).flatten(0, 1)
 
 
 class PositionEmbedding(nn.Module):
-    """Fixed embedding of the position within a modality; positions restart at 0 in each.
+    """Fixed embedding of the position within a modality, from 0 in each.
 
     layout: "1d", as published; or "2d", in which picture tokens are embedded by row and column, motion tokens by
         horizon and joint, and wavelengths fit the length of each axis.
@@ -82,6 +83,7 @@ class PositionEmbedding(nn.Module):
             else:
                 frequencies = published_frequencies(width) if layout == "1d" else fitted_frequencies(length, width)
                 embedding[k, :length] = sincos(length, frequencies)
+        self.embedding: Tensor
         self.register_buffer("embedding", embedding, persistent=False)
 
     def forward(self, modality: Tensor, position: Tensor) -> Tensor:
@@ -101,13 +103,15 @@ class DigitEmbedding(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
+        assert vocabulary.digits is not None, vocabulary.name
         self.levels = vocabulary.digits
         self.digits = nn.ModuleList(nn.Embedding(level, width) for level in self.levels)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""
         columns = digits_of_legal(ids, self.levels)
-        return sum(embedding(column) for embedding, column in zip(self.digits, columns))
+        vectors: list[Tensor] = [embedding(column) for embedding, column in zip(self.digits, columns)]
+        return functools.reduce(torch.add, vectors)
 
 
 def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
@@ -119,21 +123,22 @@ def ordinal_features(num_ids: int, num_frequencies: int = 32) -> Tensor:
 
 
 class OrdinalTable(nn.Module):
-    """A (num_ids, D) table for ids that are places on a line: what it learns of one id it learns of its neighbors.
+    """A (num_ids, D) table for ids that are coordinates: neighboring ids have similar rows.
 
-    Rows are a learned linear map of fixed Fourier features of the id (the idea of Tancik et al., NeurIPS 2020), the
-    finest of which have a wavelength of 128 ids. Ids 0 and 1, which at other positions of a pose mean invisible and
-    visible, have learned vectors of their own besides.
+    Rows are a learned linear map of fixed Fourier features of the id (after Tancik et al., NeurIPS 2020), the finest of
+    which have a wavelength of 128 ids. Ids 0 and 1, which also encode invisible and visible, get an additional learned
+    vector each.
     """
 
     def __init__(self, num_ids: int, width: int) -> None:
         super().__init__()
+        self.features: Tensor
         self.register_buffer("features", ordinal_features(num_ids), persistent=False)
         self.smooth = nn.Parameter(torch.zeros(self.features.shape[1], width))
         self.visibility = nn.Parameter(torch.zeros(NUM_VISIBILITY_IDS, width))
 
     def rows(self, num_ids: int | None = None) -> Tensor:
-        """(num_ids, D), of all ids or of the first `num_ids`, at least 2."""
+        """(num_ids, D) rows of all ids, or of the first `num_ids` ≥ 2."""
         rows = self.features[:num_ids] @ self.smooth
         return torch.cat([rows[:NUM_VISIBILITY_IDS] + self.visibility, rows[NUM_VISIBILITY_IDS:]])
 
@@ -146,13 +151,13 @@ class OrdinalEmbedding(OrdinalTable):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N,) → (N, D)."""
-        # Not by indexing, whose gradient is summed in an order that depends on the threads.
+        # Not by indexing `visibility`: the order in which its gradient is summed depends on threads.
         own = F.embedding(ids.clamp(max=NUM_VISIBILITY_IDS - 1), self.visibility)
         return self.features[ids] @ self.smooth + own * (ids < NUM_VISIBILITY_IDS)[:, None]
 
 
 def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:
-    """The embedding that goes with a head (see `m3.model.heads.build_head`)."""
+    """The input embedding of a vocabulary, matching its head (`m3.model.heads.build_head`)."""
     if vocabulary is PICTURE and head == "factorized":
         return DigitEmbedding(vocabulary, width)
     if vocabulary is JOINTS and joints != "table":

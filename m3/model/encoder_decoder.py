@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 
 _MIMETIC_EMBEDDING_STD = 0.1
-_MIMETIC_SHARPNESS = 2.0  # of the first attention to a query's own position
+_MIMETIC_SHARPNESS = 2.0  # of the initial attention to a query's own position
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the decoder attends to: (N, D) vectors of the input tokens, and where each sample's lie."""
+    """Output of the encoder: (N, D) vectors of the input tokens, and the segments of the samples."""
 
     rows: Tensor
     segments: Segments
@@ -36,18 +36,18 @@ class EncoderDecoder(nn.Module):
         width: D, a multiple of head_width.
         encoder_depth, decoder_depth: blocks.
         head_width: E.
-        mlp_ratio: hidden width of an MLP, in widths.
-        logits: "legal" gives each kind of modality embeddings and logits for the ids it can have; "table" one
-            vocabulary of `max(vocab_sizes)` ids that all modalities share (published).
+        mlp_ratio: hidden width of an MLP over `width`.
+        logits: "legal": each vocabulary has embeddings and logits for its legal ids; "table": all modalities share one
+            vocabulary of `max(vocab_sizes)` ids (published).
         head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
-        joints: "table" (each joint id on its own, published), "ordinal" (neighboring ids share what is
-            learned) or "digits" (read as ordinal, predicted as a coarse place and a fine step: ten times as fast);
-            the latter two need logits=legal.
-        positions: "1d" (published), or "2d" for picture tokens, with wavelengths that fit each axis.
-        init: "normal" draws linear and embedding weights from N(0, 0.02) (published); "mimetic" starts with a decoder
-            whose queries already look at their own position (see `_initialize_mimetic`) and need not learn to.
+        joints: "table" (independent joint ids, published), "ordinal" (neighboring ids have similar vectors) or "digits"
+            (embedded as ordinal, predicted as a coarse and a fine coordinate: ten times as fast); the latter two need
+            logits=legal.
+        positions: "1d" (published), or "2d" with rows and columns of pictures and wavelengths that fit each axis.
+        init: "normal": linear and embedding weights from N(0, 0.02) (published); "mimetic": queries of the decoder
+            attend to their own position from the start (see `_initialize_mimetic`).
     Raises:
-        ValueError naming the key for options that contradict each other.
+        ValueError naming the key for impossible or contradictory options.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class EncoderDecoder(nn.Module):
             self._initialize_mimetic()
 
     def choose_kernels(self, attention: Kernel = "auto", compile: bool = False) -> None:
-        """How the blocks compute; what they compute stays the same but for rounding.
+        """Chooses how the blocks compute; results change by rounding only.
 
         Args:
             attention: see `m3.model.attention.packed_attention`.
-            compile: `torch.compile` each block in place, for any number of tokens; the names of weights stay.
+            compile: `torch.compile` each block in place, for any number of tokens; names of weights do not change.
         Raises:
-            ValueError naming the key for another attention.
+            ValueError naming the key for an unknown attention.
         """
         if attention not in KERNELS:
             raise ValueError(f"hardware.attention={attention!r}: choose {', '.join(KERNELS)}")
@@ -126,18 +126,19 @@ class EncoderDecoder(nn.Module):
         return self.decode(self.encode(inputs), targets)
 
     def head_of(self, modality: int) -> FlatHead | FactorizedHead:
-        return self.to_logits[self.vocabularies[modality].name]
+        return cast(FlatHead | FactorizedHead, self.to_logits[self.vocabularies[modality].name])
 
     def digit_logits(self, hidden: Tensor, modality: int, num_ids: int | None = None) -> tuple[Tensor, ...]:
         """(M', D) hidden vectors of one modality → (M', V_d) logits for each digit d of its vocabulary.
 
-        Digits are independent given the hidden vector. A flat head has one digit: the id. num_ids: where only the
-        first so many ids are legal, only theirs.
+        Digits are independent given the hidden vector. A flat head has one digit, the id itself.
+
+        num_ids: only the logits for the first `num_ids` ids, where others are illegal.
         """
         return self.head_of(modality).digit_logits(hidden, num_ids)
 
     def num_logits(self, modality: int, num_ids: int | None = None) -> int:
-        """Logits that a token of a modality has, over all digits, or that its first `num_ids` ids need."""
+        """Number of logits per token of a modality, over all digits, or for its first `num_ids` ids."""
         return self.head_of(modality).num_logits(num_ids)
 
     def digits_of(self, ids: Tensor, modality: int) -> tuple[Tensor, ...]:
@@ -149,7 +150,7 @@ class EncoderDecoder(nn.Module):
         return self.head_of(modality).ids_of(digits)
 
     def _initialize(self) -> None:
-        """N(0, 0.02) for linear and embedding weights, 0 for the one bias; heads start at 0 by themselves."""
+        """N(0, 0.02) for linear and embedding weights, 0 for the only bias; heads are 0 from their construction."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
@@ -158,17 +159,16 @@ class EncoderDecoder(nn.Module):
     def _initialize_mimetic(self) -> None:
         """Mimetic initialization (Trockman & Kolter, ICML 2023), here of cross-attention.
 
-        Queries and keys start with the same random projection, so that their products compare position embeddings;
-        values and outputs start as an orthogonal map and its inverse, so that what is attended to is copied. Other
-        linear weights keep the variance of their inputs, and ids weigh as much as positions.
+        Queries and keys start with the same random projection, so that their products compare position embeddings.
+        Values and outputs start as an orthogonal map and its inverse, so that attended vectors are copied. Other
+        linear layers preserve variance, and ids weigh as much as positions.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=_MIMETIC_EMBEDDING_STD)
-        for block in self.decoder:
-            attention = block.cross_attn
+        for attention in (module for module in self.decoder.modules() if isinstance(module, CrossAttention)):
             width = attention.q_proj.in_features
             copied = nn.init.orthogonal_(torch.empty(width, width))
             with torch.no_grad():
@@ -177,16 +177,17 @@ class EncoderDecoder(nn.Module):
                 attention.attn_out_proj.weight.copy_(copied.T)
 
     def _embed_ids(self, inputs: PackedTokens) -> Tensor:
-        embedded = None
+        embedded: Tensor | None = None
         for name, embedding in self.enc_tok_emb.items():
             members = [k for k, vocabulary in enumerate(self.vocabularies) if vocabulary.name == name]
             if len(members) == self.table.num_modalities:
                 return embedding(inputs.ids)
             rows = torch.cat([inputs.rows[k] for k in members])
-            vectors = embedding(inputs.ids.index_select(0, rows))
+            vectors: Tensor = embedding(inputs.ids.index_select(0, rows))
             if embedded is None:
                 embedded = vectors.new_zeros(len(inputs.ids), vectors.shape[1])
             embedded = embedded.index_copy(0, rows, vectors)
+        assert embedded is not None  # every modality has a vocabulary
         return embedded
 
 

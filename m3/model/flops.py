@@ -1,4 +1,7 @@
-"""Arithmetic that a training step needs, for speeds that can be compared with what a machine can do."""
+"""Floating-point operations of a training step, for comparing its speed with the peak of the device.
+
+Not `torch.utils.flop_counter.FlopCounterMode` (the tests compare with it): it also counts padding, and slows the step.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ def train_step_flops(
     target_lengths: Tensor | Sequence[int],
     target_counts: Tensor | Sequence[int],
 ) -> float:
-    """Floating-point operations that forward and backward need for real tokens, whatever the device really did.
+    """Floating-point operations that forward and backward pass need for the real tokens.
 
-    Counted are the matrix products: linear layers over N inputs or M targets, attention between the tokens of each
-    sample (n², n · m and m² of them, not its padded size), and the logits of each target's own vocabulary. Not counted:
-    padding, what is computed twice to save memory, norms, softmax, embeddings, and the optimizer.
+    Counts the matrix products: linear layers over N inputs or M targets, attention between the tokens of each sample
+    (n², n · m and m² pairs), and the logits of each target's own vocabulary. Leaves out padding, activations that are
+    recomputed to save memory, norms, softmax, embeddings, and the optimizer.
 
     Args:
-        input_lengths, target_lengths: (B,) real tokens of each sample. The samples of several steps one after the
-            other give the sum over those steps.
-        target_counts: (K,) real targets of each modality. They sum to M.
+        input_lengths, target_lengths: (B,) real tokens of each sample. Concatenated samples of several steps give the
+            sum over those steps.
+        target_counts: (K,) real targets of each modality; they sum to M.
     """
     inputs = torch.as_tensor(input_lengths, dtype=torch.float64)  # (B,)
     targets = torch.as_tensor(target_lengths, dtype=torch.float64)
@@ -43,7 +46,7 @@ def train_step_flops(
 
 
 def _linear_weights(model: EncoderDecoder) -> tuple[int, int]:
-    """Weights of the linear layers that every input passes through, and of those for every target."""
+    """Number of weights in the linear layers applied to every input token, and in those applied to every target."""
     linears = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     is_over_inputs = [name.startswith(("encoder.", "dec_context_proj")) or "kv_proj" in name.split(".")
                       for name, _ in linears]  # fmt: skip

@@ -1,4 +1,4 @@
-"""From hidden vectors to the logits of a vocabulary. Every head starts at zero: the first loss is ln(number of ids)."""
+"""Heads: logits of a vocabulary from hidden vectors. Weights start at 0: the first loss is ln(number of ids)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class FlatHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(vocabulary.num_ids, width))
 
     def num_logits(self, num_ids: int | None = None) -> int:
-        """Logits of a token, or of its first `num_ids` ids: what `digit_logits` gives for a hidden vector."""
+        """Number of logits that `digit_logits` gives per token."""
         return self.num_ids if num_ids is None else num_ids
 
     def rows(self, num_ids: int | None = None) -> Tensor:
-        """(V, D), or the first `num_ids` of them."""
+        """The weights (V, D), or their first `num_ids` rows."""
         return self.weight[:num_ids]
 
     def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
-        """(M, D) → one (M, V) tensor, or its first `num_ids` columns."""
+        """(M, D) → one (M, V) tensor; only its first `num_ids` columns where that is given."""
         return (F.linear(hidden, self.rows(num_ids)),)
 
     def digits_of(self, ids: Tensor) -> tuple[Tensor, ...]:
@@ -51,30 +51,33 @@ class OrdinalHead(FlatHead):
 
 
 class FactorizedHead(nn.Module):
-    """A token as its digits, independent given the hidden vector.
+    """Predicts the digits of an id, which are independent given the hidden vector.
 
-    A picture token has 8+8+8+5+5+5 logits instead of 64,000, a joint's 32+256 (fine step, coarse place), not 8,192.
+    A picture token has 8+8+8+5+5+5 logits instead of 64,000, a joint token 32+256 (fine and coarse coordinate) instead
+    of 8,192.
     """
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
+        assert vocabulary.digits is not None, vocabulary.name
         self.levels = vocabulary.digits
         self.weight = nn.Parameter(torch.zeros(sum(self.levels), width))
 
     def num_logits(self, num_ids: int | None = None) -> int:
-        """Logits of a token: of all its digits, or of those that its first `num_ids` ids need."""
+        """Number of logits per token over all digits, or over the values of digits in the first `num_ids` ids."""
         return sum(self._sizes(num_ids))
 
     def digit_logits(self, hidden: Tensor, num_ids: int | None = None) -> tuple[Tensor, ...]:
-        """(M, D) → (M, V_d) for each digit d, least significant first; of the first `num_ids` ids where it is given.
+        """(M, D) → (M, V_d) for each digit d, least significant first.
 
-        Exact where these are all combinations of their digits, as 0 and 1 at the visibility of a joint are.
+        num_ids: only the values that digits take in the first `num_ids` ids. Their combinations must be exactly these
+            ids, as for ids 0 and 1, the visibility of a joint.
         """
         logits = F.linear(hidden, self.weight).split(self.levels, dim=1)
         return tuple(each[:, :size] for each, size in zip(logits, self._sizes(num_ids)))
 
     def _sizes(self, num_ids: int | None) -> tuple[int, ...]:
-        """Values that each digit takes in the first `num_ids` ids."""
+        """Number of values that each digit takes in the first `num_ids` ids."""
         if num_ids is None:
             return self.levels
         return tuple(min(level, -(-num_ids // weight)) for level, weight in zip(self.levels, basis(self.levels)))
