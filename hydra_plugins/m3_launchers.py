@@ -1,6 +1,6 @@
-"""Hydra's joblib and submitit launchers for trials that do not take each other along, whatever kills one.
+"""Hydra's joblib and submitit launchers, changed so that a killed trial does not end the other trials.
 
-Hydra looks for launchers in the package `hydra_plugins`, all of which it imports at every start.
+Hydra finds launchers in the package `hydra_plugins`, and imports all of its modules at every start.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job
@@ -20,25 +21,24 @@ from m3.sweep.outcomes import advice, record_lost, value_of
 from m3.sweep.stopping import SweepStop
 from m3.sweep.trial import ReadyTrial, later, trial_of
 
-# Without the extra `sweep` those below stay abstract: Hydra does not know them.
-try:
+# Without the extra `sweep` the classes below stay abstract, and Hydra ignores them.
+HydraJoblibLauncher: Any = Launcher
+BaseSubmititLauncher: Any = Launcher
+BaseQueueConf: Any = None
+with suppress(ImportError):
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher as HydraJoblibLauncher
-except ImportError:
-    HydraJoblibLauncher = Launcher
-try:
+with suppress(ImportError):
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:
-    BaseSubmititLauncher = Launcher
 
 
 _log = logging.getLogger(__name__)
 
 
 def gpus_per_node(hardware: DictConfig | None) -> int | None:
-    """What a job asks its cluster for: as many as hardware.devices, none for hardware=cpu.
+    """Number of GPUs per node that a cluster job requests: hardware.devices, None for hardware=cpu.
 
-    One for an application without the group `hardware`.
+    1 for an application without the group `hardware`.
     """
     if hardware is None:
         return 1
@@ -49,16 +49,16 @@ OmegaConf.register_new_resolver("m3.gpus_per_node", gpus_per_node, replace=True)
 
 
 class JoblibLauncher(HydraJoblibLauncher):
-    """Several trials at once, each of them waited for by a thread.
+    """Runs several trials at a time; a thread waits for the process of each.
 
-    Hydra's own has processes that wait, and one that is killed ends them all. Its state is global: jobs are prepared
-    one after the other. Jobs that are no trials, those of preprocess.py, are left to it.
+    Hydra's launcher uses worker processes, and a killed one ends all. Hydra's state is global, so jobs are prepared one
+    after the other. Jobs that are not trials, as those of preprocess.py, are run by Hydra's launcher.
     """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if _direction(self.config) is None:
             return super().launch(job_overrides, initial_job_idx)
-        import joblib  # takes a while, at every start
+        import joblib  # slow, and this module is imported at every start
 
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         with later():
@@ -68,7 +68,7 @@ class JoblibLauncher(HydraJoblibLauncher):
         runs = [job.return_value for job in ready]
         with SweepStop() as request:
             parallel = joblib.Parallel(**{**self.joblib, "backend": "threading", "batch_size": 1})
-            trials = parallel(joblib.delayed(run.run)(request) for run in runs)
+            trials: Any = parallel(joblib.delayed(run.run)(request) for run in runs)
         if request.number is not None and any(trial.status != "done" for trial in trials):
             request.leave(rank=0)
         for job, run, trial in zip(ready, runs, trials):
@@ -89,7 +89,7 @@ class JoblibLauncher(HydraJoblibLauncher):
 
 
 class _SubmititLauncher(BaseSubmititLauncher):
-    """A job whose process is killed, which Hydra's own takes for the end of the sweep, is a trial that was killed."""
+    """Records a job whose process is killed as a killed trial; Hydra's launcher would end the sweep."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -108,8 +108,8 @@ class _SubmititLauncher(BaseSubmititLauncher):
         return [self._returned(*each) for each in zip(jobs, numbers, job_overrides)]
 
     def _executor(self) -> Any:
-        """submitit's, with the settings of the launcher's config."""
-        import submitit  # takes a while, at every start
+        """submitit's executor with the settings of the launcher's config."""
+        import submitit  # slow, and this module is imported at every start
 
         settings, cluster = dict(self.params), self._EXECUTOR
         folder = settings.pop("submitit_folder")
@@ -122,10 +122,10 @@ class _SubmititLauncher(BaseSubmititLauncher):
         return executor
 
     def _returned(self, job: Any, number: int, overrides: Sequence[str]) -> JobReturn:
-        """What a job of submitit came to, once it has ended."""
+        """The result of a submitit job; waits for its end."""
         try:
             return job.results()[0]
-        except Exception as error:  # none of the many reasons is one to lose the other trials
+        except Exception as error:  # whatever the reason, the other trials must go on
             config = _config_of_job(self, number, overrides)
             returned = JobReturn(overrides=list(config.hydra.overrides.task))
             if (direction := _direction(config)) is None:
@@ -156,12 +156,12 @@ def _job_line(number: int, overrides: Sequence[str]) -> str:
     return f"\t#{number} : {' '.join(filter_overrides(overrides))}"
 
 
-def _direction(config: DictConfig) -> str | None:
-    """Of a sweep of trials; None for an application without trials."""
+def _direction(config: DictConfig) -> Literal["minimize", "maximize"] | None:
+    """Direction of a sweep of trials; None for an application without trials."""
     return OmegaConf.select(config, "hydra.callbacks.sweep.direction")
 
 
-def _config_of_job(launcher: Launcher, number: int, overrides: Sequence[str]) -> DictConfig:
+def _config_of_job(launcher: Any, number: int, overrides: Sequence[str]) -> DictConfig:
     config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
     with open_dict(config):
         config.hydra.job.id = number

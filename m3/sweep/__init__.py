@@ -1,4 +1,4 @@
-"""Sweeps: every trial in a process of its own, and a table and a plot of all of them."""
+"""Sweeps: every trial runs in its own process; at the end come a table and a plot of all trials."""
 
 from m3.sweep.outcomes import write_result
 from m3.sweep.trial import ignore_sweep_warnings, run_trial

@@ -1,4 +1,4 @@
-"""What a trial's end means: from its exit code, its result and its last words to its record."""
+"""The outcome of a trial: its record, from the exit code, the result file and the output of its process."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from m3.core.jobs import PREEMPTION
 from m3.sweep.records import Trial, write_json
 
 RESULT = "result.json"
-"""What the command of a trial leaves in its folder: {"value": …}."""
+"""File that the command of a trial writes into its folder: {"value": …}."""
 
 RESUME = "resume=auto"
 
 
 def advice(can_resume: bool) -> str:
-    """How a trial that was stopped comes to its end."""
-    return f"{RESUME} continues it" if can_resume else "the same command makes it anew"
+    """How to finish a trial that was stopped."""
+    return f"{RESUME} continues it" if can_resume else "the same command runs it again"
 
 
 def write_result(folder: Path, value: float) -> None:
-    """Says what a run came to: the number that a sweep optimizes."""
+    """Writes the result of a run: the number that a sweep optimizes."""
     write_json(folder / RESULT, {"value": value})
 
 
 def outcome(
     trial: Trial, code: int, asked: signal.Signals | None, folder: Path, output: Path, can_resume: bool
 ) -> Trial:
-    """The record of a trial whose process ended.
+    """The record of a trial whose process has ended.
 
     Args:
         code: its exit code, or minus the number of the signal that killed it.
-        asked: the signal at which the sweep stopped it, if one did.
-        output: what the process said.
-        can_resume: whether its command knows resume=auto.
+        asked: the signal at which the sweep stopped the trial, None if it did not.
+        output: file with the output of the process.
+        can_resume: whether its command supports resume=auto.
     """
     if code == 0:
         try:
@@ -59,9 +59,9 @@ def outcome(
 
 
 def record_lost(folder: Path, trial: Trial, reason: str) -> Trial:
-    """The record of a trial whose job ended without a result; what that job has recorded as final stays.
+    """The record of a trial whose job ended without a result; a final record by the job itself is kept.
 
-    trial: with the job's id.
+    trial: with the id of the job.
     """
     past = Trial.read(folder)
     if past is not None and past.job == trial.job and past.status not in ("running", "interrupted"):
@@ -73,18 +73,18 @@ def record_lost(folder: Path, trial: Trial, reason: str) -> Trial:
 
 
 def value_of(trial: Trial, direction: Literal["minimize", "maximize"]) -> float:
-    """What the sweeper gets: the worst of all numbers for a trial without a value."""
+    """The number for the sweeper: the value, or inf (minimize) and −inf (maximize) for a trial without one."""
     return {"minimize": math.inf, "maximize": -math.inf}[direction] if trial.value is None else trial.value
 
 
 def _last_words(output: Path) -> str:
-    """The line of an output that says best why it ended."""
+    """The line of an output that best explains the end of the process."""
     with open(output, errors="replace") as file:
         lines = [line.strip() for line in deque(file, maxlen=200)]
     while lines and (not lines[-1] or lines[-1].startswith("Set the environment variable HYDRA_FULL_ERROR=1")):
         lines.pop()
     if not lines:
-        return "it said nothing"
+        return "no output"
     errors = [line for line in lines if re.match(r"(error: |[\w.]*(Error|Exception|Interrupt)\b)", line)]
     paragraph = lines[max((n + 1 for n, line in enumerate(lines) if not line), default=0) :]
     return (errors[-1] if errors else paragraph[0]).removeprefix("error: ")[:500]

@@ -1,4 +1,4 @@
-"""The end of a sweep: a table, `sweep.csv` and `sweep.png`."""
+"""The report at the end of a sweep: a table, `sweep.csv` and `sweep.png`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NUM_COLUMNS = 3
 
 
 class SweepReport(Callback):
-    """Reports a sweep when it ends, and when something ends it.
+    """Reports a sweep at its end, also after a failure.
 
     Args:
-        value: name of what is optimized.
+        value: name of the optimized number.
         direction: minimize or maximize.
     """
 
@@ -37,7 +37,7 @@ class SweepReport(Callback):
         self.value, self.direction = value, direction
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        # Hydra does not call `on_multirun_end` where a launcher or sweeper fails.
+        # Hydra does not call `on_multirun_end` if a launcher or sweeper fails.
         atexit.register(self._report, Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -58,7 +58,7 @@ class SweepReport(Callback):
 
 
 def table_of(trials: list[Trial], value: str, direction: str) -> Table:
-    """A row for each trial, the best one marked."""
+    """A row per trial; the best one is marked."""
     best, swept = best_of(trials, direction), swept_settings(trials)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("trial", *swept, value, "time", "status"):
@@ -75,7 +75,7 @@ def table_of(trials: list[Trial], value: str, direction: str) -> Table:
 
 
 def write_csv(path: Path, trials: list[Trial], value: str) -> Path:
-    """One line for each trial, with all digits."""
+    """One line per trial, with all digits."""
     swept = swept_settings(trials)
     text = StringIO()
     writer = csv.writer(text)
@@ -89,8 +89,8 @@ def write_csv(path: Path, trials: list[Trial], value: str) -> Path:
 
 
 def write_plot(path: Path, trials: list[Trial], value: str, direction: str) -> Path:
-    """The value of each trial, and over each swept setting."""
-    # Not above: Hydra builds the report, which few runs need, at the start of every run.
+    """Plots the value of each trial, and values over each swept setting."""
+    # Imported here: Hydra creates the callback at the start of every run, but only sweeps plot.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,14 +115,14 @@ def write_plot(path: Path, trials: list[Trial], value: str, direction: str) -> P
 
 
 def _draw_history(panel: Any, trials: list[Trial], best: Trial | None, value: str, direction: str) -> None:
-    done = [trial for trial in trials if trial.value is not None]
+    done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
+    numbers, values = [number for number, _ in done], [value for _, value in done]
     choose = {"minimize": min, "maximize": max}[direction]
-    so_far = [choose(trial.value for trial in done[: n + 1]) for n in range(len(done))]
-    numbers = [trial.number for trial in done]
+    so_far = [choose(values[: n + 1]) for n in range(len(values))]
     panel.step(numbers, so_far, where="post", color="tab:gray", linewidth=1, label="best so far")
-    panel.plot(numbers, [trial.value for trial in done], "o", color="tab:blue")
+    panel.plot(numbers, values, "o", color="tab:blue")
     without = [trial.number for trial in trials if trial.value is None]
-    if without:  # at the lower edge, whatever the scale
+    if without:  # at the lower edge of the panel
         panel.plot(without, [0.03] * len(without), "x", color="tab:red", transform=panel.get_xaxis_transform(),
                    label="without result")  # fmt: skip
     if best is not None:
@@ -136,9 +136,9 @@ def _draw_history(panel: Any, trials: list[Trial], best: Trial | None, value: st
 def _draw_setting(
     panel: Any, trials: list[Trial], best: Trial | None, key: str, values: list[str | None], value: str
 ) -> None:
-    """Over a line of numbers where the setting is a number in every trial, over a row of names elsewhere."""
-    numbers = [_number(each) for each in values]
-    if is_numeric := None not in numbers:
+    """Plots values over a numeric axis if the setting is a number in every trial, else over a categorical axis."""
+    numbers = [number for each in values if (number := _number(each)) is not None]
+    if is_numeric := len(numbers) == len(values):
         places = numbers
         if min(places) > 0 and max(places) / min(places) >= 10:
             panel.set_xscale("log", subs=[])
@@ -161,14 +161,14 @@ def _draw_setting(
 
 def _number(text: str | None) -> float | None:
     try:
-        number = float(text)
-    except (TypeError, ValueError):
+        number = float(text or "")
+    except ValueError:
         return None
     return number if math.isfinite(number) else None
 
 
 def _short(text: str | None) -> str:
-    """A setting as the table shows it: floats with 4 digits."""
+    """The text of a setting in the table: floats with 4 digits, – for none."""
     if text is None:
         return "–"
     number = _number(text)

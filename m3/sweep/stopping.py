@@ -1,4 +1,4 @@
-"""A sweep that a signal stops: its trials save a checkpoint first."""
+"""How a signal stops a sweep: its trials save a checkpoint first."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from m3.core.jobs import PREEMPTION, requeue_submitit
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kills what is left of a process that leads a session, and of those that it started."""
+    """Kills a session leader that is still running, and the processes that it started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
 class SweepStop:
-    """In its block notes the first signal, and hands it on to processes as one that stops them after a checkpoint.
+    """In its block, forwards signals to the processes of trials as SIGUSR1, which stops them after a checkpoint.
 
-    These have sessions of their own, so that no Ctrl-C of a terminal comes to them twice. The same SIGINT or SIGTERM
-    once more ends them at once.
+    The processes are in sessions of their own, so that they do not also get a terminal's Ctrl-C. A second SIGINT or
+    SIGTERM of the same kind kills them.
 
-    number: of the first signal, None before it.
+    number: the first signal, None before it.
     """
 
     def __init__(self) -> None:
@@ -45,25 +45,25 @@ class SweepStop:
             signal.signal(number, handler)
 
     def add(self, process: subprocess.Popen) -> None:
-        """From any thread."""
+        """Registers a process; may be called from any thread."""
         self._processes.append(process)
-        if self.number is not None:  # between the decision to start the process and its start
+        if self.number is not None:  # the signal came while the process was started
             process.send_signal(signal.SIGUSR1)
 
     def remove(self, process: subprocess.Popen) -> None:
         self._processes.remove(process)
 
     def leave(self, rank: int) -> None:
-        """Ends this process; returns where submitit may not run the job again, as it does after all but Ctrl-C."""
+        """Ends this process, after a requeue of its submitit job unless at Ctrl-C; returns if that is refused."""
         if self.number != signal.SIGINT:
             try:
                 requeue_submitit(self._handlers)
-            except Exception as error:  # submitit's own, which would cost the sweep its other trials
+            except Exception as error:  # no failure of submitit may lose the other trials of the sweep
                 print(error, file=sys.stderr, flush=True)
                 return
             if rank:
-                time.sleep(60)  # the job's first process requeues it; were this one to end before, SLURM would end all
-        raise SystemExit(128 + self.number)
+                time.sleep(60)  # the first process requeues the job; SLURM would end it if this process ended before
+        raise SystemExit(128 + (self.number or 0))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         is_urgent = number in self._noted and number in (signal.SIGINT, signal.SIGTERM)
@@ -73,4 +73,4 @@ class SweepStop:
             if is_urgent:
                 end(process)
             else:
-                process.send_signal(signal.SIGUSR1)  # of which a training may get several
+                process.send_signal(signal.SIGUSR1)  # a repeated SIGUSR1 does not end a training

@@ -1,8 +1,8 @@
-"""A trial of a sweep: the command that it stands for, in a process of its own.
+"""A trial of a sweep: its command, run in a process of its own.
 
-Whatever happens to that process, the launcher gets a number, so that no launcher and no sweeper loses the other
-trials: inf (or −inf where more is better) for a trial that failed or was killed. A trial whose launcher is gone stops
-after a checkpoint.
+Whatever happens to the process, the launcher gets a number, so that launchers and sweepers keep the other trials: inf
+(−inf if the sweep maximizes) for a trial that failed or was killed. A trial whose launcher has ended stops after a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def ignore_sweep_warnings() -> None:
 
 @dataclass(frozen=True)
 class ReadyTrial:
-    """A trial that only has to be started, from any thread.
+    """A prepared trial, which `run` starts from any thread.
 
-    folder: of the trial. command, environment: of its process. output: file for what that process says.
+    folder: of the trial. command, environment: of its process. output: file for the output of the process.
     direction: of the sweep. rank: of this process among those that run the trial together.
-    can_resume: whether the command knows resume=auto.
+    can_resume: whether the command supports resume=auto.
     """
 
     trial: Trial
@@ -54,7 +54,7 @@ class ReadyTrial:
     can_resume: bool
 
     def run(self, request: SweepStop) -> Trial:
-        """Its record at the end; the trial as it is where the sweep stops before it starts."""
+        """Runs the process and returns the final record; the unchanged trial if the sweep has been stopped before."""
         if request.number is not None:
             return self.trial
         if self.rank == 0:
@@ -73,10 +73,10 @@ class ReadyTrial:
 
     @contextmanager
     def _process(self, request: SweepStop) -> Iterator[subprocess.Popen]:
-        """It is killed if the block is left while it runs."""
+        """The running process; killed if the block ends before it."""
         with (
             open(self.output, "a") as file,
-            # The end of its input says that this process is gone (`m3.core.jobs.stop_with_sweep`).
+            # The trial stops when its standard input ends with this process (`m3.core.jobs.stop_with_sweep`).
             subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
@@ -97,21 +97,21 @@ class ReadyTrial:
 def run_trial(
     script: Path, folder_key: str, direction: Literal["minimize", "maximize"], can_resume: bool
 ) -> float | ReadyTrial:
-    """Runs `python SCRIPT OVERRIDES FOLDER_KEY=FOLDER` for the Hydra job that calls it, and records what came of it.
+    """Runs `python SCRIPT OVERRIDES FOLDER_KEY=FOLDER` for the Hydra job that calls it, and records the outcome.
 
-    With resume=auto a trial that is done is not run again, and one that was interrupted goes on where it was; a job
-    that its cluster starts again has it by itself.
+    With resume=auto a finished trial is not run again, and an interrupted one is continued. A job that its cluster has
+    requeued gets resume=auto automatically.
 
     Args:
         script: of the application.
-        folder_key: setting that says where the application writes.
+        folder_key: configuration key of the application's output folder.
         direction: of the sweep.
-        can_resume: whether the application knows resume=auto.
+        can_resume: whether the application supports resume=auto.
     Returns:
-        What the command gave to `write_result`; the worst of all numbers where it gave none; in the block of `later`
-        the trial itself, to be run.
+        The value that the command gave to `write_result`, or `value_of` a trial without one. In the block of `later`,
+        the prepared trial.
     Raises:
-        SystemExit at a signal, after the trial has saved what it can, and where the folder holds another trial.
+        SystemExit at a signal, after the trial has saved a checkpoint, and if the folder holds another trial.
     """
     job = HydraConfig.get()
     folder, trial = Path(job.runtime.output_dir), trial_of(job)
@@ -120,7 +120,7 @@ def run_trial(
     if past is not None and past.overrides != trial.overrides:
         held = " ".join(past.overrides)
         raise SystemExit(f"error: {folder} holds another trial ({held}): give the sweep another name")
-    if past is not None and past.status == "done" and RESUME in given:
+    if past is not None and past.status == "done" and past.value is not None and RESUME in given:
         print(f"#{trial.number}: done already, {past.value:.4f}", flush=True)
         return past.value
     if can_resume and past is not None and past.job == trial.job is not None and RESUME not in given:
@@ -135,7 +135,7 @@ def run_trial(
 
 @contextmanager
 def later() -> Iterator[None]:
-    """In the block `run_trial` prepares trials for a launcher that runs several at once."""
+    """In the block `run_trial` only prepares trials, for a launcher that runs several at a time."""
     token = _IS_LATER.set(True)
     try:
         yield
@@ -144,7 +144,7 @@ def later() -> Iterator[None]:
 
 
 def trial_of(job: HydraConf) -> Trial:
-    """The trial that a job of Hydra is."""
+    """The trial of a Hydra job."""
     ignored = ("sweep=", "+sweep=", "resume=")
     overrides = (override for override in job.overrides.task if not override.startswith(ignored))
     return Trial(int(job.job.num), tuple(overrides), job=job_id())
@@ -166,6 +166,6 @@ def _in_words(trial: Trial) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """As a value of an override."""
+    """A path as the value of an override."""
     escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
