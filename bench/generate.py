@@ -46,7 +46,7 @@ from m3.generation.rollout import SUCCESSOR_OF, roll_out  # noqa: E402
 from m3.masking.select import pack  # noqa: E402
 from m3.model.encoder_decoder import EncoderDecoder  # noqa: E402
 from m3.sampling.sampler import autocast  # noqa: E402
-from m3.sampling.settings import SchemeSettings  # noqa: E402
+from m3.sampling.settings import DecodingConfig  # noqa: E402
 
 LARGEST_DIFFERENCE = 1e-4
 NUM_CHECKED = 2
@@ -75,15 +75,15 @@ VARIANTS: dict[str, list[str]] = {
     "maskgit 8 + 8": [*GREEDY, *steps(8, 8)],
     "maskgit 8 + 16": [*GREEDY, *steps(8, 16)],
     "maskgit 8 + 8, linear": [*GREEDY, *steps(8, 8), *both("schedule=linear")],
-    "maskgit 8 + 8, refresh 2": [*GREEDY, *steps(8, 8), *both("refresh_every=2")],
-    "maskgit 8 + 8, refresh 4": [*GREEDY, *steps(8, 8), *both("refresh_every=4")],
+    "maskgit 8 + 8, refresh 2": [*GREEDY, *steps(8, 8), *both("encoder_interval=2")],
+    "maskgit 8 + 8, refresh 4": [*GREEDY, *steps(8, 8), *both("encoder_interval=4")],
     "maskgit 4 + 4, guided 1.5": [*GREEDY, *steps(4, 4), *GUIDED],
     "roar 2 + 2": ["sampling=roar", *GREEDY, *steps(2, 2)],
     "roar 4 + 4": ["sampling=roar", *GREEDY, *steps(4, 4)],
     "roar 8 + 8": ["sampling=roar", *GREEDY, *steps(8, 8)],
     "roar 8 + 8, cosine": ["sampling=roar", *GREEDY, *steps(8, 8), *both("schedule=cosine")],
-    "roar 8 + 8, refresh 2": ["sampling=roar", *GREEDY, *steps(8, 8), *both("refresh_every=2")],
-    "roar 8 + 8, refresh 4": ["sampling=roar", *GREEDY, *steps(8, 8), *both("refresh_every=4")],
+    "roar 8 + 8, refresh 2": ["sampling=roar", *GREEDY, *steps(8, 8), *both("encoder_interval=2")],
+    "roar 8 + 8, refresh 4": ["sampling=roar", *GREEDY, *steps(8, 8), *both("encoder_interval=4")],
     "ar": ["sampling=ar", *GREEDY],
     "sampled, maskgit 1 + 1": [*SAMPLED, *steps(1, 1)],
     "sampled, maskgit 2 + 2": [*SAMPLED, *steps(2, 2)],
@@ -105,7 +105,7 @@ SHOWN = {"pck@0.05": 100, "pck@0.1": 100, "psnr": 1, "ssim": 100}
 HORIZONS = (1, 3, 6)
 
 
-def schemes_of(overrides: Sequence[str], table: ModalityTable) -> list[SchemeSettings]:
+def schemes_of(overrides: Sequence[str], table: ModalityTable) -> list[DecodingConfig]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return instantiate(compose("generate", list(overrides)).sampling).for_table(table)
 
@@ -277,7 +277,7 @@ def measure_variants(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, overrides in chosen.items():
         schemes = schemes_of(overrides, model.table)
 
-        def one(schemes: list[SchemeSettings] = schemes) -> None:
+        def one(schemes: list[DecodingConfig] = schemes) -> None:
             roll_out(model, reference, schemes, arguments.frames, 0, sample, arguments.batch_size)
 
         work[name] = one

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
+from m3.core.devices import torch_device
 from m3.core.pretrained import find_weights, fingerprint
-from m3.core.validation import check, torch_device
+from m3.core.validation import check
 
 REPOSITORY = "Salesforce/blip-image-captioning-base"
 WEIGHTS = ("config.json", "model.safetensors")

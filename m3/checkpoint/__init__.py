@@ -1,6 +1,6 @@
 """Checkpoints: atomic writes, reading without pickles, checks that they fit a run or a model, and shared models."""
 
-from m3.checkpoint.callback import Checkpoints, Interrupted, interruptible
+from m3.checkpoint.callback import Checkpoints
 from m3.checkpoint.files import (
     BEST,
     FOLDER,
@@ -24,11 +24,9 @@ __all__ = [
     "AtomicCheckpointIO",
     "CheckpointWriteError",
     "Checkpoints",
-    "Interrupted",
     "LoadedModel",
     "check_resumable",
     "initialize",
-    "interruptible",
     "load_model",
     "load_published",
     "newest_checkpoint",

@@ -3,88 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from m3.checkpoint.files import BEST, checkpoint_path, copy_checkpoint, numbered_checkpoints
-from m3.core.jobs import PREEMPTION
+from m3.core.signals import Interrupted, StopRequest
 from m3.training.logs import is_log_step
-
-_STOPPING = (*PREEMPTION, signal.SIGINT)
-
-
-class Interrupted(SystemExit):
-    """A signal stopped the run, during training after a checkpoint. Exits with 128 + the number of the signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.signal = signal.Signals(number)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """In the block a stopping signal raises `Interrupted` at once: before training there is nothing to save."""
-    process = os.getpid()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:
-            raise Interrupted(number)
-        os._exit(128 + number)  # in a loader process, which inherits the handler
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.signal(number, interrupt) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class StopRequest:
-    """Handles the signals that ask a run to stop: SIGINT (Ctrl-C) and those of clusters.
-
-    A second SIGINT or SIGTERM ends the process at once. Warning signals of a cluster do not, since they may repeat.
-
-    Attributes:
-        signal: the first signal, None before it.
-    """
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._process = 0
-
-    def listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._process = os.getpid()
-            self._handlers = {number: signal.signal(number, self._note) for number in _STOPPING}
-
-    def stop_listening(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # loader processes inherit the handler, and end with the run
-            return
-        if number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-            words = "stops after this step; Ctrl-C or SIGTERM once more stops at once"
-            print(f"\n{self.signal.name}: {words}", file=sys.stderr, flush=True)
 
 
 class Checkpoints(Checkpoint):

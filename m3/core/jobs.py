@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What a cluster sends before it takes a machine away: SLURM's own signal, the one that scripts ask for with
@@ -88,7 +89,7 @@ def _stop(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def requeue_submitit(handlers: dict[signal.Signals, object]) -> None:
+def requeue_submitit(handlers: dict[signal.Signals, Any]) -> None:
     """Lets submitit put its job back into the queue, which ends this process; does nothing outside such a job.
 
     handlers: those that submitit installed. Raises submitit's error where the job may not run again.

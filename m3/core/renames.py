@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 RENAMED_TARGETS: dict[str, str] = {
     "m3.inpainting.Inpainting": "m3.generation.inpainting.Inpainting",
@@ -91,7 +91,7 @@ def current_config(config: Config, overrides: Sequence[str] = (), is_stored: boo
     renamed = _current(content, (), _keys_set(overrides), is_stored)
     if renamed == content:
         return config
-    made = OmegaConf.create(renamed)
+    made = DictConfig(renamed)
     OmegaConf.set_struct(made, OmegaConf.is_struct(config))
     return made
 
@@ -102,6 +102,15 @@ def current_overrides(arguments: Iterable[str]) -> list[str]:
     `KEY=VALUE` becomes `++NEW=VALUE`, which also works with a user's file that has nothing but the old key.
     """
     return [argument if argument.startswith("-") else _current_override(argument) for argument in arguments]
+
+
+def rename_swept_keys(params: DictConfig) -> None:
+    """Gives the keys of a sweep's search space (`hydra.sweeper.params`) their current names, in place."""
+    spaces = {current_key(str(key)): params._get_node(key) for key in params}
+    if spaces.keys() != params.keys():
+        with open_dict(params):
+            params.clear()
+            params.update(spaces)
 
 
 def _current_override(argument: str) -> str:

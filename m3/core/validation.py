@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 
 class SettingError(ValueError):
     """An impossible setting that can be noticed only while the run works."""
@@ -27,16 +25,3 @@ def check(key: str, value: Any, kind: Any, low: float = -math.inf, high: float =
     if not math.isfinite(value) or not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"{low:g} … {high:g}"
         raise ValueError(f"{key}={value!r}: need {bounds}")
-
-
-def torch_device(key: str, name: str) -> torch.device:
-    """The device of this name; "auto" is the GPU if there is one.
-
-    Raises ValueError naming the key where there is no such device.
-    """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{key}={name}: {str(error).splitlines()[0]}") from error
-    return torch.device(device)

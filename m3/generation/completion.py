@@ -23,7 +23,7 @@ from m3.metrics.tallies import RolloutTokens
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.reporting.figures import column_sheet
 from m3.sampling.sampler import generate
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
 
@@ -95,7 +95,7 @@ def given_pairs(starts: Starts, is_given: Tensor, table: ModalityTable) -> Fille
 def complete(
     model: EncoderDecoder,
     given: Filled,
-    schemes: Sequence[SchemeSettings],
+    schemes: Sequence[DecodingConfig],
     seed: int,
     sample: Tensor,
     batch_size: int,

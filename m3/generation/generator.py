@@ -28,7 +28,7 @@ from m3.generation.rollout import (
 from m3.metrics import Context, Draw, RolloutTokens, Score, score
 from m3.reporting.figures import panels
 from m3.sampling.given import named_modality
-from m3.sampling.settings import Sampling, SchemeSettings
+from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
 
@@ -79,13 +79,13 @@ class Generator:
         check("rollout.num_samples", self.num_draws, int, low=1)
         for name, changes in self.draw_changes.items():
             if not isinstance(changes, Mapping | None):
-                raise ValueError(f"rollout.draws.{name}={changes!r}: need keys of sampling.schemes.{name}")
+                raise ValueError(f"rollout.sample_schemes.{name}={changes!r}: need keys of sampling.schemes.{name}")
             try:
                 drawn = self.sampling.scheme(name, changes)
                 if self.num_draws > 1 and name in self.sampling.generate:
                     drawn.for_table(self.table)
             except ValueError as error:
-                raise ValueError(f"rollout.draws.{name}: {error}") from error
+                raise ValueError(f"rollout.sample_schemes.{name}: {error}") from error
 
     @property
     def table(self) -> ModalityTable:
@@ -159,7 +159,7 @@ class Generator:
         schemes = self.sampling.for_table(self.table)
         given = given_pairs(starts, self.sampling.is_given(self.table), self.table)
 
-        def filled(chosen: Sequence[SchemeSettings], draw: int) -> Filled:
+        def filled(chosen: Sequence[DecodingConfig], draw: int) -> Filled:
             sample = starts.sample_ids(draw).to(self.device)
             total = sum(scheme.num_steps for scheme in chosen) * -(-len(sample) // self.batch_size)
             with progress_callback(total, f"{', '.join(self.sampling.generate)} of {len(sample)} pairs") as on_step:
@@ -170,7 +170,7 @@ class Generator:
         made = Completion(starts, given, filled(schemes, 0), draws, self.table, self.sampling.generate)
         return made, completion_scores(made, self.tokenizer, self.codec, self.decoded(starts.tokens))
 
-    def _drawn(self, schemes: Sequence[SchemeSettings]) -> list[SchemeSettings]:
+    def _drawn(self, schemes: Sequence[DecodingConfig]) -> list[DecodingConfig]:
         changed = [self.sampling.scheme(each.modality, self.draw_changes.get(each.modality)) for each in schemes]
         return [each.for_table(self.table) for each in changed]
 
@@ -183,7 +183,7 @@ class Generator:
     def _draws(
         self,
         starts: Starts,
-        schemes: Sequence[SchemeSettings],
+        schemes: Sequence[DecodingConfig],
         is_given: Tensor,
         num_frames: int,
         numbers: Sequence[int],

@@ -26,7 +26,7 @@ from m3.metrics.measures import Tally, joint_error_px
 from m3.reporting.figures import draw_skeleton, write_png
 from m3.reporting.metrics_file import write_metrics
 from m3.sampling.sampler import generate
-from m3.sampling.settings import Sampling, SchemeSettings
+from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.joints import JointCodec
 
 GUESSES = {
@@ -88,7 +88,7 @@ class Inpainting:
         _ = self.scheme
 
     @property
-    def scheme(self) -> SchemeSettings:
+    def scheme(self) -> DecodingConfig:
         """How the hidden joints are generated."""
         return self.sampling.scheme("coords")
 
@@ -146,7 +146,7 @@ class Inpainting:
         return rows, is_hidden[rows], coords[rows]
 
     def _generated(
-        self, loaded: LoadedModel, scheme: SchemeSettings, coords: np.ndarray, is_hidden: np.ndarray
+        self, loaded: LoadedModel, scheme: DecodingConfig, coords: np.ndarray, is_hidden: np.ndarray
     ) -> np.ndarray:
         """(N, 3, 13) tokens with the hidden ones generated; nothing else of the sample is given."""
         table, device = loaded.table, next(loaded.model.parameters()).device

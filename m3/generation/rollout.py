@@ -14,7 +14,7 @@ from m3.core.modalities import COORDS_LENGTH, PICTURE_STRIDE, ModalityTable
 from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
 
@@ -97,7 +97,7 @@ def _no_ids(shape: tuple[int, int], table: ModalityTable) -> dict[str, np.ndarra
 def roll_out(
     model: EncoderDecoder,
     reference: Mapping[str, Tensor],
-    schemes: Sequence[SchemeSettings],
+    schemes: Sequence[DecodingConfig],
     num_frames: int,
     seed: int,
     sample: Tensor,
@@ -144,7 +144,7 @@ def _frames(
     model: EncoderDecoder,
     tokens: Tensor,
     is_given: Tensor,
-    schemes: Sequence[SchemeSettings],
+    schemes: Sequence[DecodingConfig],
     num_frames: int,
     seed: int,
     sample: Tensor,
@@ -169,18 +169,18 @@ def _frames(
     return frames
 
 
-def num_steps(schemes: Sequence[SchemeSettings], num_frames: int, num_samples: int, batch_size: int) -> int:
+def num_steps(schemes: Sequence[DecodingConfig], num_frames: int, num_samples: int, batch_size: int) -> int:
     """Steps of the sampler in a roll-out."""
     of_successor = _of_successor(schemes)
     of_frame = [sum(scheme.num_steps for scheme in chosen) for chosen in (schemes, of_successor)]
     return -(-num_samples // batch_size) * (of_frame[0] + (num_frames - 1) * of_frame[1])
 
 
-def _of_successor(schemes: Sequence[SchemeSettings]) -> list[SchemeSettings]:
+def _of_successor(schemes: Sequence[DecodingConfig]) -> list[DecodingConfig]:
     return [scheme for scheme in schemes if scheme.modality in SUCCESSOR_OF.values()]
 
 
-def check_schemes(schemes: Sequence[SchemeSettings], table: ModalityTable) -> None:
+def check_schemes(schemes: Sequence[DecodingConfig], table: ModalityTable) -> None:
     """Raises ValueError naming the key unless the schemes generate a whole successor with this model."""
     names = frame_modalities(table)
     generated = [scheme.modality for scheme in schemes]

@@ -6,12 +6,12 @@ python -m m3.hub outputs/train/NAME outputs/hub/NAME --scores outputs/generate/N
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from m3.checkpoint import CARD, CONFIG, WEIGHTS, load_model, upload
 from m3.checkpoint.evaluations import ACCEPTED
+from m3.core.errors import one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,14 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the hub")
     parser.add_argument("--private", action="store_true", help="make the repository, if it is new, a private one")
     options = parser.parse_args(arguments)
-    try:
+    with one_line_errors():
         loaded = load_model(options.checkpoint, revision=options.revision)
         loaded.save_pretrained(options.folder, options.scores, options.license, options.push)
         print(f"{options.folder}: {WEIGHTS}, {CONFIG}, {CARD}")
         if options.push:
             print(upload(options.folder, options.push, options.private))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ and AR just those that are next.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -21,9 +23,9 @@ from m3.core.types import PackedTokens
 from m3.masking.select import pack
 from m3.model.encoder_decoder import Context, EncoderDecoder
 from m3.sampling.guidance import Pass, passes, visible_to
-from m3.sampling.schedules import temperature_factor, token_schedule
-from m3.sampling.settings import ORDINAL_PICKS, Precision, SchemeSettings
-from m3.sampling.token_sampling import log_probability, pick_digits
+from m3.sampling.schedules import Schedule, temperature_factor, token_schedule
+from m3.sampling.settings import ORDINAL_PICKS, DecodingConfig, Precision
+from m3.sampling.token_sampling import log_probability, sample_digits
 
 _LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""
@@ -34,7 +36,7 @@ def generate(
     model: EncoderDecoder,
     tokens: Tensor,
     is_known: Tensor,
-    schemes: Sequence[SchemeSettings],
+    schemes: Sequence[DecodingConfig],
     seed: int,
     sample: Tensor,
     epoch: int = 0,
@@ -65,7 +67,7 @@ def generate(
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context in which the model computes (`SchemeSettings.precision`)."""
+    """The context in which the model computes (`DecodingConfig.precision`)."""
     has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if precision == "bf16" or (precision == "auto" and has_bf16):
         return torch.autocast(device.type, torch.bfloat16)
@@ -76,7 +78,7 @@ def _fill(
     model: EncoderDecoder,
     tokens: Tensor,
     is_known: Tensor,
-    scheme: SchemeSettings,
+    scheme: DecodingConfig,
     generator: SampleGenerator,
     on_step: Callable[[], None],
 ) -> None:
@@ -85,16 +87,17 @@ def _fill(
     vocabulary = model.table.vocabularies[model.table.index(scheme.modality)]
     length = columns.stop - columns.start
     num_undecided = (~is_known[:, columns]).sum(1)  # (B,)
-    counts = _counts(num_undecided.cpu(), scheme)  # (B, T), on the host
+    counts = _counts(num_undecided.cpu(), scheme.schedule, scheme.num_steps or length)  # (B, T), on the host
     counts_here = counts.to(tokens.device)
     decided = (counts_here.cumsum(1) - counts_here) / num_undecided.clamp(min=1)[:, None]  # (B, T) shares before a step
     temperature = scheme.temperature * temperature_factor(scheme.temperature_schedule, decided.double())
     num_steps = (counts_here > 0).sum(1, keepdim=True)  # (B, 1) steps that a row takes
     order = _order(scheme, generator, *is_known[:, columns].shape)
     made = passes(scheme.guidance, model.table)
+    rows, contexts = num_undecided.new_empty(0), list[Context]()  # (R,) rows that are encoded
     for step in range(counts.shape[1]):
-        uniform = generator.uniform(length, _num_draws(vocabulary))  # (B, L, draws)
-        if step % scheme.refresh_every == 0:
+        uniform = generator.uniform(length, _num_uniform(vocabulary))  # (B, L, draws)
+        if step % scheme.encoder_interval == 0:
             rows = counts[:, step].nonzero()[:, 0].to(tokens.device)  # a row that is done stays so
             contexts = _encode(model, tokens[rows], is_known[rows], made) if len(rows) else []
         if contexts:
@@ -102,7 +105,8 @@ def _fill(
             count = counts_here[rows, step]
             is_queried = is_undecided if order is None else _first(order[rows], is_undecided, count)
             targets = _queries(tokens[rows], is_queried, columns, model.table)
-            hidden = sum(one.coefficient * model.decode(context, targets) for one, context in zip(made, contexts))
+            guided = (one.coefficient * model.decode(context, targets) for one, context in zip(made, contexts))
+            hidden = functools.reduce(operator.add, guided)
             proposal, confidence = _propose(model, hidden, targets, uniform[rows], temperature[rows, step], scheme)
             if order is None:
                 annealing = (1 - (step + 1) / num_steps[rows]).clamp(min=0)
@@ -114,26 +118,26 @@ def _fill(
         on_step()
 
 
-def _counts(num_undecided: Tensor, scheme: SchemeSettings) -> Tensor:
+def _counts(num_undecided: Tensor, schedule: Schedule, num_steps: int) -> Tensor:
     """(B,) undecided tokens → (B, T) tokens to decide at each step, 0 once a row is done."""
-    counts = torch.zeros(len(num_undecided), scheme.num_steps, dtype=torch.int64)
+    counts = torch.zeros(len(num_undecided), num_steps, dtype=torch.int64)
     for row, undecided in enumerate(num_undecided.tolist()):
         if undecided:
-            schedule = token_schedule(scheme.schedule, undecided, min(scheme.num_steps, undecided))
-            counts[row, : len(schedule)] = torch.tensor(schedule)
+            steps = token_schedule(schedule, undecided, min(num_steps, undecided))
+            counts[row, : len(steps)] = torch.tensor(steps)
     return counts
 
 
-def _order(scheme: SchemeSettings, generator: SampleGenerator, batch_size: int, length: int) -> Tensor | None:
-    """(B, L) float64, ascending in the order of deciding; None where the confidence says it."""
-    if scheme.kind == "maskgit":
+def _order(scheme: DecodingConfig, generator: SampleGenerator, batch_size: int, length: int) -> Tensor | None:
+    """(B, L) float64, ascending in the order of deciding; None for "maskgit", where the confidence decides."""
+    if scheme.order == "maskgit":
         return None
-    if scheme.kind == "roar":
+    if scheme.order == "roar":
         return generator.fork("order").uniform(length)
     return torch.arange(length, dtype=torch.float64, device=generator.device).expand(batch_size, -1)
 
 
-def _num_draws(vocabulary: Vocabulary) -> int:
+def _num_uniform(vocabulary: Vocabulary) -> int:
     """Uniform numbers for a position at a step: one per digit, and one for the noise."""
     return len(vocabulary.digits or (vocabulary.num_ids,)) + 1
 
@@ -156,7 +160,7 @@ def _propose(
     targets: PackedTokens,
     uniform: Tensor,
     temperature: Tensor,
-    scheme: SchemeSettings,
+    scheme: DecodingConfig,
 ) -> tuple[Tensor, Tensor]:
     """An id (B, L) for each queried position and, for MaskGIT, its log-probability (B, L).
 
@@ -184,9 +188,9 @@ def _propose(
                     "by digit (model.joints=digits), none of which is a place by itself: choose sample or argmax"
                 )
             where = targets.sample[rows], targets.position[rows]
-            digits = pick_digits(logits, uniform[where], temperature[where[0]], scheme)
+            digits = sample_digits(logits, uniform[where], temperature[where[0]], scheme)
             proposal[where] = model.ids_of(digits, k)
-            if scheme.kind == "maskgit":
+            if scheme.order == "maskgit":
                 confidence[where] = log_probability(logits, digits)
     return proposal, confidence
 

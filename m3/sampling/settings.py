@@ -1,4 +1,4 @@
-"""What to generate, from what, and how: what `conf/sampling/*.yaml` says."""
+"""What is generated, from what, and how: the settings of `conf/sampling/*.yaml`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
 from m3.sampling.schedules import SCHEDULES, TEMPERATURE_SCHEDULES, Schedule, TemperatureSchedule
 
-Kind = Literal["maskgit", "roar", "ar"]
-KINDS: tuple[Kind, ...] = ("maskgit", "roar", "ar")
+Order = Literal["maskgit", "roar", "ar"]
+ORDERS: tuple[Order, ...] = ("maskgit", "roar", "ar")
 
 Pick = Literal["sample", "argmax", "mean", "median"]
 PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
@@ -28,14 +28,14 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
-class SchemeSettings:
+class DecodingConfig:
     """How one modality is generated: an entry of `sampling.schemes`, whose keys are these fields but the first.
 
     modality: what is generated.
     num_steps: at most its tokens; None decides one token a step. A sample with fewer undecided tokens takes one step
         for each of them.
-    kind: which tokens a step decides. "maskgit": it proposes an id for every undecided position and keeps the proposals
-        that it is surest of; "roar": those that are next in a random order; "ar": the first undecided positions.
+    order: in which the tokens are decided. "maskgit": a step proposes an id for every undecided position and keeps the
+        proposals of the highest confidence; "roar": in a random order of the positions; "ar": in ascending order.
     schedule: tokens per step, "cosine" or "linear".
     temperature: divides the logits; 0 leaves only the likeliest id of each digit.
     temperature_schedule: how the temperature falls, "constant", "linear" or "onex" (`temperature_factor`).
@@ -47,9 +47,9 @@ class SchemeSettings:
         and in absolute error where the distribution is broad or has several peaks close together.
     noise: of "maskgit": scale of the Gumbel noise on the confidence, annealed linearly to 0 at the last step and
         multiplied by the temperature, so that temperature 0 is deterministic. 0 decides strictly by confidence.
-    guidance: see `Guidance`; a mapping of its fields will do.
-    refresh_every: the encoder sees the tokens decided so far at every so manieth step; in the steps between, the
-        decoder works with what it saw last. 1 is exact.
+    guidance: see `Guidance`; a mapping of its fields, as configuration has it, is converted.
+    encoder_interval: the encoder is re-run every `encoder_interval` steps (1 = every step, exact); in between, the
+        decoder attends to its last output.
     precision: of the matrix products: "bf16"; "fp32", the weights' own; or "auto", which is bf16 on a GPU that computes
         in it and fp32 elsewhere.
 
@@ -58,7 +58,7 @@ class SchemeSettings:
 
     modality: str
     num_steps: int | None
-    kind: Kind = "maskgit"
+    order: Order = "maskgit"
     schedule: Schedule = "cosine"
     temperature: float = 1.0
     temperature_schedule: TemperatureSchedule = "constant"
@@ -66,12 +66,12 @@ class SchemeSettings:
     top_p: float = 1.0
     pick: Pick = "sample"
     noise: float = 0.0
-    guidance: Guidance | Mapping[str, Any] = field(default_factory=Guidance)
-    refresh_every: int = 1
+    guidance: Guidance = field(default_factory=Guidance)
+    encoder_interval: int = 1
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", KINDS), ("schedule", SCHEDULES), ("pick", PICKS),
+        for name, choices in (("order", ORDERS), ("schedule", SCHEDULES), ("pick", PICKS),
                               ("temperature_schedule", TEMPERATURE_SCHEDULES),
                               ("precision", PRECISIONS)):  # fmt: skip
             if getattr(self, name) not in choices:
@@ -83,9 +83,9 @@ class SchemeSettings:
         if self.top_p <= 0:
             raise ValueError(f"{self.key}.top_p={self.top_p}: need more than 0")
         check(f"{self.key}.noise", self.noise, float, low=0)
-        if self.noise and self.kind != "maskgit":
-            raise ValueError(f"{self.key}.noise={self.noise}: kind={self.kind} decides by no confidence; need 0")
-        check(f"{self.key}.refresh_every", self.refresh_every, int, low=1)
+        if self.noise and self.order != "maskgit":
+            raise ValueError(f"{self.key}.noise={self.noise}: order={self.order} decides by no confidence; need 0")
+        check(f"{self.key}.encoder_interval", self.encoder_interval, int, low=1)
         if not isinstance(self.guidance, Guidance):
             object.__setattr__(self, "guidance", _built(f"{self.key}.guidance", Guidance, self.guidance))
         self.guidance.check(f"{self.key}.guidance", self.modality)
@@ -99,7 +99,7 @@ class SchemeSettings:
     def is_greedy(self) -> bool:
         return self.temperature == 0 or self.pick == "argmax"
 
-    def for_table(self, table: ModalityTable) -> SchemeSettings:
+    def for_table(self, table: ModalityTable) -> DecodingConfig:
         """The scheme with its number of steps. Raises ValueError naming the key that does not fit the modalities."""
         k = table.index(self.modality)
         length = table.max_seq_lens[k]
@@ -119,7 +119,7 @@ class Sampling:
     given: what is known at the start: names of modalities, or mappings of one name to some of its parts, joints by
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
     generate: names of modalities in the order in which they are generated; each one sees those before it.
-    schemes: for each modality how it is generated, as mappings of `SchemeSettings`' fields.
+    schemes: for each modality how it is generated, as mappings of `DecodingConfig`' fields.
     precision: of the schemes that do not name their own.
 
     Raises ValueError naming the key for entries that contradict each other.
@@ -145,20 +145,20 @@ class Sampling:
         _ = self.chosen
 
     @cached_property
-    def chosen(self) -> tuple[SchemeSettings, ...]:
+    def chosen(self) -> tuple[DecodingConfig, ...]:
         """The schemes of what is generated, in that order."""
         return tuple(self.scheme(name) for name in self.generate)
 
-    def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> SchemeSettings:
+    def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> DecodingConfig:
         """How a modality is generated, with some fields of its scheme changed. Raises ValueError naming the key."""
         if name not in self.schemes:
             raise ValueError(f"sampling.schemes: none for {name}; add sampling.schemes.{name}")
         if not isinstance(self.schemes[name], Mapping):
             raise ValueError(f"sampling.schemes.{name}={self.schemes[name]!r}: need the keys of a scheme")
         values = {"precision": self.precision, **self.schemes[name], **(changes or {}), "modality": name}
-        return _built(f"sampling.schemes.{name}", SchemeSettings, values)
+        return _built(f"sampling.schemes.{name}", DecodingConfig, values)
 
-    def for_table(self, table: ModalityTable) -> list[SchemeSettings]:
+    def for_table(self, table: ModalityTable) -> list[DecodingConfig]:
         """`chosen`, with their numbers of steps. Raises ValueError naming the key that does not fit the modalities."""
         return [scheme.for_table(table) for scheme in self.chosen]
 
@@ -167,14 +167,14 @@ class Sampling:
         return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
 
 
-def _built(key: str, kind: type, values: Mapping[str, Any]) -> Any:
+def _built(key: str, record: type, values: Mapping[str, Any]) -> Any:
     """An object of its fields' values. Raises ValueError naming a key that it does not have, or lacks."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{key}={values!r}: need its keys, {', '.join(f.name for f in fields(kind))}")
-    names = {f.name for f in fields(kind)}
+        raise ValueError(f"{key}={values!r}: need its keys, {', '.join(f.name for f in fields(record))}")
+    names = {f.name for f in fields(record)}
     for name in values:
         if name not in names:
             raise ValueError(f"{key}.{name}: unknown; choose of {', '.join(sorted(names))}")
-    if kind is SchemeSettings and "num_steps" not in values:
+    if record is DecodingConfig and "num_steps" not in values:
         raise ValueError(f"{key}.num_steps: missing; a number, or null for one token a step")
-    return kind(**values)
+    return record(**values)

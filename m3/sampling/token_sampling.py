@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 
 _COLDEST = 1e-30  # what is colder draws like this, without dividing by 0
 _BLOCK = 256  # ids whose probabilities are summed at once in a search
 _FIRST_LOOK = 1024  # so many likeliest ids usually hold top_p; sorting all of 64,000 takes 20 times as long
 
 
-def pick_digits(
-    logits: Sequence[Tensor], uniform: Tensor, temperature: Tensor, scheme: SchemeSettings
+def sample_digits(
+    logits: Sequence[Tensor], uniform: Tensor, temperature: Tensor, scheme: DecodingConfig
 ) -> tuple[Tensor, ...]:
     """Choose each digit of R tokens.
 
@@ -44,7 +44,7 @@ def _as_float(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _pick(logits: Tensor, uniform: Tensor, temperature: Tensor, scheme: SchemeSettings) -> Tensor:
+def _pick(logits: Tensor, uniform: Tensor, temperature: Tensor, scheme: DecodingConfig) -> Tensor:
     """(R, V) logits, (R,) uniform numbers and temperatures → (R,) int64 ids."""
     if scheme.is_greedy:
         return logits.argmax(-1)

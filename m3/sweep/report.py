@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from m3.core.files import atomic_file, write_text_atomic
+from m3.core.renames import rename_swept_keys
 from m3.sweep.records import Trial, best_of, read_sweep, settle, swept_settings
 
 _STYLES = {"done": "green", "running": "blue", "interrupted": "yellow"}
@@ -37,6 +38,8 @@ class SweepReport(Callback):
         self.value, self.direction = value, direction
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if params := OmegaConf.select(config, "hydra.sweeper.params"):
+            rename_swept_keys(params)
         # Hydra does not call `on_multirun_end` if a launcher or sweeper fails.
         atexit.register(self._report, Path(config.hydra.sweep.dir))
 

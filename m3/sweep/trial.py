@@ -23,6 +23,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 
 from m3.core.jobs import IN_TRIAL, job_id, process_rank, stop_with_submitit
+from m3.core.renames import current_overrides
 from m3.sweep.outcomes import RESULT, RESUME, outcome, value_of
 from m3.sweep.records import Trial
 from m3.sweep.stopping import SweepStop, end
@@ -117,7 +118,7 @@ def run_trial(
     folder, trial = Path(job.runtime.output_dir), trial_of(job)
     given = [override for override in job.overrides.task if not override.startswith(("sweep=", "+sweep="))]
     past = Trial.read(folder)
-    if past is not None and past.overrides != trial.overrides:
+    if past is not None and _settings(past) != _settings(trial):
         held = " ".join(past.overrides)
         raise SystemExit(f"error: {folder} holds another trial ({held}): give the sweep another name")
     if past is not None and past.status == "done" and past.value is not None and RESUME in given:
@@ -148,6 +149,11 @@ def trial_of(job: HydraConf) -> Trial:
     ignored = ("sweep=", "+sweep=", "resume=")
     overrides = (override for override in job.overrides.task if not override.startswith(ignored))
     return Trial(int(job.job.num), tuple(overrides), job=job_id())
+
+
+def _settings(trial: Trial) -> list[str]:
+    """The overrides of a trial with current names of keys, whether they change a key or add it."""
+    return [override.lstrip("+") for override in current_overrides(trial.overrides)]
 
 
 def _run_now(ready: ReadyTrial) -> float:

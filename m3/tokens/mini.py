@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from m3.core.devices import torch_device
 from m3.core.files import write_atomic
 from m3.core.modalities import FSQ_LEVELS
-from m3.core.validation import torch_device
 from m3.tokens.base import PictureTokenizer, check_pixels
 from m3.tokens.fsq import FSQ
 

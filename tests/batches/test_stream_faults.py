@@ -22,9 +22,10 @@ from support.tiny_shards import modality_table
 from support.train_runs import ROOT, TINY, config, write_data
 
 import m3.shards.transport
-import train
 from m3.batches.datamodule import TokenDataModule
 from m3.batches.stream import StreamWorker
+from m3.commands import train
+from m3.core.errors import message_of
 from m3.shards.transport import is_stored, read_stored
 
 
@@ -81,9 +82,9 @@ def test_messages_of_loader_processes_are_told_whole() -> None:
         return f"Caught {name} in DataLoader worker process 0.\nOriginal Traceback (most …):\n  …\n{name}: {said}"
 
     name = f"{Odd.__module__}.{Odd.__qualname__}"
-    assert train._said(Odd(as_the_loader_says(name, "a: b\nc: d"))) == "a: b\nc: d"
-    assert train._said(FileNotFoundError(as_the_loader_says("FileNotFoundError", "x: no"))) == "x: no"
-    assert train._said(Odd("ValueError: no prefix of ours\n")) == "ValueError: no prefix of ours"
+    assert message_of(Odd(as_the_loader_says(name, "a: b\nc: d"))) == "a: b\nc: d"
+    assert message_of(FileNotFoundError(as_the_loader_says("FileNotFoundError", "x: no"))) == "x: no"
+    assert message_of(Odd("ValueError: no prefix of ours\n")) == "ValueError: no prefix of ours"
 
 
 def test_more_processes_than_samples_and_illegal_ids_are_lines_too(data: Path, tmp_path) -> None:

@@ -17,16 +17,15 @@ import pytorch_lightning as pl
 import torch
 from support.train_runs import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 
-import train
 from m3.checkpoint import (
     CheckpointWriteError,
-    Interrupted,
-    interruptible,
     load_model,
     newest_checkpoint,
     read_checkpoint,
 )
 from m3.checkpoint.resume_check import resume_differences
+from m3.commands import train
+from m3.core.signals import Interrupted, interruptible
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def test_a_preempted_slurm_job_saves_requeues_and_continues(data, tmp_path, numb
     process = start(data, tmp_path / "parts", **environment)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, said
     assert (tmp_path / "bin/said").read_text() == "requeue 77\n" and "it waits in the queue again" in said
     step = read_checkpoint(newest_checkpoint(tmp_path / "parts"))["global_step"]
     assert 5 <= step < 120

@@ -17,13 +17,12 @@ from support.random_world import config, write_data, write_run
 from support.tiny_videos import write_video
 from support.tiny_world import write_world
 
-import generate
-import preprocess
+from m3.commands import generate, preprocess
 from m3.generation.inpainting import Inpainting
 from m3.preprocessing.build import BuildResult
 from m3.reporting.outputs import Amounts
 from m3.sampling.guidance import Guidance
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 
 NULLS = {
     "top_k": 2, "weights": [2.0], "num_steps": 2, "max_pairs_per_clip": 1, "max_clips": 1, "max_side": 32,
@@ -178,7 +177,7 @@ def test_every_experiment_of_generate_is_looked_at() -> None:
     assert {path.stem for path in (CONF / "generate/experiment").glob("*.yaml")} == SECTIONS.keys()
 
 
-@pytest.mark.parametrize("record", [SchemeSettings, Guidance, Amounts])
+@pytest.mark.parametrize("record", [DecodingConfig, Guidance, Amounts])
 def test_records_without_a_target_are_read(record: type) -> None:
     assert {field.name for field in dataclasses.fields(record)} <= attributes_read()
 

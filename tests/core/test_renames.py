@@ -18,6 +18,7 @@ from m3.core.renames import (
     current_key,
     current_overrides,
     current_target,
+    rename_swept_keys,
 )
 
 
@@ -164,6 +165,14 @@ def test_a_users_file_with_old_names(tmp_path: Path) -> None:
     assert cfg.task.reduction == cfg.loss.reduction == "token"  # the command line goes before the file
     assert cfg.rollout.sample_schemes.coords == {"pick": "sample", "top_p": 0.7, "order": "roar"}
     assert composed("loss.motion_blur=0.5").loss.reduction == "all"
+
+
+def test_the_search_space_of_a_sweep() -> None:
+    cfg = OmegaConf.create({"params": {"optim.lr": "interval(1,2)", "loss.average": "choice(all,token)"}})
+    OmegaConf.set_struct(cfg, True)
+    rename_swept_keys(cfg.params)
+    assert cfg.params == {"optim.lr": "interval(1,2)", "loss.reduction": "choice(all,token)"}
+    assert OmegaConf.is_struct(cfg.params)
 
 
 def test_a_configuration_with_current_names_stays_the_same_object() -> None:

@@ -23,7 +23,7 @@ from m3.core.types import PairInfo
 from m3.generation.generator import Generator
 from m3.generation.prompts import Starts, no_previous
 from m3.generation.rollout import roll_out
-from m3.sampling.settings import Sampling, SchemeSettings
+from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.base import PictureTokenizer
 
 
@@ -38,7 +38,7 @@ def world(tmp_path_factory) -> Path:
 
 
 def generated(world: Path, *overrides: str) -> generate.Generation:
-    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
+    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.sample_schemes") for name in ("coords", "tok_rgb")]
     few = [f"{key}.num_steps=2" for key in keys]
     made = generate.run(config(world, "rollout.frames=2", *few, *overrides))
     assert isinstance(made, generate.Generation)
@@ -148,7 +148,7 @@ def test_later_modalities_see_earlier_ones():
     for names in (("coords_next", "tok_rgb_next"), ("tok_rgb_next", "coords_next")):
         model = Oracle()
         reference = {"tok_rgb": torch.zeros(1, 6, dtype=torch.int64), "coords": torch.zeros(1, 39, dtype=torch.int64)}
-        schemes = [SchemeSettings(name, 1) for name in names]
+        schemes = [DecodingConfig(name, 1) for name in names]
         roll_out(model, reference, schemes, 1, 0, torch.zeros(1, dtype=torch.int64), 1)
         places = [model.table.index(name) for name in names]
         seen = [{k for _, k, _ in inputs} for inputs, _ in model.queries]

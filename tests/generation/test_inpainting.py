@@ -135,4 +135,4 @@ def test_the_scheme_is_used(inpainting_world):
     assert (samples.guesses["model"] != run(inpainting_world).guesses["model"]).any()
     assert samples.record["scheme"]["num_steps"] == 3
     other = run(inpainting_world, "sampling=ar").record["scheme"]
-    assert (other["kind"], other["num_steps"]) == ("ar", 1)
+    assert (other["order"], other["num_steps"]) == ("ar", 1)

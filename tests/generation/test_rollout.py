@@ -8,7 +8,7 @@ from support.oracle import Oracle, small_table
 from m3.core.frames import TokenFrames, nothing_moves
 from m3.core.types import PackedTokens, PairInfo
 from m3.generation.rollout import decode, find_chains, num_steps, roll_out, true_frames
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 from m3.tokens.joints import JointCodec
 
 NUM_PICTURE_IDS = 64000
@@ -92,7 +92,7 @@ class Walker(Oracle):
         return (torch.nn.functional.one_hot(hidden[:, 0].long(), NUM_PICTURE_IDS)[:, :num_ids] * 50.0,)
 
 
-SCHEMES = [SchemeSettings("coords_next", 3), SchemeSettings("tok_rgb_next", 2)]
+SCHEMES = [DecodingConfig("coords_next", 3), DecodingConfig("tok_rgb_next", 2)]
 
 
 def references(num_samples: int) -> dict[str, torch.Tensor]:

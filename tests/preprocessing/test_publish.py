@@ -11,8 +11,8 @@ from support.object_store import stored
 from support.poses_only_builds import config
 from support.preprocess_runs import contents
 
-import preprocess
 from m3.batches.table import TokenTable
+from m3.commands import preprocess
 from m3.preprocessing import publish
 from m3.shards.manifest import Manifest
 from m3.shards.reader import read_shard, token_row

@@ -17,10 +17,10 @@ from PIL import Image
 from support.clip_sources import EveryFrame
 from support.tiny_world import frame, label_fields, write_world
 
-import preprocess
 from m3.batches.table import TokenTable
 from m3.captions import LabelCaptioner, NoCaptioner
 from m3.clips.canvas import CropCanvas
+from m3.commands import preprocess
 from m3.core.joints import JOINT_NAMES, Joints, mirror_joints, mirror_pictures
 from m3.core.types import Clip, Rejection
 from m3.preprocessing import encode, prepare
@@ -32,7 +32,7 @@ from m3.tokens.base import NoTokenizer
 from m3.tokens.mini import MiniTokenizer
 from m3.tokens.text import TextTokenizer
 
-ROOT = Path(preprocess.__file__).parent
+ROOT = Path(__file__).parents[2]
 POSES = ("coords", "coords_next")
 
 

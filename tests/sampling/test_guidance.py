@@ -9,7 +9,7 @@ from support.oracle import Oracle, real_model, reference_only, small_table
 from m3.masking.select import pack
 from m3.sampling.guidance import Guidance, passes
 from m3.sampling.sampler import generate
-from m3.sampling.settings import SchemeSettings
+from m3.sampling.settings import DecodingConfig
 
 
 def logits_with(model, tokens, is_known, without: list[str]) -> torch.Tensor:
@@ -47,19 +47,19 @@ def test_guided_logits_follow_the_formula(name):
     guidance, formula = GUIDANCES[name]
     model, (tokens, is_known) = real_model(), reference_only(4)
     expected = formula(lambda without: logits_with(model, tokens, is_known, without)).argmax(-1)
-    scheme = SchemeSettings("tok_rgb_next", 1, temperature=0.0, guidance=guidance)
+    scheme = DecodingConfig("tok_rgb_next", 1, temperature=0.0, guidance=guidance)
     out = generate(model, tokens, is_known, [scheme], 0, torch.arange(4))
     assert torch.equal(out[:, model.table.columns("tok_rgb_next")], expected)
     if name != "none":
-        plain = SchemeSettings("tok_rgb_next", 1, temperature=0.0)
+        plain = DecodingConfig("tok_rgb_next", 1, temperature=0.0)
         assert not torch.equal(out, generate(model, tokens, is_known, [plain], 0, torch.arange(4)))
 
 
-@pytest.mark.parametrize("kind", ["maskgit", "roar", "ar"])
-def test_all_passes_query_the_same_positions_and_differ_in_the_condition_alone(kind):
+@pytest.mark.parametrize("order", ["maskgit", "roar", "ar"])
+def test_all_passes_query_the_same_positions_and_differ_in_the_condition_alone(order):
     model, (tokens, is_known) = Oracle(), reference_only(2)
     guidance = {"scale": 2.0, "conditions": ["coords"]}
-    scheme = SchemeSettings("coords_next", 6, kind=kind, pick="argmax", guidance=guidance)
+    scheme = DecodingConfig("coords_next", 6, order=order, pick="argmax", guidance=guidance)
     generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
     assert len(model.queries) == 12
     for without, conditional in zip(model.queries[::2], model.queries[1::2]):
@@ -79,7 +79,7 @@ def test_a_guide_without_influence_costs_no_pass():
 def test_the_unconditional_pass_may_have_no_input_at_all():
     model, (tokens, is_known) = real_model(), reference_only(2)
     guidance = {"scale": 2.0, "conditions": [["coords", "tok_rgb"]]}
-    out = generate(model, tokens, is_known, [SchemeSettings("tok_rgb_next", 3, guidance=guidance)], 0, torch.arange(2))
+    out = generate(model, tokens, is_known, [DecodingConfig("tok_rgb_next", 3, guidance=guidance)], 0, torch.arange(2))
     assert (out[:, model.table.columns("tok_rgb_next")] < 64000).all()
 
 
@@ -102,15 +102,15 @@ def test_the_unconditional_pass_may_have_no_input_at_all():
 )
 def test_impossible_values_name_the_key(values, key):
     with pytest.raises(ValueError, match=rf"sampling\.schemes\.coords_next\.guidance\.{key}"):
-        SchemeSettings("coords_next", 4, guidance=values)
+        DecodingConfig("coords_next", 4, guidance=values)
 
 
 def test_no_guidance_is_a_mapping_too():
     with pytest.raises(ValueError, match=r"sampling\.schemes\.coords_next\.guidance=None: need its keys, scale"):
-        SchemeSettings("coords_next", 4, guidance=None)
+        DecodingConfig("coords_next", 4, guidance=None)
 
 
 def test_a_condition_that_the_model_does_not_have_is_named():
-    scheme = SchemeSettings("coords_next", 4, guidance={"scale": 2, "conditions": ["captions"]})
+    scheme = DecodingConfig("coords_next", 4, guidance={"scale": 2, "conditions": ["captions"]})
     with pytest.raises(ValueError, match="sampling.schemes.coords_next.guidance.conditions: no modality 'captions'"):
         scheme.for_table(small_table())

@@ -14,13 +14,13 @@ from support.oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, real_mode
 from m3.core.modalities import COORDS_LENGTH
 from m3.sampling.sampler import generate
 from m3.sampling.schedules import temperature_factor, token_schedule
-from m3.sampling.settings import KINDS, SchemeSettings
+from m3.sampling.settings import ORDERS, DecodingConfig
 
 
-def schemes(**changes) -> list[SchemeSettings]:
+def schemes(**changes) -> list[DecodingConfig]:
     return [
-        SchemeSettings("coords_next", **{"num_steps": 5, **changes}),
-        SchemeSettings("tok_rgb_next", **{"num_steps": 4, **changes}),
+        DecodingConfig("coords_next", **{"num_steps": 5, **changes}),
+        DecodingConfig("tok_rgb_next", **{"num_steps": 4, **changes}),
     ]
 
 
@@ -34,10 +34,10 @@ MODELS = {
 # What is decided when
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_greedy_takes_the_likeliest_digits(kind):
+@pytest.mark.parametrize("order", ORDERS)
+def test_greedy_takes_the_likeliest_digits(order):
     model, (tokens, is_known) = Oracle(), reference_only(3)
-    greedy = schemes(kind=kind, temperature=0.0)
+    greedy = schemes(order=order, temperature=0.0)
     out = generate(model, tokens, is_known, greedy, seed=0, sample=torch.arange(3))
     best = model.ids_of(tuple(logits.argmax(-1) for logits in model.logits[2]), 2)
     assert (out[:, model.table.columns("tok_rgb_next")] == best).all()
@@ -71,15 +71,15 @@ def decided_at_each_step(model: Oracle) -> list[set[int]]:
 
 def test_the_surest_positions_are_decided_first():
     model, (tokens, is_known) = Oracle(), reference_only(1)
-    generate(model, tokens, is_known, [SchemeSettings("tok_rgb_next", 6, pick="argmax")], 0, torch.tensor([0]))
+    generate(model, tokens, is_known, [DecodingConfig("tok_rgb_next", 6, pick="argmax")], 0, torch.tensor([0]))
     log_prob = sum(logits.log_softmax(-1).max(-1).values for logits in model.logits[2])
-    order = [min(positions) for positions in decided_at_each_step(model)]
-    assert order == log_prob.argsort(descending=True).tolist()[:-1]
+    decided = [min(positions) for positions in decided_at_each_step(model)]
+    assert decided == log_prob.argsort(descending=True).tolist()[:-1]
 
 
 def test_several_surest_positions_of_a_step():
     model, (tokens, is_known) = Oracle(), reference_only(1)
-    generate(model, tokens, is_known, [SchemeSettings("coords_next", 5, temperature=0.0)], 0, torch.tensor([0]))
+    generate(model, tokens, is_known, [DecodingConfig("coords_next", 5, temperature=0.0)], 0, torch.tensor([0]))
     legal = [model.logits[3][0][p, : 8192 if p < 26 else 2] for p in range(39)]
     log_prob = torch.stack([logits.log_softmax(-1).max() for logits in legal])
     counts = token_schedule("cosine", 39, 5)
@@ -90,7 +90,7 @@ def test_several_surest_positions_of_a_step():
 def test_ar_goes_from_the_first_position_to_the_last_and_queries_nothing_else():
     model, (tokens, is_known) = Oracle(), reference_only(2)
     is_known[1, model.table.columns("coords_next").start + 1] = True
-    scheme = SchemeSettings("coords_next", None, kind="ar")
+    scheme = DecodingConfig("coords_next", None, order="ar")
     generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
     queried = [[[p for b, _, p in sorted(targets) if b == sample] for _, targets in model.queries] for sample in (0, 1)]
     assert queried[0] == [[p] for p in range(39)]
@@ -100,7 +100,7 @@ def test_ar_goes_from_the_first_position_to_the_last_and_queries_nothing_else():
 
 def test_roar_goes_in_an_order_of_its_own_for_each_sample_and_queries_nothing_else():
     model, (tokens, is_known) = Oracle(), reference_only(2)
-    scheme = SchemeSettings("coords_next", 7, kind="roar", schedule="linear")
+    scheme = DecodingConfig("coords_next", 7, order="roar", schedule="linear")
     generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
     orders = [[{p for b, _, p in targets if b == sample} for _, targets in model.queries] for sample in (0, 1)]
     for order in orders:
@@ -114,20 +114,20 @@ def test_roar_goes_in_an_order_of_its_own_for_each_sample_and_queries_nothing_el
 def test_the_random_order_is_uniform():
     model, num = Oracle(), 600
     tokens, is_known = (x.expand(num, -1) for x in reference_only(1))
-    generate(model, tokens, is_known, [SchemeSettings("tok_rgb_next", 6, kind="roar")], 0, torch.arange(num))
+    generate(model, tokens, is_known, [DecodingConfig("tok_rgb_next", 6, order="roar")], 0, torch.arange(num))
     for _, targets in model.queries:
         count = torch.bincount(torch.tensor([p for _, _, p in targets]), minlength=NUM_PICTURE_TOKENS)
         assert count.sum() == num and (abs(count - 100) < 4.5 * (num * 1 / 6 * 5 / 6) ** 0.5).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
 @given(num_steps=st.integers(1, 39), num_known=st.integers(0, 39), schedule=st.sampled_from(["cosine", "linear"]))
 @settings(max_examples=25, deadline=None)
-def test_each_undecided_token_is_decided_once_for_any_number_of_steps(kind, num_steps, num_known, schedule):
+def test_each_undecided_token_is_decided_once_for_any_number_of_steps(order, num_steps, num_known, schedule):
     model, (tokens, is_known) = Oracle(), reference_only(1)
     start, ticks = model.table.columns("coords_next").start, []
     is_known[0, start : start + num_known] = True
-    scheme = SchemeSettings("coords_next", num_steps, kind=kind, schedule=schedule)
+    scheme = DecodingConfig("coords_next", num_steps, order=order, schedule=schedule)
     out = generate(model, tokens, is_known, [scheme], 0, torch.tensor([3]), on_step=lambda: ticks.append(1))
     assert torch.equal(out[is_known], tokens[is_known]) and len(ticks) == num_steps
     if num_known == 39:
@@ -155,36 +155,36 @@ def test_given_tokens_never_change_and_rows_may_know_differently_much():
     assert torch.equal(out[2:3], alone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", MODELS)
-def test_parts_of_any_modality_are_given_and_the_rest_is_painted_in(name, kind):
+def test_parts_of_any_modality_are_given_and_the_rest_is_painted_in(name, order):
     """Random tokens of every modality known; all four generated, whatever their order."""
     model, table = MODELS[name](), small_table()
     generator = torch.Generator().manual_seed(5)
     last = torch.tensor(table.last_ids)
     tokens = (torch.rand(6, table.num_tokens, generator=generator) * (last + 1)).long()
     is_known = torch.rand(tokens.shape, generator=generator) < torch.tensor([0, 0.1, 0.3, 0.5, 0.9, 1])[:, None]
-    order = [SchemeSettings(name, 3, kind=kind) for name in ("tok_rgb_next", "coords", "coords_next", "tok_rgb")]
-    out = generate(model, tokens, is_known, order, 0, torch.arange(6))
+    chosen = [DecodingConfig(name, 3, order=order) for name in ("tok_rgb_next", "coords", "coords_next", "tok_rgb")]
+    out = generate(model, tokens, is_known, chosen, 0, torch.arange(6))
     assert torch.equal(out[is_known], tokens[is_known])
     assert (out >= 0).all() and (out <= last).all()
     other = torch.where(is_known, tokens, 10**6)
-    assert torch.equal(generate(model, other, is_known, order, 0, torch.arange(6)), out)
+    assert torch.equal(generate(model, other, is_known, chosen, 0, torch.arange(6)), out)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", MODELS)
-def test_nothing_given_is_unconditional_generation(name, kind):
+def test_nothing_given_is_unconditional_generation(name, order):
     """Rows without any input, among others and alone; the model's own guess at a position is what it is asked for."""
     model, table = MODELS[name](), small_table()
     tokens, is_known = reference_only(3)
     is_known[1] = False
-    order = [SchemeSettings(n, 2, kind=kind) for n in NAMES]
-    out = generate(model, tokens, is_known, order, 0, torch.arange(3))
-    alone = generate(model, tokens[1:2], is_known[1:2], order, 0, torch.tensor([1]))
+    chosen = [DecodingConfig(n, 2, order=order) for n in NAMES]
+    out = generate(model, tokens, is_known, chosen, 0, torch.arange(3))
+    alone = generate(model, tokens[1:2], is_known[1:2], chosen, 0, torch.tensor([1]))
     assert torch.equal(out[1:2], alone)
     assert (alone >= 0).all() and (alone <= torch.tensor(table.last_ids)).all()
-    nothing = generate(model, tokens * 0, is_known & False, order, 0, torch.arange(3))
+    nothing = generate(model, tokens * 0, is_known & False, chosen, 0, torch.arange(3))
     assert torch.equal(nothing[1:2], alone) and not torch.equal(nothing[0], nothing[1])
 
 
@@ -202,17 +202,17 @@ def test_neither_tokens_nor_mask_of_the_caller_change():
     assert torch.equal(tokens, before[0]) and torch.equal(is_known, before[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     "changes", [{}, {"pick": "argmax"}, {"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}, {"temperature": 50.0}]
 )
 @pytest.mark.parametrize("is_factorized, width", [(True, 0), (False, 65536)])
-def test_only_legal_ids(changes, is_factorized, width, kind):
+def test_only_legal_ids(changes, is_factorized, width, order):
     model, (tokens, is_known) = Oracle(is_factorized, width), reference_only(2)
     if not is_factorized:
         model.logits[2][0][:, 64000:] += 100
     model.logits[3][0][26:, 2:] += 100
-    out = generate(model, tokens, is_known, schemes(kind=kind, **changes), seed=0, sample=torch.arange(2))
+    out = generate(model, tokens, is_known, schemes(order=order, **changes), seed=0, sample=torch.arange(2))
     assert out[:, model.table.columns("tok_rgb_next")].max() < 64000
     assert out[:, model.table.columns("coords_next")][:, 26:].max() < 2
     assert out[:, model.table.columns("coords_next")][:, :26].max() < 8192
@@ -228,7 +228,7 @@ def test_logits_exist_only_for_legal_ids_of_queried_positions():
             return logits
 
     tokens, is_known = reference_only(2)
-    generate(Watched(), tokens, is_known, [SchemeSettings("coords_next", 1)], 0, torch.arange(2))
+    generate(Watched(), tokens, is_known, [DecodingConfig("coords_next", 1)], 0, torch.arange(2))
     assert sorted(widths) == [(26, 2, 2), (52, 8192, 8192)]
 
 
@@ -236,7 +236,8 @@ def test_logits_exist_only_for_legal_ids_of_queried_positions():
 
 
 VARIANTS = [
-    {"noise": 3.0}, {"kind": "roar"}, {"kind": "ar"}, {"refresh_every": 2}, {"kind": "roar", "refresh_every": 3},
+    {"noise": 3.0}, {"order": "roar"}, {"order": "ar"}, {"encoder_interval": 2},
+    {"order": "roar", "encoder_interval": 3},
     {"top_k": 5, "top_p": 0.8, "temperature_schedule": "onex"},
     {"guidance": {"scale": 2.0, "conditions": ["tok_rgb", "coords"], "weights": [1.0, 0.5]}},
 ]  # fmt: skip
@@ -260,36 +261,36 @@ def test_same_seed_same_tokens_whatever_the_batch(name, changes):
         assert torch.equal(alone, whole[rows])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_seed_sample_and_epoch_all_matter(kind):
+@pytest.mark.parametrize("order", ORDERS)
+def test_seed_sample_and_epoch_all_matter(order):
     model, (tokens, is_known) = Oracle(scale=1.0), reference_only(1)
     out = {}
     for seed in (0, 1):
         for sample in (0, 1):
             for epoch in (0, 1):
-                row = generate(model, tokens, is_known, schemes(kind=kind), seed, torch.tensor([sample]), epoch)
+                row = generate(model, tokens, is_known, schemes(order=order), seed, torch.tensor([sample]), epoch)
                 out[tuple(row[0].tolist())] = seed, sample, epoch
     assert len(out) == 8
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_global_random_state_is_touched(kind):
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_global_random_state_is_touched(order):
     model, (tokens, is_known) = Oracle(), reference_only(2)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    generate(model, tokens, is_known, schemes(kind=kind), seed=0, sample=torch.arange(2))
+    generate(model, tokens, is_known, schemes(order=order), seed=0, sample=torch.arange(2))
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_follow_the_models_distribution(kind):
+@pytest.mark.parametrize("order", ORDERS)
+def test_samples_follow_the_models_distribution(order):
     """Visibility tokens of 2,000 samples against the oracle's own probabilities."""
     model, num = Oracle(scale=1.0), 2000
     tokens, is_known = reference_only(1)
     start = model.table.columns("coords_next").start
     is_known[:, start : start + 26] = True
     tokens, is_known = tokens.expand(num, -1), is_known.expand(num, -1)
-    out = generate(model, tokens, is_known, [SchemeSettings("coords_next", 1, kind=kind)], 0, torch.arange(num))
+    out = generate(model, tokens, is_known, [DecodingConfig("coords_next", 1, order=order)], 0, torch.arange(num))
     share = out[:, start + 26 :].double().mean(0)
     expected = model.logits[3][0][26:, :2].softmax(-1)[:, 1]
     assert (abs(share - expected) < 4 * (expected * (1 - expected) / num) ** 0.5).all()
@@ -300,7 +301,7 @@ def test_noise_changes_the_order_of_deciding_but_not_at_temperature_0():
     orders = []
     for noise, temperature in ((0.0, 1.0), (1e6, 1.0), (1e6, 0.0)):
         model.queries.clear()
-        scheme = SchemeSettings("coords_next", 39, pick="argmax", noise=noise, temperature=temperature)
+        scheme = DecodingConfig("coords_next", 39, pick="argmax", noise=noise, temperature=temperature)
         generate(model, tokens, is_known, [scheme], seed=0, sample=torch.tensor([0]))
         orders.append([sorted(targets) for _, targets in model.queries])
     assert orders[0] == orders[2] != orders[1]
@@ -312,7 +313,7 @@ def first_decided(noise: float, temperature: float, num_steps: int, num: int) ->
     columns = model.table.columns("coords_next")
     tokens, is_known = (x.expand(num, -1).clone() for x in reference_only(1))
     is_known[:, columns.start : columns.start + 36] = True  # three are left
-    scheme = SchemeSettings("coords_next", num_steps, schedule="linear", pick="argmax", noise=noise,
+    scheme = DecodingConfig("coords_next", num_steps, schedule="linear", pick="argmax", noise=noise,
                             temperature=temperature)  # fmt: skip
     generate(model, tokens, is_known, [scheme], 0, torch.arange(num))
     queried = [torch.tensor([p - 36 for _, _, p in targets]) for _, targets in model.queries]
@@ -344,7 +345,7 @@ def test_a_falling_temperature_ends_colder_than_it_began():
     tokens, is_known = (x.expand(num, -1) for x in reference_only(1))
     shares = torch.arange(NUM_PICTURE_TOKENS) / NUM_PICTURE_TOKENS
     for schedule in ("constant", "linear", "onex"):
-        scheme = SchemeSettings("tok_rgb_next", None, kind="ar", temperature=2.0, temperature_schedule=schedule)
+        scheme = DecodingConfig("tok_rgb_next", None, order="ar", temperature=2.0, temperature_schedule=schedule)
         out = generate(model, tokens, is_known, [scheme], 0, torch.arange(num))
         is_likeliest = (out[:, model.table.columns("tok_rgb_next")] % 8 == 0).double()
         temperature = 2.0 * temperature_factor(schedule, shares)
@@ -356,8 +357,8 @@ def test_a_falling_temperature_ends_colder_than_it_began():
 # The encoder's context
 
 
-@pytest.mark.parametrize("kind", ["maskgit", "roar"])
-def test_the_context_is_refreshed_every_so_manieth_step(kind):
+@pytest.mark.parametrize("order", ["maskgit", "roar"])
+def test_the_encoder_is_run_again_every_encoder_interval_steps(order):
     """In the steps between, the decoder works with what was decided before the last refreshed one."""
 
     class Counting(Oracle):
@@ -371,7 +372,7 @@ def test_the_context_is_refreshed_every_so_manieth_step(kind):
     every_place = {(b, 3, p) for b in range(2) for p in range(39)}
     for every, times in ((1, 10), (2, 5), (3, 4), (10, 1), (99, 1)):
         model = Counting()
-        scheme = SchemeSettings("coords_next", 10, kind=kind, refresh_every=every, schedule="linear")
+        scheme = DecodingConfig("coords_next", 10, order=order, encoder_interval=every, schedule="linear")
         out = generate(model, tokens, is_known, [scheme], 0, torch.arange(2))
         assert model.encoded == times and len(model.queries) == 10
         queried = [targets for _, targets in model.queries]
@@ -380,7 +381,7 @@ def test_the_context_is_refreshed_every_so_manieth_step(kind):
             asked_since = set().union(*queried[seen:])
             assert {place for place in inputs if place[1] == 3} == every_place - asked_since
             undecided = 39 - sum(token_schedule("linear", 39, 10)[:step])
-            assert len(targets) == 2 * (undecided if kind == "maskgit" else token_schedule("linear", 39, 10)[step])
+            assert len(targets) == 2 * (undecided if order == "maskgit" else token_schedule("linear", 39, 10)[step])
         assert set().union(*queried) == every_place
         assert torch.equal(out[is_known], tokens[is_known])
 
@@ -400,7 +401,7 @@ def test_a_gpu_computes_in_bf16_and_gives_nearly_the_same():
     is_known[:3] = False  # no inputs at all
     out = {}
     for precision in ("auto", "fp32"):
-        greedy = schemes(precision=precision, temperature=0.0, kind="ar", num_steps=None)
+        greedy = schemes(precision=precision, temperature=0.0, order="ar", num_steps=None)
         out[precision] = generate(model, tokens, is_known, greedy, 0, torch.arange(64, device="cuda"))
     assert (out["auto"] == out["fp32"]).float().mean() > 0.8
 
@@ -419,7 +420,7 @@ def test_every_token_is_decided_where_proposals_are_impossible() -> None:
         logits[:26] = -torch.inf
         logits[:26, [0, 1000]] = 0.0
     tokens, is_known = reference_only(2)
-    made = generate(oracle, tokens, is_known, schemes(pick="mean", kind="maskgit")[:1], 0, torch.arange(2))
+    made = generate(oracle, tokens, is_known, schemes(pick="mean", order="maskgit")[:1], 0, torch.arange(2))
     assert (made[:, oracle.table.columns("coords_next")][:, :26] == 500).all()
 
 

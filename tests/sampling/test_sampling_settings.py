@@ -12,7 +12,7 @@ from support.oracle import small_table
 
 from m3.core.joints import JOINT_NAMES
 from m3.sampling.given import given_mask, joint_positions
-from m3.sampling.settings import Sampling, SchemeSettings
+from m3.sampling.settings import DecodingConfig, Sampling
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -28,7 +28,7 @@ def test_every_modality_can_be_generated_from_the_others(option, name):
     others = [other for other in small_table().modalities if other != name]
     made = sampling(f"sampling={option}", f"sampling.generate=[{name}]", f"sampling.given=[{','.join(others)}]")
     (scheme,) = made.chosen
-    assert (scheme.modality, scheme.kind) == (name, option)
+    assert (scheme.modality, scheme.order) == (name, option)
     assert made.is_given(small_table()).sum() == 90 - small_table().max_seq_lens[small_table().index(name)]
 
 
@@ -45,10 +45,10 @@ def test_ar_takes_a_step_for_each_token():
 
 @pytest.mark.parametrize(
     "override, field, expected",
-    [("kind=roar", "kind", "roar"), ("num_steps=3", "num_steps", 3), ("schedule=linear", "schedule", "linear"),
+    [("order=roar", "order", "roar"), ("num_steps=3", "num_steps", 3), ("schedule=linear", "schedule", "linear"),
      ("temperature=0.5", "temperature", 0.5), ("temperature_schedule=onex", "temperature_schedule", "onex"),
      ("top_k=5", "top_k", 5), ("top_p=0.5", "top_p", 0.5), ("pick=argmax", "pick", "argmax"),
-     ("noise=2", "noise", 2), ("+precision=bf16", "precision", "bf16"), ("refresh_every=3", "refresh_every", 3)],
+     ("noise=2", "noise", 2), ("+precision=bf16", "precision", "bf16"), ("encoder_interval=3", "encoder_interval", 3)],
 )  # fmt: skip
 def test_a_key_reaches_its_scheme_alone(override, field, expected):
     plus = "+" if override.startswith("+") else ""
@@ -132,24 +132,24 @@ def test_contradictions_name_their_key(overrides, message):
 @pytest.mark.parametrize(
     "key, value", [("num_steps", 0), ("num_steps", 1.5), ("schedule", "sine"), ("temperature", -1.0),
                    ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("pick", "mode"), ("noise", -1.0),
-                   ("kind", "maskgot"), ("temperature_schedule", "cosine"), ("precision", "fp8"), ("top_k", 0),
-                   ("refresh_every", 0)],
+                   ("order", "maskgot"), ("temperature_schedule", "cosine"), ("precision", "fp8"), ("top_k", 0),
+                   ("encoder_interval", 0)],
 )  # fmt: skip
 def test_impossible_settings_name_the_key(key, value):
     with pytest.raises(ValueError, match=f"sampling.schemes.coords_next.{key}="):
-        SchemeSettings(**{"modality": "coords_next", "num_steps": 4, key: value})
+        DecodingConfig(**{"modality": "coords_next", "num_steps": 4, key: value})
 
 
 def test_noise_is_of_maskgit_alone():
-    with pytest.raises(ValueError, match="sampling.schemes.coords_next.noise=1.0: kind=roar"):
-        SchemeSettings("coords_next", 4, kind="roar", noise=1.0)
+    with pytest.raises(ValueError, match="sampling.schemes.coords_next.noise=1.0: order=roar"):
+        DecodingConfig("coords_next", 4, order="roar", noise=1.0)
 
 
 def test_unknown_and_missing_keys_of_a_scheme_are_named():
     with pytest.raises(ValueError, match="sampling.schemes.coords.steps: unknown"):
         Sampling([], ["coords"], {"coords": {"num_steps": 4, "steps": 4}})
     with pytest.raises(ValueError, match="sampling.schemes.coords.num_steps: missing"):
-        Sampling([], ["coords"], {"coords": {"kind": "roar"}})
+        Sampling([], ["coords"], {"coords": {"order": "roar"}})
     with pytest.raises(ValueError, match="sampling.schemes.coords=None: need the keys"):
         Sampling([], ["coords"], {"coords": None})
 
@@ -157,8 +157,8 @@ def test_unknown_and_missing_keys_of_a_scheme_are_named():
 def test_schemes_that_do_not_fit_the_model_name_the_key():
     table = small_table()
     with pytest.raises(ValueError, match="sampling.schemes.coords_next.num_steps=40.*39"):
-        SchemeSettings("coords_next", 40).for_table(table)
+        DecodingConfig("coords_next", 40).for_table(table)
     with pytest.raises(ValueError, match="sampling.schemes.tok_rgb_next.pick='mean'"):
-        SchemeSettings("tok_rgb_next", 4, pick="mean").for_table(table)
+        DecodingConfig("tok_rgb_next", 4, pick="mean").for_table(table)
     with pytest.raises(ValueError, match="captions"):
-        SchemeSettings("captions", 4).for_table(table)
+        DecodingConfig("captions", 4).for_table(table)

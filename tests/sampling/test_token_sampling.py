@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from m3.core.modalities import NUM_JOINT_BINS
-from m3.sampling.settings import SchemeSettings
-from m3.sampling.token_sampling import log_probability, pick_digits
+from m3.sampling.settings import DecodingConfig
+from m3.sampling.token_sampling import log_probability, sample_digits
 
 
 def pick(logits: torch.Tensor, uniform: torch.Tensor, modality: str = "coords_next", **changes) -> torch.Tensor:
-    scheme = SchemeSettings(modality, 1, **changes)
+    scheme = DecodingConfig(modality, 1, **changes)
     temperature = torch.full((len(logits),), scheme.temperature, dtype=torch.float64)
-    (digit,) = pick_digits([logits], uniform.double()[:, None], temperature, scheme)
+    (digit,) = sample_digits([logits], uniform.double()[:, None], temperature, scheme)
     return digit
 
 
@@ -34,11 +34,11 @@ def test_draws_follow_the_tempered_softmax():
 
 def test_each_row_has_a_temperature_of_its_own():
     logits = torch.tensor([[0.0, 1.0]]).expand(2, -1)
-    scheme = SchemeSettings("coords_next", 1)
+    scheme = DecodingConfig("coords_next", 1)
     level = torch.full((2, 1), 0.3).double()  # P(0) is 0.269 at temperature 1 and 0.378 at 2
-    (digit,) = pick_digits([logits], level, torch.tensor([1.0, 2.0]).double(), scheme)
+    (digit,) = sample_digits([logits], level, torch.tensor([1.0, 2.0]).double(), scheme)
     assert digit.tolist() == [1, 0]
-    (digit,) = pick_digits([logits], level * 1e-3, torch.tensor([1e-300, 1.0]).double(), scheme)
+    (digit,) = sample_digits([logits], level * 1e-3, torch.tensor([1e-300, 1.0]).double(), scheme)
     assert digit.tolist() == [1, 0]
 
 
@@ -90,8 +90,8 @@ def test_picks_by_hand(how, expected):
 def test_log_probability_is_the_sum_of_the_digits_at_temperature_1():
     logits = [torch.tensor([[0.7, 0.3]]).log() + 5, torch.tensor([[0.1, 0.6, 0.3]]).log() - 2]
     uniform = torch.tensor([[0.8, 0.65]]).double()
-    scheme = SchemeSettings("tok_rgb_next", 1, temperature=2.0)
-    digits = pick_digits(logits, uniform, torch.tensor([2.0]).double(), scheme)
+    scheme = DecodingConfig("tok_rgb_next", 1, temperature=2.0)
+    digits = sample_digits(logits, uniform, torch.tensor([2.0]).double(), scheme)
     assert [digit.item() for digit in digits] == [1, 1]  # tempered: 0.60, 0.40 and 0.19, 0.47, 0.33
     assert log_probability(logits, digits).item() == pytest.approx(np.log(0.3) + np.log(0.6), abs=1e-6)
 

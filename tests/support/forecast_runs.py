@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 import train
@@ -42,7 +43,7 @@ def write_labels(folder: Path, num_clips: int = 6) -> None:
 def tiny_model(seed: int = 0) -> EncoderDecoder:
     torch.manual_seed(seed)
     cfg = config("train", *TINY, "data.root=DIR")
-    model = train.instantiate(cfg.model).eval()
+    model = instantiate(cfg.model).eval()
     with torch.no_grad():
         for parameter in model.to_logits.parameters():
             parameter.normal_(std=0.5)

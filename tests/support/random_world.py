@@ -113,14 +113,14 @@ def config(world: Path, *overrides: str) -> DictConfig:
     settings = [
         f"checkpoint={world / 'run'}", f"data.root={world / 'data'}", f"out={world / 'out'}", "device=cpu",
         "sampling.schemes.coords_next.num_steps=2", "sampling.schemes.tok_rgb_next.num_steps=2", "pictures.cell_px=64",
-        "rollout.draws.coords_next.num_steps=2", "rollout.draws.tok_rgb_next.num_steps=2",
+        "rollout.sample_schemes.coords_next.num_steps=2", "rollout.sample_schemes.tok_rgb_next.num_steps=2",
     ]  # fmt: skip
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("generate", [*settings, *overrides])
 
 
 def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Completed:
-    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.draws") for name in ("coords", "tok_rgb")]
+    keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.sample_schemes") for name in ("coords", "tok_rgb")]
     few = [f"{key}.num_steps=2" for key in keys]
     asked = [f"sampling.given=[{given}]", f"sampling.generate=[{generated}]"]
     made = generate.run(config(world, *asked, *few, *overrides))

@@ -1,0 +1,268 @@
+"""Generates with a trained model, scores and draws it: assembles what conf/generate.yaml names."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from m3.batches.table import TokenTable
+from m3.checkpoint import BINDING, LoadedModel, load_model
+from m3.clips.base import ClipSource
+from m3.clips.canvas import CANVASES
+from m3.commands.application import application, plain, script, sweep_direction
+from m3.core.devices import torch_device
+from m3.core.errors import one_line_errors
+from m3.core.frames import Chain, Frames
+from m3.core.jobs import stop_with_sweep
+from m3.core.signals import interruptible
+from m3.core.validation import check
+from m3.forecast.benchmark import Benchmark, ForecastResult
+from m3.generation.compatibility import check_belonging, check_tokenizer, data_like
+from m3.generation.completion import Completion
+from m3.generation.generator import Generator, RollOuts
+from m3.generation.inpainting import Inpainting, Result, print_inpainting
+from m3.generation.input_files import preparation, starts_of_files
+from m3.generation.prompts import Starts, starts_of_nothing, starts_of_split
+from m3.generation.real_frames import check_source, real_frames
+from m3.generation.rollout import find_chains, frame_modalities
+from m3.metrics import Score
+from m3.reporting.outputs import About, Amounts, write_completion, write_roll_outs
+from m3.sampling.settings import Sampling
+from m3.sweep import ReadyTrial, run_trial, write_result
+from m3.tokens.base import NoTokenizer
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `run` made.
+
+    made: the roll-outs, the starts that they go on from, and the truth.
+    scores: per horizon; without a truth only the diversity.
+    out: the folder with what conf/generate.yaml lists.
+    """
+
+    made: RollOuts
+    scores: list[Score]
+    out: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The file with the scores."""
+        return self.out / "metrics.json"
+
+    @property
+    def chains(self) -> list[Chain]:
+        """One for each start."""
+        return self.made.starts.chains
+
+    @property
+    def predicted(self) -> Frames:
+        """(N, T + 1) frames."""
+        return self.made.predicted.frames
+
+    @property
+    def truth(self) -> Frames:
+        """(N, T + 1) frames."""
+        return self.made.truth
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What `run` made where no whole successor was asked for.
+
+    completion: completed pairs. scores: of each frame of which something was generated, with a truth.
+    out: the folder with what conf/generate.yaml lists.
+    """
+
+    completion: Completion
+    scores: dict[str, list[Score]]
+    out: Path
+
+
+def run_inpainting(cfg: DictConfig) -> Result:
+    """Hides and generates joints as `cfg` (conf/generate.yaml with an `inpaint`) says; raises what `run` raises."""
+    cfg = _checked(cfg)
+    inpainting: Inpainting = instantiate(cfg.inpaint)
+    result = inpainting.run(_loaded(cfg), Path(cfg.out))
+    print_inpainting(Console(), result.record, Path(cfg.out))
+    return result
+
+
+def run_forecast(cfg: DictConfig) -> ForecastResult:
+    """Scores the forecasts that `cfg` (conf/generate.yaml with a `forecast`) describes; raises what `run` raises."""
+    cfg = _checked(cfg)
+    benchmark: Benchmark = instantiate(cfg.forecast)
+    return benchmark.run(_loaded(cfg), Path(cfg.out))
+
+
+def run(cfg: DictConfig) -> Generation | Completed:
+    """Generates what `cfg` (conf/generate.yaml) describes: roll-outs, or else just what `sampling.generate` names.
+
+    Raises:
+        hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
+        be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
+    """
+    cfg = _checked(cfg)
+    amounts, out = Amounts(**plain(cfg.pictures)), Path(cfg.out)
+    generator = _generator(cfg)
+    about = _about(cfg, generator.loaded)
+    if not generator.rolls_out:
+        completion, scores_of = generator.complete(_starts(cfg, generator, 1))
+        write_completion(out, generator, completion, scores_of, amounts, about)
+        return Completed(completion, scores_of, out)
+    generator.check_roll_out()
+    made = generator.roll_out(_starts(cfg, generator, cfg.rollout.frames), cfg.rollout.frames)
+    scores = generator.scores(made)
+    write_roll_outs(out, made, scores, amounts, about)
+    return Generation(made, scores, out)
+
+
+def _checked(cfg: DictConfig) -> DictConfig:
+    """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
+    check("seed", cfg.seed, int, low=0)
+    check("rollout.frames", cfg.rollout.frames, int, low=1)
+    cfg.device = str(torch_device("device", cfg.device))
+    return cfg
+
+
+def _loaded(cfg: DictConfig) -> LoadedModel:
+    if cfg.checkpoint is None:
+        raise ValueError(
+            "checkpoint=null: train a model with `python train.py name=NAME`, then give checkpoint=outputs/train/NAME"
+        )
+    return load_model(cfg.checkpoint, cfg.device)
+
+
+def _generator(cfg: DictConfig) -> Generator:
+    sampling: Sampling = instantiate(cfg.sampling)
+    loaded = _loaded(cfg)
+    sampling.for_table(loaded.table)
+    knows_pictures = {"tok_rgb", "tok_rgb_next"} & {*loaded.table.modalities}
+    tokenizer = instantiate(cfg.tokenizer) if knows_pictures else NoTokenizer()
+    samples = plain(cfg.rollout.sample_schemes)
+    return Generator(loaded, tokenizer, sampling, cfg.seed, cfg.rollout.batch_size, cfg.rollout.num_samples, samples)
+
+
+def _starts(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
+    """What `cfg` gives: files, nothing, or a split."""
+    loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
+    if cfg.joints is not None and cfg.input is None:
+        raise ValueError(f"joints={cfg.joints}: of which picture or video? Give input=FILE")
+    if cfg.input is None and is_given:
+        return _starts_of_split(cfg, generator, num_frames)
+    check_tokenizer(loaded, cfg.checkpoint, tokenizer)
+    if cfg.input is None:
+        return starts_of_nothing(loaded.table, num_frames)
+    if not is_given:
+        raise ValueError(f"input={cfg.input}: sampling.given=[] gives nothing of it")
+    how = preparation(loaded.data["canvas_size"], num_frames, *data_like(loaded, cfg.data.root))
+    print(how.words)
+    joints = None if cfg.joints is None else Path(cfg.joints)
+    return starts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how)
+
+
+def _starts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
+    split = TokenTable.open(cfg.data.root, cfg.data.split)
+    check_belonging(generator.loaded, cfg.checkpoint, split.manifest, cfg.data.root, generator.tokenizer)
+    source = _source(cfg, split)
+    chains = find_chains(split.pairs, num_frames, cfg.rollout.starts, cfg.rollout.max_samples)
+    if not chains:
+        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
+    starts = starts_of_split(split, generator.table, chains, num_frames)
+    if source is None:
+        return starts
+    manifest = split.manifest
+    canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
+    has_joints = manifest.has_joints and "coords" in frame_modalities(generator.table)
+    pictures, is_real = real_frames(source, canvas, chains, starts.tokens, has_joints)
+    return replace(starts, real_pictures=pictures, is_real=is_real)
+
+
+def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
+    """Where the real frames are, if `source=…` says so. Raises ValueError where these are not the shards' clips."""
+    if cfg.get("source") is None:
+        return None
+    if split.manifest.canvas["mode"] not in CANVASES:
+        raise ValueError(f"source={cfg.source.name}: {cfg.data.root} does not say which canvas its frames had")
+    source: ClipSource = instantiate(cfg.source)
+    check_source(source, plain(cfg.source), split.manifest)
+    return source
+
+
+def _about(cfg: DictConfig, loaded: LoadedModel) -> About:
+    binding = {key: loaded.data[key] for key in BINDING}
+    is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
+    data = plain(cfg.data) if is_of_split else {"root": None, "split": None}
+    paths = [str(path) for path in _paths(cfg)]
+    facts = {
+        "checkpoint": str(cfg.checkpoint),
+        "step": loaded.step,
+        "weights": loaded.fingerprint,
+        "data": {**data, **binding},
+        "input": paths or None,
+        "seed": cfg.seed,
+        "rollout": plain(cfg.rollout),
+        "sampling": plain(cfg.sampling),
+    }
+    origin = f"{cfg.data.root} ({cfg.data.split})" if is_of_split else ", ".join(paths) or "nothing"
+    settings = {
+        "Settings": OmegaConf.to_yaml(cfg),
+        "Model": OmegaConf.to_yaml(OmegaConf.create({"step": loaded.step, **binding})),
+    }
+    command = None
+    if HydraConfig.initialized():
+        command = shlex.join(["python", "generate.py", *HydraConfig.get().overrides.task])
+    return About(facts, origin, settings, command)
+
+
+def _paths(cfg: DictConfig) -> list[Path]:
+    """The files of `input`."""
+    return [Path(path) for path in ([cfg.input] if isinstance(cfg.input, str) else cfg.input or [])]
+
+
+def mean_pck(scores: Sequence[Score]) -> float:
+    """PCK@0.1 of the model, averaged over the horizons that have truth; NaN without any joints."""
+    values = [value for s in scores if s.name == "pck@0.1" for value in s.model if value is not None]
+    return sum(values) / len(values) if values else math.nan
+
+
+@application("generate")
+def main(cfg: DictConfig) -> float | ReadyTrial:
+    """Returns the mean PCK@0.1, the number that a sweep maximizes.
+
+    Of forecasts it is the mean PCK@0.05, of in-painting minus the mean error in px.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_trial(script("generate"), "out", sweep_direction(), can_resume=False)
+    with interruptible():
+        stop_with_sweep()
+        with one_line_errors():
+            value = _generate(cfg)
+        write_result(Path(cfg.out), value)
+    return value
+
+
+def _generate(cfg: DictConfig) -> float:
+    if cfg.forecast is not None:
+        return run_forecast(cfg).scores.mean_pck
+    if cfg.inpaint is not None:
+        return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
+    made = run(cfg)
+    scores = made.scores if isinstance(made, Generation) else [s for each in made.scores.values() for s in each]
+    return mean_pck(scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Makes shards of tokenized pairs from clips: assembles the parts that conf/preprocess.yaml names and runs them."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from m3.clips.base import ClipSource
+from m3.clips.canvas import Canvas
+from m3.commands.application import application, plain
+from m3.core.errors import one_line_errors
+from m3.core.signals import Interrupted, interruptible
+from m3.core.validation import check
+from m3.preprocessing.build import BuildOptions, BuildResult, BuildSpec, build_dataset
+from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
+from m3.preprocessing.pack import PackOptions, pack_dataset, pack_identity
+from m3.preprocessing.prepare import ClipPreparer
+from m3.preprocessing.publish import find_published, publish, working_folder
+from m3.preprocessing.summary import print_summary
+from m3.preprocessing.tokenized_folders import TokenizedFolders
+from m3.reporting.figures import write_png
+from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
+from m3.shards.transport import is_local
+from m3.shards.verify import verify_dataset
+from m3.tokens.base import NoTokenizer, PictureTokenizer
+
+STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
+PICTURE_MODALITIES = ("tok_rgb", "tok_rgb_next")
+NOT_IN_MANIFEST = ("root", "labels", "path", "device")
+"""Keys of places and devices. The manifest has fingerprints of the content instead, so that data can be moved."""
+
+
+def run(cfg: DictConfig) -> Manifest:
+    """Makes the data set that `cfg` (conf/preprocess.yaml) describes, unless it is there already.
+
+    Raises:
+        hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
+        be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
+    """
+    for key in ("num_pairs", "cell_px"):
+        check(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
+    options = BuildOptions(
+        pairs_per_shard=cfg.pairs_per_shard,
+        text_vocab_size=cfg.text_vocab_size,
+        encode_batch_size=cfg.encode_batch_size,
+        encode_threads=cfg.encode_threads,
+        strict=cfg.strict,
+    )
+    if not isinstance(cfg.augment.flip, bool):
+        raise ValueError(f"augment.flip={cfg.augment.flip!r}: choose true or false")
+    if get_class(cfg.source._target_) is TokenizedFolders:
+        return _pack(cfg)
+    canvas, pairs = instantiate(cfg.canvas), instantiate(cfg.pairs)
+    names = _stored_modalities(cfg, canvas)
+    if not any(name in names for name in PICTURE_MODALITIES):
+        cfg = copy.deepcopy(cfg)
+        cfg.tokenizer = {"_target_": f"{NoTokenizer.__module__}.{NoTokenizer.__qualname__}"}
+    executor = instantiate(cfg.executor)
+    tokenizer, captioner = instantiate(cfg.tokenizer), instantiate(cfg.captioner)
+    splitter = instantiate(cfg.split)
+    source = instantiate(cfg.source)  # last: the demo's writes its clips
+    preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
+    spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
+    if (existing := _published(cfg, spec.identity())) is not None:
+        return existing
+    built = build_dataset(working_folder(cfg.out, cfg.scratch), spec, executor, cfg.overwrite)
+    _finish(cfg, built, tokenizer, source, canvas)
+    return built.manifest
+
+
+def _pack(cfg: DictConfig) -> Manifest:
+    """Tokens that are there already go into shards as they are."""
+    if cfg.augment.flip:
+        raise ValueError("augment.flip=true: tokens cannot be mirrored, only the pictures they were made of")
+    options = PackOptions(cfg.pairs_per_shard, cfg.text_vocab_size, cfg.strict)
+    table = None if cfg.get("modalities") is None else instantiate(cfg.modalities)
+    source = instantiate(cfg.source, _partial_=True)(table=table)
+    tokenizer = instantiate(cfg.tokenizer)
+    container = plain(cfg)
+    stages = {stage: _without_places(container[stage]) for stage in ("source", "tokenizer")}
+    settings = {**stages, "pairs_per_shard": cfg.pairs_per_shard, "text_vocab_size": cfg.text_vocab_size}
+    names = [modality.name for modality in source.modalities]
+    if names != list(source.pair_modalities):
+        settings["modalities"] = names
+    if (existing := _published(cfg, pack_identity(source, tokenizer, settings))) is not None:
+        return existing
+    folder = working_folder(cfg.out, cfg.scratch)
+    built = pack_dataset(folder, source, tokenizer, settings, options, cfg.overwrite)
+    _finish(cfg, built, tokenizer)
+    return built.manifest
+
+
+def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
+    """What is stored of a pair: all that the tokenizer can give, or what the run's modality table has of it.
+
+    Raises ValueError where the table and the data would not fit each other.
+    """
+    without = PICTURE_MODALITIES if get_class(cfg.tokenizer._target_) is NoTokenizer else ()
+    stored = {modality.name: modality for modality in pair_modalities(canvas.grid) if modality.name not in without}
+    if cfg.get("modalities") is None:
+        return tuple(stored)
+    table = instantiate(cfg.modalities)
+    for name, length in zip(table.modalities, table.max_seq_lens):
+        if name not in stored:
+            raise ValueError(f"modalities={list(table.modalities)}: tokenizer=none makes no {name}; choose another one")
+        if length != stored[name].length:
+            raise ValueError(
+                f"modalities.max_seq_lens: {length} tokens of {name}, but canvas.size={canvas.size} gives "
+                f"{stored[name].length}: choose another canvas.size or other modalities=…"
+            )
+    return tuple(name for name in stored if name in table.modalities)
+
+
+def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
+    """What of the configuration decides the bytes of the shards."""
+    settings = plain(cfg)
+    stages = {stage: _without_places(settings[stage]) for stage in STAGES}
+    layout = ("augment", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
+    return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
+
+
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in NOT_IN_MANIFEST}
+
+
+def _finish(
+    cfg: DictConfig,
+    built: BuildResult,
+    tokenizer: PictureTokenizer,
+    source: ClipSource | None = None,
+    canvas: Canvas | None = None,
+) -> None:
+    """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads what has an address."""
+    folder = working_folder(cfg.out, cfg.scratch)
+    path = folder / CONTACT_SHEET_NAME
+    if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
+        shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
+        num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
+        pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
+        if pairs != []:  # it is where no modality can be drawn, which the summary mentions
+            write_png(path, contact_sheet(pairs))
+    if not is_local(cfg.out):
+        publish(folder, cfg.out)
+    elif not built.is_new:
+        _say_complete(cfg.out)
+    print_summary(folder, built.manifest, Console(), cfg.out)
+    if not is_local(cfg.out):
+        shutil.rmtree(folder)
+
+
+def _published(cfg: DictConfig, identity: dict[str, Any]) -> Manifest | None:
+    """What is complete already at an address, `out=s3://…`."""
+    existing = None if is_local(cfg.out) else find_published(cfg.out, identity, cfg.overwrite)
+    if existing is not None:
+        _say_complete(cfg.out)
+    return existing
+
+
+def _say_complete(out: str) -> None:
+    print(f"{out} is complete with these settings; nothing to do (overwrite=true makes it again)")
+
+
+def verify(root: str) -> int:
+    """Checks a data set against its manifest, prints what is wrong with it, and returns the number of faults."""
+    manifest, faults = verify_dataset(root)
+    console = Console()
+    for fault in faults:
+        console.print(f"[bold red]fault[/] {escape(fault)}", highlight=False, soft_wrap=True)
+    num_pairs = sum(manifest.num_pairs(split) for split in manifest.shards)
+    num_shards = sum(len(shards) for shards in manifest.shards.values())
+    outcome = f"{len(faults)} faults" if faults else "all as its manifest says"
+    console.print(f"{escape(root)}: {num_shards:,} shards with {num_pairs:,} pairs read: {outcome}", highlight=False)
+    return len(faults)
+
+
+@application("preprocess")
+def main(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job a data set of its own
+        if not is_local(cfg.out):
+            raise SystemExit(f"error: out={cfg.out}: a sweep (-m) writes into a folder; choose one, and upload it then")
+        cfg.out = f"{HydraConfig.get().runtime.output_dir}/data"
+    try:
+        with interruptible((signal.SIGTERM, signal.SIGINT)), one_line_errors():
+            if cfg.verify is not None:
+                raise SystemExit(1 if verify(cfg.verify) else 0)
+            run(cfg)
+    except Interrupted:
+        raise SystemExit("stopped; run the same command again to continue: finished clips are kept") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The device to compute on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+
+def default_device() -> Literal["cuda", "cpu"]:
+    """What "auto" means: the GPU if there is one. Not Apple's MPS, which has no float64."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_device(key: str, name: str) -> torch.device:
+    """The device of this name, or the default one for "auto".
+
+    Raises ValueError naming the key where there is no such device.
+    """
+    device = default_device() if name == "auto" else name
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{key}={name}: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
+def lightning_accelerator(name: str) -> str:
+    """Lightning's name of an accelerator, "cpu" or "gpu"; the default device's for "auto"."""
+    if name != "auto":
+        return name
+    return "gpu" if default_device() == "cuda" else "cpu"
