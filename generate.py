@@ -1,8 +1,8 @@
 """Generates with a trained model: python generate.py checkpoint=RUN [KEY=VALUE …] (m3/commands/generate.py)."""
 
-from m3.commands.generate import Completed, Generation, main, mean_pck, run, run_forecast, run_inpainting
+from m3.commands.generate import Result, main, mean_pck, run, run_forecast, run_inpainting
 
-__all__ = ["Completed", "Generation", "main", "mean_pck", "run", "run_forecast", "run_inpainting"]
+__all__ = ["Result", "main", "mean_pck", "run", "run_forecast", "run_inpainting"]
 
 if __name__ == "__main__":
     main()

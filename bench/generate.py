@@ -41,8 +41,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench.nano4m import KnownTokens, Nano4M, generate_roar, published_weights  # noqa: E402
 from m3.checkpoint import load_model  # noqa: E402
+from m3.core.frames import TokenFrames, no_tokens, rolled_modalities  # noqa: E402
 from m3.core.modalities import ModalityTable  # noqa: E402
-from m3.generation.rollout import SUCCESSOR_OF, roll_out  # noqa: E402
+from m3.generation.rollout import roll_out  # noqa: E402
 from m3.masking.select import pack  # noqa: E402
 from m3.model.encoder_decoder import EncoderDecoder  # noqa: E402
 from m3.sampling.sampler import autocast  # noqa: E402
@@ -126,7 +127,16 @@ def random_references(table: ModalityTable, num_samples: int) -> dict[str, Tenso
     """Legal ids of reference frames: modality → (N, L)."""
     generator = torch.Generator().manual_seed(1)
     ids = (torch.rand(num_samples, table.num_tokens, generator=generator) * (torch.tensor(table.last_ids) + 1)).long()
-    return {name: ids[:, table.columns(name)] for name in SUCCESSOR_OF}
+    return {name: ids[:, table.columns(name)] for name in rolled_modalities(table)}
+
+
+def given_references(reference: dict[str, Tensor], table: ModalityTable) -> TokenFrames:
+    """(N, 2) frames for m3's roll-outs: whole references, and nothing of their successors."""
+    given = no_tokens(table, (len(reference["coords"]), 2))
+    given.is_present[:] = True
+    for name, ids in reference.items():
+        given.ids[name][:, 0], given.is_known[name][:, 0] = ids.cpu().numpy(), True
+    return given
 
 
 # Against nano4M
@@ -134,10 +144,10 @@ def random_references(table: ModalityTable, num_samples: int) -> dict[str, Tenso
 
 def known_references(reference: dict[str, Tensor], sample: int, table: ModalityTable) -> KnownTokens:
     device = reference["coords"].device
-    ids = torch.cat([reference[name][sample] for name in SUCCESSOR_OF])[None]
-    lengths = [len(reference[name][sample]) for name in SUCCESSOR_OF]
+    ids = torch.cat([of_name[sample] for of_name in reference.values()])[None]
+    lengths = [len(of_name[sample]) for of_name in reference.values()]
     positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
-    modalities = [torch.full((n,), table.index(name), device=device) for name, n in zip(SUCCESSOR_OF, lengths)]
+    modalities = [torch.full((n,), table.index(name), device=device) for name, n in zip(reference, lengths)]
     return KnownTokens(ids, positions, torch.cat(modalities)[None])
 
 
@@ -146,20 +156,20 @@ def roll_out_nano4m(
 ) -> None:
     """Sample after sample, frame after frame, joints before the picture."""
     device = reference["coords"].device
-    last = torch.tensor(table.last_ids, device=device)
+    last, successor = torch.tensor(table.last_ids, device=device), rolled_modalities(table)
     for sample in range(len(reference["coords"])):
         generator = torch.Generator(device).manual_seed(sample)
         frame = {name: ids[sample : sample + 1] for name, ids in reference.items()}
         for _ in range(num_frames):
             known = known_references(frame, 0, table)
             for name in ("coords", "tok_rgb"):
-                k = table.index(SUCCESSOR_OF[name])
+                k = table.index(successor[name])
                 length = table.max_seq_lens[k]
                 known = generate_roar(model, known, k, length, num_steps, generator, on_step)
                 is_new = known.modalities[0] == k
                 order = known.positions[0, is_new].argsort()
                 drawn = known.ids[0, is_new][order]
-                frame[name] = torch.minimum(drawn, last[table.columns(SUCCESSOR_OF[name])])[None]
+                frame[name] = torch.minimum(drawn, last[table.columns(successor[name])])[None]
 
 
 def largest_difference(model: EncoderDecoder, other: Nano4M, reference: dict[str, Tensor], num_steps: int) -> float:
@@ -214,9 +224,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     overrides = ["sampling=roar", *SAMPLED, *steps(arguments.steps, arguments.steps)]
     schemes = schemes_of(overrides, model.table)
     sample = torch.arange(arguments.batch_size, device=device)
+    given = given_references(reference, model.table)
 
     def ours() -> None:
-        roll_out(model, reference, schemes, num_frames, 0, sample, arguments.batch_size)
+        roll_out(model, given, schemes, num_frames, 0, sample, arguments.batch_size)
 
     def theirs() -> None:
         with autocast(torch.device(device), "auto"):  # as m3
@@ -260,7 +271,7 @@ def scores_of(arguments: argparse.Namespace, overrides: Sequence[str], out: Path
             f"device={arguments.device}", f"out={out}", "rollout.max_samples=null", f"seed={arguments.seed}",
             "pictures.num_folders=0", "pictures.num_reported=0", *overrides,
         ])  # fmt: skip
-    return {score.name: list(score.model) for score in generate.run(cfg).scores}
+    return {score.name: list(score.model) for score in generate.run(cfg).all_scores}
 
 
 @torch.inference_mode()
@@ -269,7 +280,7 @@ def measure_variants(arguments: argparse.Namespace) -> dict[str, Any]:
         model = load_model(arguments.checkpoint, arguments.device).model
     else:
         model = composed_model(arguments.model)[0].to(arguments.device)
-    reference = {n: ids.to(arguments.device) for n, ids in random_references(model.table, arguments.batch_size).items()}
+    given = given_references(random_references(model.table, arguments.batch_size), model.table)
     sample = torch.arange(arguments.batch_size, device=arguments.device)
     chosen = {name: VARIANTS[name] for name in arguments.only or VARIANTS}
     found: dict[str, dict[str, Any]] = {name: {"overrides": overrides} for name, overrides in chosen.items()}
@@ -278,7 +289,7 @@ def measure_variants(arguments: argparse.Namespace) -> dict[str, Any]:
         schemes = schemes_of(overrides, model.table)
 
         def one(schemes: list[DecodingConfig] = schemes) -> None:
-            roll_out(model, reference, schemes, arguments.frames, 0, sample, arguments.batch_size)
+            roll_out(model, given, schemes, arguments.frames, 0, sample, arguments.batch_size)
 
         work[name] = one
     taken: dict[str, list[float]] = {name: [] for name in chosen}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,6 @@ from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import FactorizedHead, FlatHead
 from m3.tokens.fsq import basis
 from m3.tokens.motion import blurred_cells
-
-Reduction = Literal["present", "all", "token"]
-"""How the losses of the modalities become one (see `target_weights`)."""
-
-REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 CHUNK = 384
 """Rows whose logits exist at a time; (384, 64,000) float32 are 94 MiB."""
@@ -189,25 +185,42 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype.itemsize == 2 else values
 
 
-def reduce_losses(sums: Tensor, counts: Tensor, reduction: Reduction) -> Tensor:
+def reduce_losses(sums: Tensor, counts: Tensor, reduction: str) -> Tensor:
     """Scalar loss from the summed losses (K,) and the numbers of targets (K,) of K modalities: Σ_k weight_k · sum_k."""
     return (sums * target_weights(counts, reduction)).sum()
 
 
-def target_weights(counts: Tensor, reduction: Reduction) -> Tensor:
+def target_weights(counts: Tensor, reduction: str) -> Tensor:
     """Weight of one target of each modality in the reduced loss: (K,) float64, 0 for an absent modality.
-
-    "present": mean over the modalities that have targets of their mean losses. "all": the same with an absent
-    modality counted as 0 (published). "token": mean over all targets.
 
     Args:
         counts: (K,), not all 0.
+        reduction: a key of `REDUCTIONS`.
     """
-    counts = counts.double()
-    is_present = (counts > 0).double()
-    if reduction == "token":
-        return is_present / counts.sum()
-    return is_present / counts.clamp_min(1) / (len(counts) if reduction == "all" else is_present.sum())
+    return REDUCTIONS[reduction](counts.double())
+
+
+def _mean_over(num_modalities: Callable[[Tensor], Tensor | int]) -> Callable[[Tensor], Tensor]:
+    """Mean over so many modalities of their mean losses."""
+
+    def weights(counts: Tensor) -> Tensor:
+        return (counts > 0).double() / counts.clamp_min(1) / num_modalities(counts)
+
+    return weights
+
+
+def _mean_over_targets(counts: Tensor) -> Tensor:
+    return (counts > 0).double() / counts.sum()
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "present": _mean_over(lambda counts: (counts > 0).double().sum()),
+    "all": _mean_over(len),
+    "token": _mean_over_targets,
+}
+"""How the losses of the modalities become one: name → function from the number of targets of each modality, (K,)
+float64, to the weight of each of its targets, (K,). "present": the mean over the modalities that have targets; "all": an absent
+modality counts as 0 (published); "token": the mean over all targets."""
 
 
 def _by_modality(hidden: Tensor, targets: PackedTokens) -> list[tuple[Tensor, Tensor]]:

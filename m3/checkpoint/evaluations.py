@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult
 
 from m3.checkpoint.resume_check import BINDING
 from m3.core.modalities import ModalityTable
+from m3.metrics.specs import METRICS
 
 ACCEPTED = "metrics.json, forecast.json and inpainting.json of generate.py"
 
@@ -25,14 +26,10 @@ class _Unit(NamedTuple):
     name: str
 
 
-_UNITS = {
-    "pck@0.05": _Unit(100, 1, "PCK@0.05, %"),
-    "pck@0.1": _Unit(100, 1, "PCK@0.1, %"),
-    "joint_error": _Unit(1, 1, "joint error, px"),
-    "psnr": _Unit(1, 1, "PSNR, dB"),
-    "ssim": _Unit(1, 3, "SSIM"),
-}
-"""The scores of metrics.json that a card shows."""
+def _units() -> dict[str, _Unit]:
+    """The metrics that a card shows: those with a short label."""
+    shown = [spec for spec in METRICS.values() if spec.short is not None]
+    return {spec.name: _Unit(spec.factor, spec.num_digits, spec.short_title) for spec in shown}
 
 
 @dataclass(frozen=True)
@@ -139,18 +136,18 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
 
 
 def _rollout_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
-    dataset, split = _dataset(record)
-    shown = {name: record["scores"][name]["horizons"] for name in _UNITS if name in record["scores"]}
+    (dataset, split), units = _dataset(record), _units()
+    shown = {name: record["scores"][name]["horizons"] for name in units if name in record["scores"]}
     if not shown:
-        raise ValueError(f"holds none of {', '.join(_UNITS)}")
+        raise ValueError(f"holds none of {', '.join(units)}")
     horizons = next(iter(shown.values()))
     header = ["frames ahead", *(f"+{each['horizon']}" for each in horizons)]
-    rows = [[_UNITS[name].name, *(_cell(_UNITS[name], each) for each in shown[name])] for name in shown]
+    rows = [[units[name].name, *(_cell(units[name], each) for each in shown[name])] for name in shown]
     values = [
-        Value(name, f"{_UNITS[name].name}, {each['horizon']} ahead", number, {"horizon": each["horizon"]})
+        Value(name, f"{units[name].name}, {each['horizon']} ahead", number, {"horizon": each["horizon"]})
         for name in shown
         for each in shown[name]
-        if (number := _number(_UNITS[name], each["model"])) is not None
+        if (number := _number(units[name], each["model"])) is not None
     ]
     counts = ", ".join(f"{each['num_samples']:,}" for each in horizons)
     description = (
@@ -161,15 +158,15 @@ def _rollout_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
 
 
 def _pair_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
-    dataset, split = _dataset(record)
+    (dataset, split), units = _dataset(record), _units()
     given = ", ".join(map(_named, record["sampling"]["given"])) or "nothing"
     for frame, result in record["frames"].items():
-        shown = {name: result["scores"][name]["horizons"][0] for name in _UNITS if name in result["scores"]}
-        rows = [[_UNITS[name].name, _cell(_UNITS[name], each)] for name, each in shown.items()]
+        shown = {name: result["scores"][name]["horizons"][0] for name in units if name in result["scores"]}
+        rows = [[units[name].name, _cell(units[name], each)] for name, each in shown.items()]
         values = [
-            Value(name, _UNITS[name].name, number, {})
+            Value(name, units[name].name, number, {})
             for name, each in shown.items()
-            if (number := _number(_UNITS[name], each["model"])) is not None
+            if (number := _number(units[name], each["model"])) is not None
         ]
         generated = ", ".join(record["sampling"]["generate"])
         description = (
@@ -202,7 +199,7 @@ def _forecast_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
 
 def _inpainting_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     dataset, split = _dataset(record)
-    unit, errors = _UNITS["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
+    unit, errors = _units()["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
     description = (
         f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']:,} poses of {record['num_clips']:,} clips "
         f"of the {split} split of {dataset}: error over {record['num_scored_joints']:,} hidden joints."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,37 +22,38 @@ from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
 from m3.core.devices import torch_device
 from m3.core.errors import one_line_errors
-from m3.core.frames import Chain, Frames
 from m3.core.jobs import stop_with_sweep
 from m3.core.signals import interruptible
 from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
-from m3.generation.compatibility import check_belonging, check_tokenizer, data_like
-from m3.generation.completion import Completion
-from m3.generation.generator import Generator, RollOuts
-from m3.generation.inpainting import Inpainting, Result, print_inpainting
-from m3.generation.input_files import preparation, starts_of_files
-from m3.generation.prompts import Starts, starts_of_nothing, starts_of_split
+from m3.generation.compatibility import check_compatible, check_tokenizer, compatible_manifest
+from m3.generation.generation import Generation
+from m3.generation.generator import Generator
+from m3.generation.inpainting import Inpainting, InpaintingResult
+from m3.generation.input_files import preparation, prompts_of_files
+from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
-from m3.generation.rollout import find_chains, frame_modalities
+from m3.generation.rollout import find_chains
 from m3.metrics import Score
-from m3.reporting.outputs import About, Amounts, write_completion, write_roll_outs
+from m3.reporting.inpainting import write_inpainting
+from m3.reporting.outputs import About, Amounts, write_generation
+from m3.sampling.given import GivenEntry
 from m3.sampling.settings import Sampling
 from m3.sweep import ReadyTrial, run_trial, write_result
 from m3.tokens.base import NoTokenizer
 
 
 @dataclass(frozen=True)
-class Generation:
+class Result:
     """What `run` made.
 
-    made: the roll-outs, the starts that they go on from, and the truth.
-    scores: per horizon; without a truth only the diversity.
-    out: the folder with what conf/generate.yaml lists.
+    made: the roll-outs or completed pairs, their prompts, and the ground truth.
+    scores: of roll-outs under "", of completed pairs by frame. Without a ground truth only the diversity.
+    out: the folder with the files that conf/generate.yaml lists.
     """
 
-    made: RollOuts
-    scores: list[Score]
+    made: Generation
+    scores: Mapping[str, list[Score]]
     out: Path
 
     @property
@@ -61,70 +62,42 @@ class Generation:
         return self.out / "metrics.json"
 
     @property
-    def chains(self) -> list[Chain]:
-        """One for each start."""
-        return self.made.starts.chains
-
-    @property
-    def predicted(self) -> Frames:
-        """(N, T + 1) frames."""
-        return self.made.predicted.frames
-
-    @property
-    def truth(self) -> Frames:
-        """(N, T + 1) frames."""
-        return self.made.truth
+    def all_scores(self) -> list[Score]:
+        return [score for scores in self.scores.values() for score in scores]
 
 
-@dataclass(frozen=True)
-class Completed:
-    """What `run` made where no whole successor was asked for.
-
-    completion: completed pairs. scores: of each frame of which something was generated, with a truth.
-    out: the folder with what conf/generate.yaml lists.
-    """
-
-    completion: Completion
-    scores: dict[str, list[Score]]
-    out: Path
-
-
-def run_inpainting(cfg: DictConfig) -> Result:
-    """Hides and generates joints as `cfg` (conf/generate.yaml with an `inpaint`) says; raises what `run` raises."""
+def run_inpainting(cfg: DictConfig) -> InpaintingResult:
+    """Hides and generates joints as described by `cfg`, conf/generate.yaml with an `inpaint`. Raises as `run` does."""
     cfg = _checked(cfg)
     inpainting: Inpainting = instantiate(cfg.inpaint)
-    result = inpainting.run(_loaded(cfg), Path(cfg.out))
-    print_inpainting(Console(), result.record, Path(cfg.out))
+    result = inpainting.run(_loaded(cfg))
+    write_inpainting(Path(cfg.out), result, Console())
     return result
 
 
 def run_forecast(cfg: DictConfig) -> ForecastResult:
-    """Scores the forecasts that `cfg` (conf/generate.yaml with a `forecast`) describes; raises what `run` raises."""
+    """Scores the forecasts described by `cfg`, conf/generate.yaml with a `forecast`. Raises as `run` does."""
     cfg = _checked(cfg)
     benchmark: Benchmark = instantiate(cfg.forecast)
     return benchmark.run(_loaded(cfg), Path(cfg.out))
 
 
-def run(cfg: DictConfig) -> Generation | Completed:
+def run(cfg: DictConfig) -> Result:
     """Generates what `cfg` (conf/generate.yaml) describes: roll-outs, or else just what `sampling.generate` names.
 
     Raises:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
-        be and for a checkpoint, data and tokenizer that do not belong together; each names the key or the file.
+        be and for a checkpoint, data and tokenizer that are not compatible; each names the key or the file.
     """
     cfg = _checked(cfg)
     amounts, out = Amounts(**plain(cfg.pictures)), Path(cfg.out)
     generator = _generator(cfg)
-    about = _about(cfg, generator.loaded)
-    if not generator.rolls_out:
-        completion, scores_of = generator.complete(_starts(cfg, generator, 1))
-        write_completion(out, generator, completion, scores_of, amounts, about)
-        return Completed(completion, scores_of, out)
-    generator.check_roll_out()
-    made = generator.roll_out(_starts(cfg, generator, cfg.rollout.frames), cfg.rollout.frames)
+    if generator.rolls_out:
+        generator.check_roll_out()
+    made = generator.generate(_prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1))
     scores = generator.scores(made)
-    write_roll_outs(out, made, scores, amounts, about)
-    return Generation(made, scores, out)
+    write_generation(out, made, scores, generator.metrics, amounts, _about(cfg, generator))
+    return Result(made, scores, out)
 
 
 def _checked(cfg: DictConfig) -> DictConfig:
@@ -155,39 +128,38 @@ def _generator(cfg: DictConfig) -> Generator:
     return Generator(loaded, tokenizer, sampling, cfg.seed, cfg.rollout.batch_size, cfg.rollout.num_samples, samples)
 
 
-def _starts(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
-    """What `cfg` gives: files, nothing, or a split."""
+def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
+    """From files, a split, or nothing."""
     loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
     if cfg.joints is not None and cfg.input is None:
         raise ValueError(f"joints={cfg.joints}: of which picture or video? Give input=FILE")
     if cfg.input is None and is_given:
-        return _starts_of_split(cfg, generator, num_frames)
+        return _prompts_of_split(cfg, generator, num_frames)
     check_tokenizer(loaded, cfg.checkpoint, tokenizer)
     if cfg.input is None:
-        return starts_of_nothing(loaded.table, num_frames)
+        return prompt_of_nothing(loaded.table, num_frames)
     if not is_given:
         raise ValueError(f"input={cfg.input}: sampling.given=[] gives nothing of it")
-    how = preparation(loaded.data["canvas_size"], num_frames, *data_like(loaded, cfg.data.root))
-    print(how.words)
+    how = preparation(loaded.data["canvas_size"], num_frames, *compatible_manifest(loaded, cfg.data.root))
+    print(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
-    return starts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how)
+    return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how)
 
 
-def _starts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Starts:
+def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     split = TokenTable.open(cfg.data.root, cfg.data.split)
-    check_belonging(generator.loaded, cfg.checkpoint, split.manifest, cfg.data.root, generator.tokenizer)
+    check_compatible(generator.loaded, cfg.checkpoint, split.manifest, cfg.data.root, generator.tokenizer)
     source = _source(cfg, split)
     chains = find_chains(split.pairs, num_frames, cfg.rollout.starts, cfg.rollout.max_samples)
     if not chains:
         raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
-    starts = starts_of_split(split, generator.table, chains, num_frames)
+    prompts = prompts_of_split(split, generator.table, chains, num_frames)
     if source is None:
-        return starts
+        return prompts
     manifest = split.manifest
     canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
-    has_joints = manifest.has_joints and "coords" in frame_modalities(generator.table)
-    pictures, is_real = real_frames(source, canvas, chains, starts.tokens, has_joints)
-    return replace(starts, real_pictures=pictures, is_real=is_real)
+    has_joints = manifest.has_joints and "coords" in generator.table.modalities
+    return replace(prompts, real=real_frames(source, canvas, chains, prompts.tokens, has_joints))
 
 
 def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
@@ -201,7 +173,8 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
     return source
 
 
-def _about(cfg: DictConfig, loaded: LoadedModel) -> About:
+def _about(cfg: DictConfig, generator: Generator) -> About:
+    loaded = generator.loaded
     binding = {key: loaded.data[key] for key in BINDING}
     is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
     data = plain(cfg.data) if is_of_split else {"root": None, "split": None}
@@ -224,7 +197,17 @@ def _about(cfg: DictConfig, loaded: LoadedModel) -> About:
     command = None
     if HydraConfig.initialized():
         command = shlex.join(["python", "generate.py", *HydraConfig.get().overrides.task])
-    return About(facts, origin, settings, command)
+    return About(facts, origin, _given(generator.sampling.given), settings, command)
+
+
+def _given(entries: Sequence[GivenEntry]) -> str:
+    """`sampling.given` for people: "tok_rgb, 6 parts of coords"."""
+    parts = [
+        entry if isinstance(entry, str) else f"{len(chosen)} parts of {name}"
+        for entry in entries
+        for name, chosen in ({entry: ()} if isinstance(entry, str) else entry).items()
+    ]
+    return ", ".join(parts) or "nothing"
 
 
 def _paths(cfg: DictConfig) -> list[Path]:
@@ -259,9 +242,7 @@ def _generate(cfg: DictConfig) -> float:
         return run_forecast(cfg).scores.mean_pck
     if cfg.inpaint is not None:
         return -run_inpainting(cfg).record["guesses"]["model"]["mean_error_px"]
-    made = run(cfg)
-    scores = made.scores if isinstance(made, Generation) else [s for each in made.scores.values() for s in each]
-    return mean_pck(scores)
+    return mean_pck(run(cfg).all_scores)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from m3.preprocessing.prepare import ClipPreparer
 from m3.preprocessing.publish import find_published, publish, working_folder
 from m3.preprocessing.summary import print_summary
 from m3.preprocessing.tokenized_folders import TokenizedFolders
-from m3.reporting.figures import write_png
+from m3.reporting.files import write_png
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
 from m3.shards.transport import is_local
 from m3.shards.verify import verify_dataset

@@ -1,21 +1,44 @@
-"""Frames of roll-outs, as tokens and decoded, and the chains of pairs that they belong to."""
+"""Frames keyed by modality, as tokens and decoded, and the chains of pairs that they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from m3.core.modalities import ModalityTable, frame_of, successor_of
 from m3.core.types import PairInfo
 
 NOTHING = "nothing"
-"""Key and clip of a pair that nobody gave anything of."""
+"""Key and clip of a pair of which nothing is given: unconditional generation."""
+
+
+def frame_modalities(table: ModalityTable) -> list[str]:
+    """The modalities of a frame, in the order of the table: "coords" for "coords", for "coords_next", and for both."""
+    return list(dict.fromkeys(frame_of(name)[0] for name in table.modalities))
+
+
+def rolled_modalities(table: ModalityTable) -> dict[str, str]:
+    """Modality → its name in the successor, for those that the table has in both frames: a roll-out feeds them back."""
+    both = {name: successor_of(name) for name in frame_modalities(table)}
+    both = {name: later for name, later in both.items() if {name, later} <= set(table.modalities)}
+    for name, later in both.items():
+        lengths = [table.max_seq_lens[table.index(each)] for each in (name, later)]
+        if lengths[0] != lengths[1]:
+            raise ValueError(f"modalities.max_seq_lens: {lengths[0]} for {name}, but {lengths[1]} for {later}")
+    return both
+
+
+def frame_length(table: ModalityTable, name: str) -> int:
+    """L: tokens of a frame's modality, which the table may have in the reference, the successor, or both."""
+    return table.max_seq_lens[table.index(name if name in table.modalities else successor_of(name))]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Pairs of one clip, each one's successor frame being the next one's reference frame.
+    """Pairs of one clip, each pair's successor frame being the reference frame of the next.
 
     rows: of the token table. Row k − 1 ends at horizon k, so the truth reaches to horizon len(rows).
     pairs: of the same rows. A reference without a truth has no rows and one pair, which ends where it begins.
@@ -26,7 +49,7 @@ class Chain:
 
     @property
     def title(self) -> str:
-        """What a caption says of it: "golf swing · clip 0934, frame 12"."""
+        """A caption: "golf swing · clip 0934, frame 12"."""
         first = self.pairs[0]
         if first.key == NOTHING:
             return "from nothing"
@@ -36,52 +59,70 @@ class Chain:
 
 @dataclass(frozen=True)
 class TokenFrames:
-    """Frames as tokens: N samples of a reference frame (index 0) and its T successors (horizons 1 … T).
+    """N sequences of a reference frame (index 0) and its T successors (horizons 1 … T), as tokens.
 
-    tok_rgb: (N, T + 1, L) int64; L is 0 with a model that knows no pictures.
-    coords: (N, T + 1, 39) int64, zeros (invisible) with a model that knows no joints.
-    is_present: (N, T + 1) bool, False at horizons that the truth does not reach; ids are 0 there.
+    ids: modality of a frame → (N, T + 1, L) int64; 0 where unknown.
+    is_known: modality → (N, T + 1, L) bool, True where a token is annotated, given or generated.
+    is_present: (N, T + 1) bool, False at horizons without ground truth, and for the reference when generation is
+        unconditional.
     """
 
-    tok_rgb: np.ndarray
-    coords: np.ndarray
+    ids: Mapping[str, np.ndarray]
+    is_known: Mapping[str, np.ndarray]
     is_present: np.ndarray
 
-    def samples(self, rows: Sequence[int]) -> TokenFrames:
-        """The frames of some samples, in that order."""
-        chosen = list(rows)
-        return TokenFrames(self.tok_rgb[chosen], self.coords[chosen], self.is_present[chosen])
-
-    def still(self) -> TokenFrames:
-        """The baseline: every successor is the reference frame."""
-        return TokenFrames(_repeat(self.tok_rgb), _repeat(self.coords), self.is_present)
+    def __getitem__(self, index: Any) -> TokenFrames:
+        """Some sequences and frames, by NumPy indices of the first one or two dimensions that keep both."""
+        ids, is_known = ({name: each[index] for name, each in part.items()} for part in (self.ids, self.is_known))
+        return TokenFrames(ids, is_known, self.is_present[index])
 
 
-def _repeat(values: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(values[:, :1], values.shape)
+def no_tokens(table: ModalityTable, shape: tuple[int, int]) -> TokenFrames:
+    """Frames of shape (N, T + 1) of which nothing is known, of the modalities of a table."""
+    lengths = {name: frame_length(table, name) for name in frame_modalities(table)}
+    ids = {name: np.zeros((*shape, length), np.int64) for name, length in lengths.items()}
+    return TokenFrames(ids, {name: np.zeros(each.shape, bool) for name, each in ids.items()}, np.zeros(shape, bool))
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Decoded joint tokens. xy: (…, 13, 2) float64 canvas pixels. is_visible: (…, 13) bool."""
+
+    xy: np.ndarray
+    is_visible: np.ndarray
+
+    def __getitem__(self, index: Any) -> Poses:
+        """Some poses, by NumPy indices of the leading dimensions."""
+        return Poses(self.xy[index], self.is_visible[index])
 
 
 @dataclass(frozen=True)
 class Frames:
-    """`TokenFrames`, decoded: what a person sees and what is scored.
+    """Decoded frames: what is drawn and scored.
 
-    pictures: (N, T + 1, H, W, 3) uint8 RGB, black where not present.
-    xy: (N, T + 1, 13, 2) float64 canvas pixels.
-    is_visible: (N, T + 1, 13) bool.
+    values: modality → value with leading dimensions (N, T + 1) that can be indexed like an array: `Poses` for joints,
+        (N, T + 1, H, W, 3) uint8 RGB for pictures, black where not present. A modality that nothing decodes is absent.
     is_present: (N, T + 1) bool.
+    tokens: that the values were decoded from; None for frames without tokens, such as real pictures.
     """
 
-    pictures: np.ndarray
-    xy: np.ndarray
-    is_visible: np.ndarray
+    values: Mapping[str, Any]
     is_present: np.ndarray
+    tokens: TokenFrames | None = field(default=None)
+
+    def __getitem__(self, index: Any) -> Frames:
+        """Some sequences and frames, by NumPy indices of the first one or two dimensions that keep both."""
+        values = {name: value[index] for name, value in self.values.items()}
+        return Frames(values, self.is_present[index], None if self.tokens is None else self.tokens[index])
 
     def samples(self, rows: Sequence[int]) -> Frames:
-        """The frames of some samples, in that order."""
-        chosen = list(rows)
-        return Frames(self.pictures[chosen], self.xy[chosen], self.is_visible[chosen], self.is_present[chosen])
+        """The sequences of some rows, in that order."""
+        return self[list(rows)]
 
-
-def nothing_moves(frames: Frames) -> Frames:
-    """The baseline: every successor is the reference frame, its picture and its joints."""
-    return Frames(_repeat(frames.pictures), _repeat(frames.xy), _repeat(frames.is_visible), frames.is_present)
+    def still(self) -> Frames:
+        """The baseline "nothing moves": every successor is the reference frame."""
+        reference = np.zeros(self.is_present.shape[1], int)
+        copied = self[:, reference]
+        tokens = None if copied.tokens is None else TokenFrames(copied.tokens.ids, copied.tokens.is_known,
+                                                                self.is_present)  # fmt: skip
+        return Frames(copied.values, self.is_present, tokens)

@@ -1,4 +1,4 @@
-"""Do a model, a data set and a picture tokenizer belong together?"""
+"""Checks that a model, a data set and a picture tokenizer are compatible."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from m3.shards.manifest import MANIFEST_NAME, Manifest
 from m3.tokens.base import NoTokenizer, PictureTokenizer
 
 
-def check_belonging(loaded: LoadedModel, checkpoint: str, manifest: Manifest, root: str, tokenizer: PictureTokenizer):
-    """Raises ValueError unless model, data and tokenizer speak of the same picture tokens and canvas.
+def check_compatible(
+    loaded: LoadedModel, checkpoint: str, manifest: Manifest, root: str, tokenizer: PictureTokenizer
+) -> None:
+    """Raises ValueError unless model, data and tokenizer have the same picture tokens and canvas.
 
-    checkpoint, root: where model and data come from, for the message.
+    checkpoint, root: paths of model and data, for the message.
     """
     stored = manifest.tokenizer
     is_another = (tokenizer.name, tokenizer.fingerprint) != (stored["name"], stored["fingerprint"])
@@ -40,7 +42,7 @@ def check_tokenizer(loaded: LoadedModel, checkpoint: str, tokenizer: PictureToke
 
 
 def differences_to(loaded: LoadedModel, manifest: Manifest) -> list[str]:
-    """What of the data ties the model to others than these, a line each."""
+    """The properties of the data that differ from those the model was trained on, a line each."""
     of_data = dict(zip(BINDING, (manifest.canvas_size, manifest.tokenizer["name"], manifest.tokenizer["fingerprint"])))
     return [
         f"{key} is {loaded.data[key]} there and {value} here"
@@ -49,10 +51,10 @@ def differences_to(loaded: LoadedModel, manifest: Manifest) -> list[str]:
     ]
 
 
-def data_like(loaded: LoadedModel, root: str | None) -> tuple[Manifest | None, str]:
-    """The manifest of the data set `root`, or else of the one that the model was trained on, if it is at hand.
+def compatible_manifest(loaded: LoadedModel, root: str | None) -> tuple[Manifest | None, str]:
+    """The manifest of the data set `root`, or else of the one that the model was trained on, and its path.
 
-    Returns also where it lies. None where neither is there, or belongs to the model.
+    None where neither exists or is compatible with the model.
     """
     for place in (root, (loaded.config.get("data") or {}).get("root")):
         if place is not None and (Path(place) / MANIFEST_NAME).is_file():

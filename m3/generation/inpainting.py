@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel
+from m3.core.frames import no_tokens
 from m3.core.joints import JOINT_NAMES, NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH
-from m3.core.palette import BLANK, INK, PAPER
 from m3.core.rng import numpy_generator
 from m3.core.validation import check
+from m3.generation.rollout import roll_out
 from m3.metrics.bootstrap import ClipBootstrap, interval
-from m3.metrics.measures import Tally, joint_error_px
-from m3.reporting.figures import draw_skeleton, write_png
-from m3.reporting.metrics_file import write_metrics
-from m3.sampling.sampler import generate
+from m3.metrics.measures import joint_error_px
 from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.joints import JointCodec
 
@@ -35,26 +28,28 @@ GUESSES = {
     "fitted_mean_pose": "the mean pose, moved and scaled to fit the given joints in least squares",
 }
 _BATCH_SIZE = 64
-_CELL_PX, _GAP = 168, 8
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was hidden of N poses and what was put there.
+class InpaintingResult:
+    """N poses with hidden joints, and the guesses of what was hidden.
 
     rows: (N,) int, of the token table of the split.
     is_hidden: (N, 13) bool.
-    truth, guesses: (N, 13, 2) canvas pixels; the guesses are equal to the truth where nothing is hidden.
-    is_scored: (N, 13) bool, hidden and visible in the truth.
-    record: what `inpainting.json` holds.
+    truth: (N, 13, 2) canvas pixels. is_visible: (N, 13) bool, of the truth.
+    guesses: (N, 13, 2) canvas pixels, equal to the truth where nothing is hidden.
+    record: content of `inpainting.json`.
+    canvas_size: pixels. num_shown: poses in the picture.
     """
 
     rows: np.ndarray
     is_hidden: np.ndarray
     truth: np.ndarray
+    is_visible: np.ndarray
     guesses: dict[str, np.ndarray]
-    is_scored: np.ndarray
     record: dict[str, Any]
+    canvas_size: int
+    num_shown: int
 
 
 @dataclass(frozen=True)
@@ -92,10 +87,10 @@ class Inpainting:
         """How the hidden joints are generated."""
         return self.sampling.scheme("coords")
 
-    def run(self, loaded: LoadedModel, out: Path) -> Result:
-        """Hides, generates, scores, and writes `inpainting.json` and `inpainting.png` to the folder `out`.
+    def run(self, loaded: LoadedModel) -> InpaintingResult:
+        """Hides, generates and scores.
 
-        Raises ValueError where model and data do not belong together or the split has too few poses.
+        Raises ValueError where model and data are not compatible or the split has too few poses.
         """
         scheme = self.scheme.for_table(loaded.table)
         split, train = TokenTable.open(self.root, self.split), TokenTable.open(self.root, "train")
@@ -118,11 +113,7 @@ class Inpainting:
         is_scored = is_visible & is_hidden
         clip = np.array([split.pairs[row].clip for row in rows])
         record = self._record(loaded, guesses, truth, is_scored, clip)
-        result = Result(rows, is_hidden, truth, guesses, is_scored, record)
-        out.mkdir(parents=True, exist_ok=True)
-        write_metrics(out / "inpainting.json", record)
-        write_png(out / "inpainting.png", sheet(result, is_visible, codec.canvas_size, self.num_shown))
-        return result
+        return InpaintingResult(rows, is_hidden, truth, is_visible, guesses, record, codec.canvas_size, self.num_shown)
 
     def _hide(self, split: TokenTable, codec: JointCodec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (N,), what is hidden (N, 13) and tokens (N, 3, 13) of poses that show a hidden and a given joint."""
@@ -130,7 +121,7 @@ class Inpainting:
         coords = _coords_of(split)
         is_hidden = rng.permuted(np.tile(np.arange(NUM_JOINTS) < self.num_hidden, (len(coords), 1)), axis=1)
         is_visible = codec.decode(coords)[1]
-        is_usable = (is_visible & is_hidden).any(1) & (is_visible & ~is_hidden).any(1)
+        is_usable = np.any(is_visible & is_hidden, 1) & np.any(is_visible & ~is_hidden, 1)
         seen_of_clip: Counter[str] = Counter()
         ranked = []  # the first pose of every clip goes before the second of any
         for place, row in enumerate(rng.permutation(len(coords)).tolist()):
@@ -148,19 +139,14 @@ class Inpainting:
     def _generated(
         self, loaded: LoadedModel, scheme: DecodingConfig, coords: np.ndarray, is_hidden: np.ndarray
     ) -> np.ndarray:
-        """(N, 3, 13) tokens with the hidden ones generated; nothing else of the sample is given."""
-        table, device = loaded.table, next(loaded.model.parameters()).device
-        columns, num_poses = table.columns("coords"), len(coords)
-        tokens = torch.zeros(num_poses, table.num_tokens, dtype=torch.int64)
-        is_known = torch.zeros(tokens.shape, dtype=torch.bool)
-        tokens[:, columns] = torch.from_numpy(coords.reshape(num_poses, -1).astype(np.int64))
-        is_known[:, columns] = torch.from_numpy(np.tile(~is_hidden, 3))  # x, y, visibility
-        made = [
-            generate(loaded.model, tokens[part].to(device), is_known[part].to(device), [scheme], self.seed,
-                     part.to(device))
-            for part in torch.arange(num_poses).split(_BATCH_SIZE)
-        ]  # fmt: skip
-        return torch.cat(made)[:, columns].cpu().numpy().reshape(coords.shape)
+        """(N, 3, 13) tokens with the hidden ones generated; nothing else of the pair is given."""
+        device, num_poses = next(loaded.model.parameters()).device, len(coords)
+        given = no_tokens(loaded.table, (num_poses, 2))
+        given.ids["coords"][:, 0] = coords.reshape(num_poses, -1)
+        given.is_known["coords"][:, 0] = np.tile(~is_hidden, 3)  # x, y, visibility
+        sample = torch.arange(num_poses, device=device)
+        made = roll_out(loaded.model, given, [scheme], 1, self.seed, sample, _BATCH_SIZE, first_epoch=0)
+        return made.ids["coords"][:, 0].reshape(coords.shape)
 
     def _record(
         self,
@@ -173,8 +159,8 @@ class Inpainting:
         bootstrap = ClipBootstrap(clip)
         errors: dict[str, Any] = {}
         for name, guess in guesses.items():
-            tally: Tally = joint_error_px(guess[:, None], truth[:, None], is_scored[:, None])
-            low, high = interval(bootstrap.resampled(tally, lambda quotients: quotients))
+            ratio = joint_error_px(guess[:, None], truth[:, None], is_scored[:, None])
+            low, high = interval(bootstrap.resampled(ratio, lambda quotients: quotients))
             by_joint = {
                 JOINT_NAMES[j]: float(np.linalg.norm((guess - truth)[:, j], axis=-1)[is_scored[:, j]].mean())
                 for j in range(NUM_JOINTS)
@@ -182,7 +168,7 @@ class Inpainting:
             }
             errors[name] = {
                 "is": GUESSES[name],
-                "mean_error_px": float(tally.numerator.sum() / tally.denominator.sum()),
+                "mean_error_px": float(ratio.numerator.sum() / ratio.denominator.sum()),
                 "ci95": [float(low[0]), float(high[0])] if bootstrap.num_clips > 1 else None,
                 "by_joint": by_joint,
             }
@@ -238,38 +224,3 @@ def fitted(mean: np.ndarray, xy: np.ndarray, is_given: np.ndarray) -> np.ndarray
     factor = np.divide((shape * target).sum((1, 2), keepdims=True), spread, out=np.ones_like(spread), where=spread > 0)
     factor = np.where(factor > 0, factor, 1.0)
     return (mean - centre_of_mean) * factor + centre
-
-
-def sheet(result: Result, is_visible: np.ndarray, canvas_size: int, num_shown: int) -> Image.Image:
-    """A column for each of the first poses: what was given, each guess, the truth."""
-    num_shown = min(num_shown, len(result.rows))
-    given = is_visible & ~result.is_hidden
-    shown = {"given": (result.truth, given)}
-    names = {"model": "generated", "mean_pose": "mean pose", "fitted_mean_pose": "mean pose, fitted"}
-    shown |= {names[name]: (xy, is_visible) for name, xy in result.guesses.items()} | {
-        "truth": (result.truth, is_visible)
-    }
-    font, left, step = ImageFont.load_default(_CELL_PX * 0.085), round(_CELL_PX * 0.9), _CELL_PX + _GAP
-    picture = Image.new("RGB", (left + num_shown * step, len(shown) * step + _GAP), PAPER)
-    pen = ImageDraw.Draw(picture)
-    for row, (name, (xy, is_drawn)) in enumerate(shown.items()):
-        top = _GAP + row * step
-        pen.text((left - 2 * _GAP, top + _CELL_PX // 2), name, fill=INK, font=font, anchor="rm")
-        for n in range(num_shown):
-            cell = Image.new("RGB", (_CELL_PX, _CELL_PX), BLANK)
-            cell = draw_skeleton(cell, xy[n] * _CELL_PX / canvas_size, is_drawn[n])
-            picture.paste(cell, (left + n * step, top))
-    return picture
-
-
-def print_inpainting(console: Console, record: dict[str, Any], out: Path) -> None:
-    """The errors of `inpainting.json`, and the files in the folder `out`."""
-    hidden = f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']} poses of {record['num_clips']} clips"
-    console.print(f"{hidden}; mean error over {record['num_scored_joints']} hidden joints:", highlight=False)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
-    for name, entry in record["guesses"].items():
-        within = "" if entry["ci95"] is None else "95% interval {:.2f} … {:.2f}".format(*entry["ci95"])
-        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within)
-    console.print(table)
-    for name in ("inpainting.png", "inpainting.json"):
-        console.print(str(out / name), highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What roll-outs start from, and what is known to follow: frames of a split, of files of one's own, or nothing."""
+"""What roll-outs and completions start from, with the ground truth that follows: of a split, of files, or nothing."""
 
 from __future__ import annotations
 
@@ -11,49 +11,61 @@ import torch
 from torch import Tensor
 
 from m3.batches.table import TokenTable
-from m3.core.frames import NOTHING, Chain, Frames, TokenFrames
+from m3.core.frames import (
+    NOTHING,
+    Chain,
+    Frames,
+    Poses,
+    TokenFrames,
+    frame_modalities,
+    no_tokens,
+    rolled_modalities,
+)
 from m3.core.joints import NUM_JOINTS
-from m3.core.modalities import COORDS_LENGTH, ModalityTable
+from m3.core.modalities import ModalityTable, frame_of
 from m3.core.types import PairInfo
-from m3.generation.rollout import frame_modalities, true_frames
-from m3.metrics.baselines import PoseFrames, constant_velocity
+from m3.generation.rollout import true_frames
 from m3.tokens.joints import JointCodec
 
-_DRAW = 2**32
-"""Samples of one start are told apart by multiples of it."""
+_SAMPLE_STRIDE = 2**32
+"""Distance between the identities of two samples of one prompt."""
 
 
 @dataclass(frozen=True)
-class Starts:
+class Prompts:
     """N reference frames.
 
-    chains: titles and places of the references and of what follows them.
-    tokens: (N, T + 1) frames: the reference and its truth. Horizons without truth are not present, and the reference
-        is not where nothing is given of it.
-    are_joints_known: (N, T + 1, 13) bool, joints that somebody annotated (of a split also those seen as invisible).
-    sample: (N,) int64 identities of the starts, for `m3.sampling.sampler.generate`; less than 2³².
-    previous: joints of the frame before the reference, T = 0; not present where there is none.
-    real_pictures, is_real: (N, T + 1, size, size, 3) uint8 and (N, T + 1) bool, the frames themselves on the canvas;
-        None where only tokens are at hand.
+    chains: titles and places of the references and of the frames that follow them.
+    tokens: (N, T + 1) frames: the reference and the ground truth of its successors. Tokens are known where they were
+        read or annotated; joints of a split count as annotated, invisible ones too.
+    sample: (N,) int64 identities of the prompts, for `m3.sampling.sampler.generate`; less than 2³².
+    previous: (N, 1) frames: joints of the frame before the reference, not present where there is none. None for a
+        model without joints.
+    real: (N, T + 1) frames: the pictures themselves on the canvas, "tok_rgb"; None where only tokens are at hand.
     """
 
     chains: list[Chain]
     tokens: TokenFrames
-    are_joints_known: np.ndarray
     sample: np.ndarray
-    previous: PoseFrames
-    real_pictures: np.ndarray | None = None
-    is_real: np.ndarray | None = None
+    previous: Frames | None = None
+    real: Frames | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.tokens.is_present.shape[1] - 1
 
     @property
     def has_truth(self) -> bool:
-        """Whether any horizon of any start has one."""
+        """Whether any horizon of any prompt has a ground truth."""
         return bool(self.tokens.is_present[:, 1:].any())
 
     @property
     def has_joints(self) -> np.ndarray:
-        """(N,) bool, whose frames show an annotated joint."""
-        return (self.tokens.coords[:, :, 2 * NUM_JOINTS :] > 0).any((1, 2))
+        """(N,) bool, True where the frames have a visible joint."""
+        if "coords" not in self.tokens.ids:
+            return np.zeros(len(self.chains), bool)
+        return self.tokens.ids["coords"][:, :, 2 * NUM_JOINTS :].any((1, 2))
 
     @property
     def extent(self) -> np.ndarray:
@@ -69,37 +81,38 @@ class Starts:
     def actions(self) -> list[str | None]:
         return [chain.pairs[0].action for chain in self.chains]
 
-    def constant_velocity(self, truth: Frames) -> PoseFrames:
-        """The baseline, for the truth that is decoded from `tokens`."""
-        before = self.previous
-        return constant_velocity(truth, before.xy[:, 0], before.is_visible[:, 0], before.is_present[:, 0])
+    def sample_ids(self, number: int = 0) -> Tensor:
+        """(N,) int64: identities of the n-th samples of the prompts; those of sample 0 are the prompts' own."""
+        return torch.as_tensor(self.sample) + number * _SAMPLE_STRIDE
 
-    def sample_ids(self, draw: int = 0) -> Tensor:
-        """(N,) int64: identities of the n-th samples of the starts; of draw 0 they are the starts' own."""
-        return torch.as_tensor(self.sample) + draw * _DRAW
+    def given(self, is_given: Tensor, table: ModalityTable) -> TokenFrames:
+        """(N, 2) frames: what of reference and first successor is given to the model.
 
-    def reference(self, device: torch.device | str) -> dict[str, Tensor]:
-        """Modality → (N, L) int64 tokens of the reference."""
-        ids = {"tok_rgb": self.tokens.tok_rgb, "coords": self.tokens.coords}
-        return {name: torch.as_tensor(each[:, 0], device=device) for name, each in ids.items()}
+        Args:
+            is_given: (S,) bool, from `Sampling.is_given`.
 
-    def is_known(self, is_given: Tensor, table: ModalityTable, device: torch.device | str) -> dict[str, Tensor]:
-        """Modality → (N, L) bool: what of the reference is both given, (S,) bool, and there."""
-        has_reference = torch.as_tensor(self.tokens.is_present[:, :1])
-        there = {"coords": torch.as_tensor(np.tile(self.are_joints_known[:, 0], 3))}  # x, y, visibility
-        return {
-            name: (is_given[table.columns(name)] & there.get(name, torch.tensor(True)) & has_reference).to(device)
-            for name in frame_modalities(table)
-        }
+        Raises:
+            ValueError where a frame is asked for that a prompt does not have.
+        """
+        found = no_tokens(table, (len(self.chains), 2))
+        found.is_present[:] = True
+        for modality in table.modalities:
+            (name, frame), asked = frame_of(modality), is_given[table.columns(modality)].numpy()
+            is_there = self.tokens.is_present[:, frame]
+            if asked.any() and not is_there.all():
+                lacking = self.chains[int(is_there.argmin())].pairs[0].clip
+                raise ValueError(f"sampling.given: {lacking} has no {modality} to give; leave it out")
+            found.is_known[name][:, frame] = asked & self.tokens.is_known[name][:, frame]
+            found.ids[name][:, frame] = self.tokens.ids[name][:, frame] * found.is_known[name][:, frame]
+        return found
 
 
-def starts_of_split(split: TokenTable, table: ModalityTable, chains: list[Chain], num_frames: int) -> Starts:
-    """The references of chains of a split; what follows them is their truth."""
+def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[Chain], num_frames: int) -> Prompts:
+    """The references of chains of a split; the frames that follow them are their truth."""
     tokens = split.columns(table)
-    return Starts(
+    return Prompts(
         chains,
         true_frames(tokens, table, chains, num_frames),
-        np.ones((len(chains), num_frames + 1, NUM_JOINTS), bool),
         np.array([chain.rows[0] for chain in chains]),
         _previous(split.pairs, tokens, table, chains, JointCodec(split.manifest.canvas_size)),
     )
@@ -107,12 +120,12 @@ def starts_of_split(split: TokenTable, table: ModalityTable, chains: list[Chain]
 
 def _previous(
     pairs: Sequence[PairInfo], tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain], codec: JointCodec
-) -> PoseFrames:
+) -> Frames | None:
+    if "coords" not in rolled_modalities(table):
+        return None
     rows = previous_rows(pairs, chains)
-    if "coords" not in frame_modalities(table):
-        return no_previous(len(chains))
     xy, is_visible = codec.decode(tokens[rows][:, table.columns("coords")].reshape(len(rows), 1, 3, -1))
-    return PoseFrames(xy, is_visible, (rows >= 0)[:, None])
+    return Frames({"coords": Poses(xy, is_visible)}, (rows >= 0)[:, None])
 
 
 def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[Chain]) -> np.ndarray:
@@ -128,32 +141,31 @@ def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[Chain]) -> np.ndar
     return np.array([row_ending_at.get((c.pairs[0].clip, c.pairs[0].reference), -1) for c in chains], dtype=int)
 
 
-def no_previous(num_starts: int) -> PoseFrames:
-    """Nobody saw a frame before the references."""
-    joints = (num_starts, 1, NUM_JOINTS)
-    return PoseFrames(np.zeros((*joints, 2)), np.zeros(joints, bool), np.zeros((num_starts, 1), bool))
+def no_previous(num_prompts: int) -> Frames:
+    """No frame before the references is known."""
+    joints = num_prompts, 1, NUM_JOINTS
+    poses = Poses(np.zeros((*joints, 2)), np.zeros(joints, bool))
+    return Frames({"coords": poses}, np.zeros((num_prompts, 1), bool))
 
 
-def starts_of_nothing(table: ModalityTable, num_frames: int) -> Starts:
-    """One start of which nothing is given: unconditional generation."""
+def prompt_of_nothing(table: ModalityTable, num_frames: int) -> Prompts:
+    """One prompt of which nothing is given: unconditional generation."""
     chain = Chain((), (PairInfo(NOTHING, NOTHING, 0, 0, None, None),))
-    names = frame_modalities(table)
-    length = table.max_seq_lens[table.index("tok_rgb")] if "tok_rgb" in names else 0
-    shape = 1, num_frames + 1
-    ids = [np.zeros((*shape, width), np.int64) for width in (length, COORDS_LENGTH)]
-    tokens, are_joints_known = TokenFrames(*ids, np.zeros(shape, bool)), np.zeros((*shape, NUM_JOINTS), bool)
-    return Starts([chain], tokens, are_joints_known, np.zeros(1, np.int64), no_previous(1))
+    previous = no_previous(1) if "coords" in frame_modalities(table) else None
+    return Prompts([chain], no_tokens(table, (1, num_frames + 1)), np.zeros(1, np.int64), previous)
 
 
-def completed_truth(truth: Frames, predicted: Frames) -> Frames:
+def with_generated_reference(truth: Frames, predicted: Frames) -> Frames:
     """The truth with the reference of the roll-outs, parts of which were generated: baselines start from there."""
 
-    def with_reference(true: np.ndarray, made: np.ndarray) -> np.ndarray:
+    def replaced(true: np.ndarray, made: np.ndarray) -> np.ndarray:
         return np.concatenate([made[:, :1], true[:, 1:]], 1)
 
-    return replace(
-        truth,
-        pictures=with_reference(truth.pictures, predicted.pictures),
-        xy=with_reference(truth.xy, predicted.xy),
-        is_visible=with_reference(truth.is_visible, predicted.is_visible),
-    )
+    values = {}
+    for name, true in truth.values.items():
+        made = predicted.values[name]
+        if isinstance(true, Poses):
+            values[name] = Poses(replaced(true.xy, made.xy), replaced(true.is_visible, made.is_visible))
+        else:
+            values[name] = replaced(true, made)
+    return replace(truth, values=values)

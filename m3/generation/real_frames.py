@@ -1,4 +1,4 @@
-"""The real frames of chains, read again from what the shards were made of."""
+"""The real frames of chains, read again from the source of the shards."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from m3.clips.base import ClipError, ClipSource
 from m3.clips.canvas import Canvas
-from m3.core.frames import Chain, TokenFrames
+from m3.core.frames import Chain, Frames, TokenFrames
 from m3.core.progress import track
 from m3.shards.manifest import Manifest
 from m3.tokens.joints import JointCodec
 
 PLACES = ("_target_", "root", "labels", "name", "max_clips")
-"""Settings of a source that say where or how many clips there are, not how one looks."""
+"""Settings of a source that decide where or how many clips there are, not how a clip looks."""
 
 
 def check_source(source: ClipSource, settings: Mapping[str, Any], manifest: Manifest) -> None:
@@ -40,11 +40,12 @@ def check_source(source: ClipSource, settings: Mapping[str, Any], manifest: Mani
 
 def real_frames(
     source: ClipSource, canvas: Canvas, chains: Sequence[Chain], truth: TokenFrames, has_joints: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Canvas pictures (N, T + 1, size, size, 3) uint8 and where there is one, (N, T + 1) bool.
+) -> Frames:
+    """(N, T + 1) frames: the pictures on the canvas, "tok_rgb", present where they could be read.
 
-    A clip that can no longer be read has none. Raises ValueError for a clip whose joints are not those of the
-    truth's tokens: its frames would not be the tokens' either.
+    has_joints: whether the joint tokens of `truth` were annotated, so that they can be compared.
+
+    Raises ValueError for a clip whose joints differ from the joint tokens: its frames would not match either.
     """
     codec, is_real = JointCodec(canvas.size), np.zeros(truth.is_present.shape, bool)
     pictures = np.zeros((*is_real.shape, canvas.size, canvas.size, 3), np.uint8)
@@ -61,6 +62,6 @@ def real_frames(
         if has_joints and clip.joints is not None:
             joints = window.joints(clip.joints)
             stored = codec.encode(joints.xy[indices], joints.is_visible[indices]).reshape(len(indices), -1)
-            if (stored != truth.coords[n, : len(indices)]).any():
+            if (stored != truth.ids["coords"][n, : len(indices)]).any():
                 raise ValueError(f"source={source.name}: joints of clip {clip.id} are not those of the shards")
-    return pictures, is_real
+    return Frames({"tok_rgb": pictures}, is_real)

@@ -1,4 +1,4 @@
-"""Intervals by the bootstrap over clips (Efron, 1979): samples of one clip are not independent, clips are."""
+"""Intervals by the bootstrap over clips (Efron, 1979): samples of one clip are not independent of each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from m3.core.rng import numpy_generator
-from m3.metrics.measures import Tally
+from m3.metrics.measures import Ratio
 
 NUM_RESAMPLES = 1000
 LEVEL_PERCENT = 95
@@ -15,7 +15,7 @@ _SEED = 0
 
 
 class ClipBootstrap:
-    """The same resamples of clips for whatever is asked, so that differences are paired.
+    """One set of resamples of clips for every score, so that differences between scores are paired.
 
     Args:
         clip: (N,) the clip of each sample, any labels.
@@ -29,13 +29,13 @@ class ClipBootstrap:
         shares = np.full(self.num_clips, 1 / self.num_clips)
         self._times = rng.multinomial(self.num_clips, shares, size=num_resamples)  # (R, C) how often a clip is drawn
 
-    def clips_with(self, tally: Tally) -> np.ndarray:
-        """(T,) number of clips that say something."""
-        return (self._of_clips(tally.denominator) > 0).sum(0)
+    def clips_with(self, ratio: Ratio) -> np.ndarray:
+        """(T,) number of clips that are scored."""
+        return (self._of_clips(ratio.denominator) > 0).sum(0)
 
-    def resampled(self, tally: Tally, transform: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """(R, T) the score of each resample, NaN where it holds no clip that says something."""
-        numerator, denominator = (self._times @ self._of_clips(part) for part in (tally.numerator, tally.denominator))
+    def resampled(self, ratio: Ratio, transform: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(R, T) the score of each resample, NaN where no clip of it is scored."""
+        numerator, denominator = (self._times @ self._of_clips(part) for part in (ratio.numerator, ratio.denominator))
         return transform(quotient(numerator, denominator))
 
     def _of_clips(self, values: np.ndarray) -> np.ndarray:

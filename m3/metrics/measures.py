@@ -1,64 +1,65 @@
-"""What is measured of one sample at one horizon, as two numbers whose sums over samples make the score.
+"""Per-sample measures as a numerator and a denominator, whose sums over samples give the score.
 
-Every score is a quotient of sums: correct joints over scored joints, squared error over pictures. So a score of any
-set of samples (all, an action's, a resample of clips) needs only sums, and the mean is never one of means of
-unequally many joints.
+Every score is a ratio of sums: correct joints over scored joints, squared error over pictures. A score over any set of
+samples (all, those of an action, a resample of clips) needs only sums, and unequal numbers of joints are weighted
+correctly.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 MAX_PSNR_DB = 100.0
-"""What equal pictures count, so that the score stays a number."""
+"""PSNR of equal pictures, so that the score stays finite."""
 
 
 @dataclass(frozen=True)
-class Tally:
-    """N samples at T horizons.
+class Ratio:
+    """A measure of N samples at T horizons.
 
-    numerator, denominator: (N, T) float64; the denominator is 0 where a sample says nothing.
+    numerator, denominator: (N, T) float64; the denominator is 0 where a sample is not scored.
     """
 
     numerator: np.ndarray
     denominator: np.ndarray
 
-    def only(self, is_kept: np.ndarray) -> Tally:
-        """Without the places (N, T) where `is_kept` is False."""
-        return Tally(np.where(is_kept, self.numerator, 0.0), np.where(is_kept, self.denominator, 0.0))
+    def only(self, is_kept: np.ndarray) -> Ratio:
+        """The same, not scored where `is_kept`, broadcastable to (N, T) bool, is False."""
+        return Ratio(np.where(is_kept, self.numerator, 0.0), np.where(is_kept, self.denominator, 0.0))
 
 
-def pck(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray, extent: np.ndarray, a: float) -> Tally:
+def pck(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray, extent: np.ndarray, a: float) -> Ratio:
     """Percentage of correct keypoints: the share in [0, 1] of scored joints closer than a · L to the truth.
 
     Args:
         xy, true_xy: (N, T, 13, 2) canvas pixels.
         is_scored: (N, T, 13) bool, the joints visible in the truth.
-        extent: (N,) L in canvas pixels, `PairInfo.pose_extent_px`; a sample with NaN says nothing.
+        extent: (N,) L in canvas pixels, `PairInfo.pose_extent_px`; a sample with NaN is not scored.
     """
     is_scored = is_scored & np.isfinite(extent)[:, None, None]
     is_correct = np.linalg.norm(xy - true_xy, axis=-1) < a * extent[:, None, None]
     return _sums((is_correct & is_scored).astype(float), is_scored)
 
 
-def joint_error_px(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray) -> Tally:
+def joint_error_px(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray) -> Ratio:
     """Mean distance in canvas pixels over the scored joints; shapes as in `pck`."""
     return _sums(np.where(is_scored, np.linalg.norm(xy - true_xy, axis=-1), 0.0), is_scored)
 
 
-def visibility_f1(is_visible: np.ndarray, is_truly_visible: np.ndarray, is_present: np.ndarray) -> Tally:
+def visibility_f1(is_visible: np.ndarray, is_truly_visible: np.ndarray, is_present: np.ndarray) -> Ratio:
     """F1 of "this joint is visible" over (N, T, 13) joints where (N, T) `is_present`."""
     kept = is_present[..., None]
     hits = (is_visible & is_truly_visible & kept).sum(-1)
     claims = (is_visible & kept).sum(-1) + (is_truly_visible & kept).sum(-1)
-    return Tally(2.0 * hits, claims.astype(float))
+    return Ratio(2.0 * hits, claims.astype(float))
 
 
-def token_accuracy(ids: np.ndarray, true_ids: np.ndarray, is_scored: np.ndarray) -> Tally:
+def token_accuracy(ids: np.ndarray, true_ids: np.ndarray, is_scored: np.ndarray) -> Ratio:
     """The share in [0, 1] of scored positions, (N, T, L) bool, whose id is the truth's."""
     return _sums(((ids == true_ids) & is_scored).astype(float), is_scored)
 
@@ -71,8 +72,8 @@ def squared_error(picture: np.ndarray, true_picture: np.ndarray) -> float:
 def psnr_db(mean_squared_error: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of 8-bit pictures; `MAX_PSNR_DB` for an error of 0, NaN for NaN.
 
-    Of a set of pictures it is taken of their mean squared error, not averaged in dB: one picture that happens to be
-    equal to the truth would count for as much there as any value that somebody chose for infinity.
+    The PSNR of a set of pictures is that of their mean squared error, not a mean of dB: in a mean of dB one picture
+    that equals the truth would weigh as much as the value chosen for infinity.
     """
     least = 255**2 / 10 ** (MAX_PSNR_DB / 10)
     return 20 * math.log10(255) - 10 * np.log10(np.maximum(mean_squared_error, least))
@@ -80,8 +81,9 @@ def psnr_db(mean_squared_error: np.ndarray) -> np.ndarray:
 
 def ssim(picture: np.ndarray, true_picture: np.ndarray) -> float:
     """Structural similarity (Wang et al., TIP 2004) of two (H, W, 3) uint8 pictures, as scikit-image computes it."""
-    return float(structural_similarity(picture, true_picture, data_range=255, channel_axis=-1))
+    similarity: Any = structural_similarity(picture, true_picture, data_range=255, channel_axis=-1)
+    return float(similarity)
 
 
-def _sums(values: np.ndarray, is_scored: np.ndarray) -> Tally:
-    return Tally(values.sum(-1), is_scored.sum(-1).astype(float))
+def _sums(values: np.ndarray, is_scored: np.ndarray) -> Ratio:
+    return Ratio(values.sum(-1), is_scored.sum(-1).astype(float))

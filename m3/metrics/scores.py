@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from m3.core.frames import Frames
 from m3.metrics.bootstrap import ClipBootstrap, interval, quotient
-from m3.metrics.context import Context
-from m3.metrics.kinds import BASELINES, KINDS, Kind
-from m3.metrics.lines import all_tallies
-from m3.metrics.measures import Tally
+from m3.metrics.comparison import Comparison
+from m3.metrics.measures import Ratio
+from m3.metrics.samples import best_of, mean_of
+from m3.metrics.specs import BASELINES, METRICS, MetricSpec
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a score over T horizons: of the model, of a baseline, or of a difference of both.
+    """A score over T horizons: of the model, of a baseline, or of the difference of both.
 
-    value, low, high: [T] the number and its 95% interval; None where nothing is known, the interval also where
-        fewer than two clips say something.
+    value, low, high: [T] the number and its 95% interval; None where nothing is scored, the interval also where fewer
+        than two clips are scored.
     num_samples, num_clips: [T] what the number rests on.
     """
 
@@ -33,21 +32,22 @@ class Series:
 
 @dataclass(frozen=True)
 class Score:
-    """One score per horizon.
+    """One metric per horizon.
 
-    name: such as "pck@0.1"; unit: "share", "px", "dB" or "levels"; is_better: "higher", "lower" or "neither".
-    series: "model", then what stands beside it (`m3.reporting.metrics_file.SERIES`). Of the diversity "sample"
-        alone.
+    spec: the metric.
+    series: "model" and the series beside it (`m3.metrics.specs.SERIES`). The diversity has "sample" alone.
     gains: baseline → how much better the model is on the samples that the baseline has too; positive is better.
     by_action: action → the same score over its samples.
     """
 
-    name: str
-    unit: str
-    is_better: str
+    spec: MetricSpec
     series: dict[str, Series]
     gains: dict[str, Series]
     by_action: dict[str, Score] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
     @property
     def num_samples(self) -> list[int]:
@@ -56,17 +56,17 @@ class Score:
 
     @property
     def first(self) -> Series:
-        """That of the model, or of what there is instead."""
+        """The series of the model; of the diversity that of the samples."""
         return next(iter(self.series.values()))
 
     @property
     def model(self) -> list[float | None]:
-        """[T]; Nones for a score that a single roll-out cannot have."""
+        """[T]; Nones for a metric that a single roll-out does not have."""
         return self._values("model")
 
     @property
     def nothing_moves(self) -> list[float | None]:
-        """[T]; Nones for a score that copying the reference cannot have."""
+        """[T]; Nones for a metric that copying the reference does not have."""
         return self._values("nothing_moves")
 
     def _values(self, name: str) -> list[float | None]:
@@ -74,33 +74,52 @@ class Score:
 
 
 def score(
-    predicted: Frames,
-    truth: Frames,
-    extent: np.ndarray,
-    on_horizon: Callable[[], None] = lambda: None,
-    context: Context | None = None,
+    compared: Comparison,
+    metrics: Mapping[str, MetricSpec] = METRICS,
+    on_metric: Callable[[], None] = lambda: None,
 ) -> list[Score]:
-    """All scores of N roll-outs over T horizons, of which there is at least what predicted and true frames give.
+    """The scores of N roll-outs over T horizons, of each metric that frames and truth allow.
 
-    Args:
-        predicted, truth: (N, T + 1) frames with the same references.
-        extent: (N,) pose_extent_px, NaN where unknown: such samples count for no PCK.
-        on_horizon: called after each horizon, for a progress bar.
-        context: what else is known.
+    metrics: to compute, in this order. on_metric: called after each of them, for a progress bar.
     """
-    context = context or Context()
-    num_samples = len(truth.is_present)
-    clip = np.arange(num_samples) if context.clip is None else np.asarray(context.clip)
-    tallies = all_tallies(predicted, truth, extent, context, clip, on_horizon)
-    scores = _summarised(tallies, clip)
-    for action, rows in _rows_of_actions(context.action):
+    found = {}
+    for name, spec in metrics.items():
+        if series := _measured(spec, compared):
+            found[name] = series
+        on_metric()
+    scores = _summarized(found, compared.clips, metrics)
+    for action, rows in _rows_of_actions(compared.action):
         chosen = {
-            name: {series: Tally(t.numerator[rows], t.denominator[rows]) for series, t in lines.items()}
-            for name, lines in tallies.items()
+            name: {line: Ratio(each.numerator[rows], each.denominator[rows]) for line, each in series.items()}
+            for name, series in found.items()
         }
-        for whole, part in zip(scores, _summarised(chosen, clip[rows])):
+        for whole, part in zip(scores, _summarized(chosen, compared.clips[rows], metrics)):
             whole.by_action[action] = part
     return scores
+
+
+def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
+    """Series → ratios, those of `spec.series` that can be computed."""
+    has_joints = compared.has_joints
+    if spec.needs_annotation and has_joints is not None and not has_joints.any():
+        return {}
+    if not spec.needs_truth:
+        diversity = spec.measure(compared.samples, compared) if len(compared.samples) > 1 else None
+        return {} if diversity is None else {"sample": diversity}
+    found: dict[str, Ratio | None] = {}
+    for name in spec.series:
+        if name in compared.series:
+            found[name] = spec.measure(compared.series[name], compared)
+    if "sample" in spec.series and compared.samples:
+        drawn = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
+        if drawn:
+            found |= {"sample": mean_of(drawn), "best_of_n": best_of(drawn, spec.is_error)}
+    ratios = {name: ratio for name, ratio in found.items() if ratio is not None}
+    if "model" not in ratios:
+        return {}
+    if spec.needs_annotation and has_joints is not None and not has_joints.all():
+        ratios = {name: ratio.only(has_joints[:, None]) for name, ratio in ratios.items()}
+    return ratios
 
 
 def _rows_of_actions(actions: Sequence[str | None] | None) -> list[tuple[str, np.ndarray]]:
@@ -109,43 +128,40 @@ def _rows_of_actions(actions: Sequence[str | None] | None) -> list[tuple[str, np
     return [(action, np.array([n for n, other in enumerate(actions or ()) if other == action])) for action in known]
 
 
-def _summarised(tallies: dict[str, dict[str, Tally]], clip: np.ndarray) -> list[Score]:
+def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: Mapping[str, MetricSpec]) -> list[Score]:
     bootstrap = ClipBootstrap(clip)
     scores = []
-    for name, kind in KINDS.items():
-        if name not in tallies:
-            continue
-        lines = tallies[name]
-        series = {line: _series(lines[line], kind, bootstrap) for line in lines}
-        gains = {line: _gain(lines["model"], lines[line], kind, bootstrap) for line in BASELINES if line in lines}
-        scores.append(Score(name, kind.unit, kind.is_better, series, gains))
+    for name, ratios in found.items():
+        spec = metrics[name]
+        series = {line: _series(ratio, spec, bootstrap) for line, ratio in ratios.items()}
+        gains = {line: _gain(ratios["model"], ratios[line], spec, bootstrap) for line in BASELINES if line in ratios}
+        scores.append(Score(spec, series, gains))
     return scores
 
 
-def _series(tally: Tally, kind: Kind, bootstrap: ClipBootstrap) -> Series:
-    value = _value(tally, kind)
-    return _with_interval(value, bootstrap.resampled(tally, kind.transform), tally, bootstrap)
+def _series(ratio: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+    return _with_interval(_value(ratio, spec), bootstrap.resampled(ratio, spec.transform), ratio, bootstrap)
 
 
-def _gain(model: Tally, baseline: Tally, kind: Kind, bootstrap: ClipBootstrap) -> Series:
+def _gain(model: Ratio, baseline: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
     has_both = (model.denominator > 0) & (baseline.denominator > 0)
     model, baseline = model.only(has_both), baseline.only(has_both)
-    sign = 1 if kind.is_better == "higher" else -1
-    value = sign * (_value(model, kind) - _value(baseline, kind))
-    resampled = bootstrap.resampled(model, kind.transform) - bootstrap.resampled(baseline, kind.transform)
+    sign = 1 if spec.is_better == "higher" else -1
+    value = sign * (_value(model, spec) - _value(baseline, spec))
+    resampled = bootstrap.resampled(model, spec.transform) - bootstrap.resampled(baseline, spec.transform)
     return _with_interval(value, sign * resampled, model, bootstrap)
 
 
-def _value(tally: Tally, kind: Kind) -> np.ndarray:
-    """(T,), NaN where nothing is known."""
-    return kind.transform(quotient(tally.numerator.sum(0), tally.denominator.sum(0)))
+def _value(ratio: Ratio, spec: MetricSpec) -> np.ndarray:
+    """(T,), NaN where nothing is scored."""
+    return spec.transform(quotient(ratio.numerator.sum(0), ratio.denominator.sum(0)))
 
 
-def _with_interval(value: np.ndarray, resampled: np.ndarray, tally: Tally, bootstrap: ClipBootstrap) -> Series:
-    num_clips = bootstrap.clips_with(tally)
-    low, high = (np.where(num_clips > 1, bound, np.nan) for bound in interval(resampled))
-    num_samples = (tally.denominator > 0).sum(0)
-    return Series(*(_numbers(column) for column in (value, low, high)), num_samples.tolist(), num_clips.tolist())
+def _with_interval(value: np.ndarray, resampled: np.ndarray, ratio: Ratio, bootstrap: ClipBootstrap) -> Series:
+    num_clips = bootstrap.clips_with(ratio)
+    low, high = (_numbers(np.where(num_clips > 1, bound, np.nan)) for bound in interval(resampled))
+    num_samples = (ratio.denominator > 0).sum(0)
+    return Series(_numbers(value), low, high, num_samples.tolist(), num_clips.tolist())
 
 
 def _numbers(column: np.ndarray) -> list[float | None]:

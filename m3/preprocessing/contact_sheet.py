@@ -18,11 +18,11 @@ from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
-from m3.reporting.figures import draw_skeleton
 from m3.shards.manifest import Manifest, token_members
 from m3.shards.reader import read_shard
 from m3.tokens.base import PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
+from m3.vocabularies.joints import draw_skeleton
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -1,10 +1,9 @@
-"""`report.html`: what was generated and how good it is, in one file that needs nothing else."""
+"""`report.html`: what was generated and its scores, in one file that loads nothing else."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,11 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from m3.core.files import write_text_atomic
+from m3.metrics import Score
 from m3.metrics.bootstrap import LEVEL_PERCENT
-from m3.metrics.scores import Score
-from m3.reporting.metrics_file import SCORES, SERIES
-from m3.reporting.plots import LOOKS, NAMES
-from m3.reporting.tables import SHOWN, number, verdict
+from m3.metrics.specs import SERIES
+from m3.reporting.plots import LOOKS
+from m3.reporting.tables import first_scores, heading, verdict
 
 _STYLE = """
 :root { --ink: #22262e; --faint: #6b7280; --paper: #fcfcfa; --card: #fff; --line: #e5e7eb; --good: #15803d;
@@ -53,12 +53,13 @@ _MIME = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says.
+    """The content of a report.
 
     title, lead: a heading and a sentence or two.
     film: an animation (.mp4), or a picture, that opens it.
     plot: scores.png; None where nothing is scored.
-    scores: per horizon; by frame of a pair where these were completed. unknown: name → why a score is absent.
+    scores: per horizon; by frame of a pair where these were completed.
+    absent: label of a score, or a modality → why it is missing.
     exhibits: title and strip of frames of each sample.
     settings: name → text: the settings as YAML, the facts of the model.
     command: that made it, or None.
@@ -69,14 +70,14 @@ class Report:
     film: Path
     plot: Path | None = None
     scores: Mapping[str, Sequence[Score]] = field(default_factory=dict)
-    unknown: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
     exhibits: Sequence[tuple[str, Image.Image]] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the page under its final name only when complete."""
+    """Writes the page."""
     body = [f"<h1>{escape(report.title)}</h1>", f"<p class=faint>{escape(report.lead)}</p>"]
     body += [_headline(scores) for scores in report.scores.values()]
     body.append(f"<figure class=card>{_media(report.film, report.title)}</figure>")
@@ -85,8 +86,8 @@ def write_report(path: Path, report: Report) -> None:
             body += [f"<h2>Scores{' of the ' + frame if frame else ''}</h2>", _how_to_read(scores, frame)]
             body += [f"<figure>{_media(report.plot, 'scores over the horizons')}</figure>"] if report.plot else []
             body += [_tables(scores), _by_action(scores)]
-    if report.unknown:
-        rows = "".join(f"<tr><td>{escape(NAMES[name])}<td>{escape(why)}" for name, why in report.unknown.items())
+    if report.absent:
+        rows = "".join(f"<tr><td>{escape(name)}<td>{escape(why)}" for name, why in report.absent.items())
         body.append(f"<details><summary>What is not scored</summary><table>{rows}</table></details>")
     body.append(_exhibits(report.exhibits))
     body.append("<h2>How it was made</h2>")
@@ -103,21 +104,19 @@ def write_report(path: Path, report: Report) -> None:
         + "\n".join(body)
         + "</main></body></html>\n"
     )
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text_atomic(path, page)
 
 
 def _headline(scores: Sequence[Score]) -> str:
     """The first scores one frame ahead, and as far ahead as the truth reaches."""
     cards = []
-    for score in (score for name in SHOWN for score in scores if score.name == name and "model" in score.series):
+    for score in first_scores(scores):
         known = [k for k, value in enumerate(score.model) if value is not None]
         for k in sorted({known[0], known[-1]}) if known else ():
-            still = number(score, score.nothing_moves[k])
+            still = score.spec.text(score.nothing_moves[k])
             cards.append(
-                f"<div class='card number'><span class=faint>{escape(SHOWN[score.name])}, +{k + 1}</span>"
-                f"<b class={verdict(score, k) or 'even'}>{number(score, score.model[k])}</b>"
+                f"<div class='card number'><span class=faint>{escape(heading(score.spec))}, +{k + 1}</span>"
+                f"<b class={verdict(score, k) or 'even'}>{score.spec.text(score.model[k])}</b>"
                 f"<span class=faint>nothing moves: {still}</span></div>"
             )
     return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
@@ -150,30 +149,30 @@ def _table(score: Score) -> str:
         cells = ""
         for k in horizons:
             kind = f" class={verdict(score, k)}" if name == "model" and verdict(score, k) else ""
-            cells += f"<td{kind}>{number(score, series.value[k])}{_interval(score, series.low[k], series.high[k])}"
-        words = "samples" if name == "sample" and score.name.startswith("diversity") else LOOKS[name][0]
+            cells += f"<td{kind}>{score.spec.text(series.value[k])}{_interval(score, series.low[k], series.high[k])}"
+        words = LOOKS[name][0] if score.spec.needs_truth else "samples"
         rows.append(f"<tr class={'model' if name == 'model' else 'other'}><td>{escape(words)}{cells}")
     counts = "".join(f"<td class=faint>{count}" for count in score.num_samples)
     rows.append(f"<tr><td class=faint>n samples{counts}")
     return (
-        f"<div class='card scroll'><h3>{escape(NAMES[score.name])}</h3><table><caption>{escape(SCORES[score.name])}"
+        f"<div class='card scroll'><h3>{escape(score.spec.title)}</h3><table><caption>{escape(score.spec.description)}"
         f"</caption><tr><th>frames ahead{head}{''.join(rows)}</table></div>"
     )
 
 
 def _interval(score: Score, low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"<small>{number(score, low)}…{number(score, high)}</small>"
+    return "" if low is None or high is None else f"<small>{score.spec.text(low)}…{score.spec.text(high)}</small>"
 
 
 def _by_action(scores: Sequence[Score]) -> str:
     """The first scores at the first, a middle and the last horizon, an action a row."""
-    chosen = [score for name in ("pck@0.1", "joint_error", "psnr") for score in scores if score.name == name]
+    chosen = sorted((score for score in scores if score.spec.by_action), key=lambda score: score.spec.headline)
     actions = sorted({action for score in chosen for action in score.by_action})
     if not actions:
         return ""
     last = len(chosen[0].num_samples) - 1
     horizons = sorted({0, last // 2, last})
-    heads = "".join(f"<th colspan={len(horizons)}>{escape(NAMES[score.name])}" for score in chosen)
+    heads = "".join(f"<th colspan={len(horizons)}>{escape(score.spec.title)}" for score in chosen)
     seconds = "".join(f"<th>+{k + 1}" for _ in chosen for k in horizons)
     rows = []
     for action in actions:
@@ -189,7 +188,7 @@ def _by_action(scores: Sequence[Score]) -> str:
 
 def _beside_still(score: Score, k: int) -> str:
     kind = f" class={verdict(score, k)}" if verdict(score, k) else ""
-    return f"<td{kind}>{number(score, score.model[k])}<small>{number(score, score.nothing_moves[k])}</small>"
+    return f"<td{kind}>{score.spec.text(score.model[k])}<small>{score.spec.text(score.nothing_moves[k])}</small>"
 
 
 def _exhibits(exhibits: Sequence[tuple[str, Image.Image]]) -> str:

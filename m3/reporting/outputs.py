@@ -1,4 +1,4 @@
-"""The folder that generate.py leaves: pictures, films, tokens, scores, and a report of it all."""
+"""The output folder of generate.py: pictures, films, tokens, scores, and a report of all of it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from m3.core.frames import Chain
 from m3.core.validation import check
-from m3.generation.completion import Completion, completion_arrays, completion_sheet
-from m3.generation.generator import Generator, RollOuts
-from m3.metrics import Score
-from m3.reporting.figures import choose_samples, rollout_sheet, write_png
+from m3.generation.generation import Generation
+from m3.metrics import MetricSpec, Score
+from m3.metrics.specs import NO_TRUTH
+from m3.reporting.figures import choose_samples, completion_sheet, rollout_animation, rollout_panels, rollout_sheet
+from m3.reporting.files import write_json, write_npz, write_png
 from m3.reporting.html import Report, write_report
-from m3.reporting.metrics_file import NO_TRUTH, SCHEMA_VERSION, metrics_record, write_metrics
+from m3.reporting.metrics_file import SCHEMA_VERSION, metrics_record
 from m3.reporting.plots import plot_title, scores_plot
-from m3.reporting.rollout_files import FOLDER, write_folders, write_npz, write_pictures, write_tokens
 from m3.reporting.tables import print_scores
+from m3.reporting.token_files import completion_arrays, rollout_arrays
+from m3.reporting.video import write_gif, write_mp4
 
-_REPORTED_DRAWS, _REPORTED_CELL_PX = 3, 128
+Scores = Mapping[str, list[Score]]
+"""Scores of roll-outs under "", those of completed pairs by frame, "reference" and "successor"."""
+
+FOLDER = "samples"
+_SHEET_SAMPLES = 3
+"""Random samples of one reference in a sheet; the folders hold all."""
+_REPORTED_CELL_PX = 128
 _FILES = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
           "tokens.npz", FOLDER)  # fmt: skip
 
@@ -54,91 +63,127 @@ class Amounts:
 
 @dataclass(frozen=True)
 class About:
-    """What is said of a run besides its results.
+    """Facts of a run besides its results.
 
-    facts: for metrics.json. origin: where the starts come from, for people.
+    facts: for metrics.json. origin: where the prompts come from; given: what is given of them; both for people.
     settings: name → text. command: that ran, or None.
     """
 
     facts: Mapping[str, Any]
     origin: str
+    given: str
     settings: Mapping[str, str]
     command: str | None
 
 
-def write_roll_outs(out: Path, made: RollOuts, scores: list[Score], amounts: Amounts, about: About) -> None:
-    """Writes all files of roll-outs and prints the scores."""
+def write_generation(
+    out: Path, made: Generation, scores: Scores, metrics: Mapping[str, MetricSpec], amounts: Amounts, about: About
+) -> None:
+    """Writes all files of roll-outs or completed pairs, and prints the scores.
+
+    scores: those of roll-outs under "", those of completed pairs by frame. metrics: that could be computed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     _clear(out)
-    chains, has_truth = made.starts.chains, made.starts.has_truth
-    write_pictures(out, made, amounts.num_samples, amounts.cell_px)
-    write_tokens(out / "tokens.npz", made, range(len(chains)))
-    write_folders(out, made, choose_samples(chains, amounts.num_folders), amounts.cell_px)
-    record = metrics_record(scores, {**about.facts, "num_samples": len(chains)}, has_truth)
-    write_metrics(out / "metrics.json", record)
-    if scores:
-        write_png(out / "scores.png", scores_plot(scores, plot_title(len(chains), len(set(made.starts.clip)))))
-    strips = [
-        (chains[n].title, rollout_sheet(made.panels_of([n], _REPORTED_DRAWS), [""], amounts.reported_cell_px))
-        for n in choose_samples(chains, amounts.num_reported)
-    ]
-    lead = f"{len(chains)} roll-outs of {made.truth.is_present.shape[1] - 1} frames, from {about.origin}."
-    report = Report("Roll-outs", lead, out / "rollout.mp4", out / "scores.png" if scores else None, {"": scores},
-                    record["absent"], strips)  # fmt: skip
     console = Console()
-    print_scores(console, scores, f"{len(chains)} roll-outs")
-    if not has_truth:
-        console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
-    _finish(out, report, amounts, about, console)
+    for name, reason in made.undecoded.items():
+        console.print(f"{name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    write = _write_roll_outs if made.is_rollout else _write_completion
+    report = write(out, made, scores, metrics, amounts, about, console)
+    if amounts.num_reported:
+        write_report(out / "report.html", replace(report, settings=about.settings, command=about.command))
+    for path in sorted(path for path in out.iterdir() if path.name in _FILES):
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
-def write_completion(
+def _write_roll_outs(
     out: Path,
-    generator: Generator,
-    made: Completion,
-    scores: dict[str, list[Score]],
+    made: Generation,
+    scores: Scores,
+    metrics: Mapping[str, MetricSpec],
     amounts: Amounts,
     about: About,
-) -> None:
-    """Writes all files of completed pairs and prints the scores."""
-    _clear(out)
-    chains, truth = made.starts.chains, generator.decoded(made.starts.tokens)
+    console: Console,
+) -> Report:
+    chains, has_truth, found = made.prompts.chains, made.prompts.has_truth, scores[""]
+    rows = choose_samples(chains, amounts.num_samples)
+    titles, shown = [chains[n].title for n in rows], rollout_panels(made, rows, _SHEET_SAMPLES)
+    write_png(out / "rollout.png", rollout_sheet(shown, titles, amounts.cell_px))
+    animation = rollout_animation(shown, titles, amounts.cell_px)
+    write_gif(out / "rollout.gif", animation)
+    write_mp4(out / "rollout.mp4", animation)
+    write_npz(out / "tokens.npz", rollout_arrays(made, range(len(chains))))
+    write_sample_folders(out, made, choose_samples(chains, amounts.num_folders), amounts.cell_px)
+    record = metrics_record(found, {**about.facts, "num_samples": len(chains)}, has_truth, metrics, made.undecoded)
+    write_json(out / "metrics.json", record)
+    if found:
+        write_png(out / "scores.png", scores_plot(found, plot_title(len(chains), len(set(made.prompts.clip)))))
+    strips = [
+        (chains[n].title, rollout_sheet(rollout_panels(made, [n], _SHEET_SAMPLES), [""], amounts.reported_cell_px))
+        for n in choose_samples(chains, amounts.num_reported)
+    ]
+    print_scores(console, found, f"{len(chains)} roll-outs")
+    if not has_truth:
+        console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
+    lead = f"{len(chains)} roll-outs of {made.prompts.num_frames} frames, from {about.origin}."
+    absent = {metrics[name].title if name in metrics else name: why for name, why in record["absent"].items()}
+    plot = out / "scores.png" if found else None
+    return Report("Roll-outs", lead, out / "rollout.mp4", plot, scores, absent, strips)
+
+
+def _write_completion(
+    out: Path,
+    made: Generation,
+    scores: Scores,
+    metrics: Mapping[str, MetricSpec],
+    amounts: Amounts,
+    about: About,
+    console: Console,
+) -> Report:
+    chains = made.prompts.chains
 
     def sheet(rows: Sequence[int], cell_px: int) -> Image.Image:
-        return completion_sheet(made, generator.tokenizer, generator.codec, truth, rows, cell_px, _REPORTED_DRAWS)
+        return completion_sheet(made, rows, cell_px, _SHEET_SAMPLES)
 
     write_png(out / "generated.png", sheet(choose_samples(chains, amounts.num_samples), amounts.cell_px))
     write_npz(out / "tokens.npz", completion_arrays(made))
-    frames = {frame: metrics_record(of_frame, {}) for frame, of_frame in scores.items()}
+    frames = {
+        frame: metrics_record(found, {}, metrics=metrics, undecoded=made.undecoded) for frame, found in scores.items()
+    }
     record = {"schema_version": SCHEMA_VERSION, **about.facts, "num_samples": len(chains), "frames": frames}
-    write_metrics(out / "metrics.json", record)
+    write_json(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
-    given = ", ".join(
-        entry if isinstance(entry, str) else f"{len(parts)} parts of {name}"
-        for entry in generator.sampling.given
-        for name, parts in ({entry: ()} if isinstance(entry, str) else entry).items()
-    ) or "nothing"  # fmt: skip
-    lead = f"{', '.join(made.generated)} from {given}: {len(chains)} pairs of {about.origin}."
-    report = Report("Generated", lead, out / "generated.png", None, scores, {}, strips)
-    console = Console()
-    for frame, of_frame in scores.items():
-        print_scores(console, of_frame, f"{frame} of {len(chains)} pairs")
-    _finish(out, report, amounts, about, console)
+    for frame, found in scores.items():
+        print_scores(console, found, f"{frame} of {len(chains)} pairs")
+    lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}."
+    return Report("Generated", lead, out / "generated.png", None, scores, made.undecoded, strips)
+
+
+def write_sample_folders(out: Path, made: Generation, rows: Sequence[int], cell_px: int) -> list[Path]:
+    """A folder OUT/samples/CLIP-FRAME for each of the rows: rollout.png, rollout.gif and tokens.npz."""
+    folders = []
+    for n in rows:
+        chain = made.prompts.chains[n]
+        folder = out / FOLDER / folder_name(chain)
+        folder.mkdir(parents=True, exist_ok=True)
+        shown = rollout_panels(made, [n], len(made.samples))
+        write_png(folder / "rollout.png", rollout_sheet(shown, [chain.title], cell_px))
+        write_gif(folder / "rollout.gif", rollout_animation(shown, [chain.title], cell_px))
+        write_npz(folder / "tokens.npz", rollout_arrays(made, [n]))
+        folders.append(folder)
+    return folders
+
+
+def folder_name(chain: Chain) -> str:
+    """CLIP-FRAME, like the keys of shards."""
+    return f"{chain.pairs[0].clip}-{chain.pairs[0].reference:06d}"
 
 
 def _clear(out: Path) -> None:
-    """An empty folder, but for what is not generate.py's: nothing of an earlier run stays beside this one's."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Removes the files of an earlier run of generate.py, and no others."""
     for name in _FILES:
         if (out / name).is_file():
             (out / name).unlink()
     for tokens in (out / FOLDER).glob("*/tokens.npz"):
         shutil.rmtree(tokens.parent)
-
-
-def _finish(out: Path, report: Report, amounts: Amounts, about: About, console: Console) -> None:
-    """Writes report.html, if it is wanted, and lists the files."""
-    if amounts.num_reported:
-        write_report(out / "report.html", replace(report, settings=about.settings, command=about.command))
-    for path in sorted(path for path in out.iterdir() if path.name in _FILES):
-        console.print(str(path), highlight=False, soft_wrap=True)

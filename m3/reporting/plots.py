@@ -1,4 +1,4 @@
-"""`scores.png`: a panel for each score, over the horizons, with all that stands beside the model."""
+"""`scores.png`: a panel per score over the horizons, with the model and all other series."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from m3.metrics import Score
 from m3.metrics.bootstrap import LEVEL_PERCENT
-from m3.metrics.scores import Score
 
 LOOKS = {
     "model": ("the model", "#d1495b", "-", "o"),
@@ -25,24 +26,14 @@ LOOKS = {
     "reference_joints": ("joints of the reference", "#8d99ae", "--", "v"),
     "truth": ("the truth itself", "#e09f3e", ":", "D"),
 }
-"""Of each series: its name for people, colour, line and marker."""
+"""Series → label, color, line and marker."""
 
-NAMES = {
-    "pck@0.05": "PCK@0.05 (%)", "pck@0.1": "PCK@0.1 (%)", "joint_error": "joint error (px)",
-    "visibility_f1": "visibility F1", "psnr": "PSNR, decoded truth (dB)", "ssim": "SSIM, decoded truth",
-    "psnr_real": "PSNR, real frame (dB)", "ssim_real": "SSIM, real frame",
-    "tok_rgb_accuracy": "picture tokens right (%)", "coords_accuracy": "joint tokens right (%)",
-    "agreement": "joints fit the picture, not others'", "agreement@0.05": "joints fit the picture to 0.05",
-    "diversity_joints": "diversity of joints (px)", "diversity_pictures": "diversity of pictures (levels)",
-}  # fmt: skip
-IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
-_HAS_CHANCE = ("agreement", "agreement@0.05")
 _INK, _FAINT = "#22262e", "#9aa0aa"
 _NUM_COLUMNS = 4
 
 
 def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
-    """Lines are the numbers, bands their 95% intervals over clips; a score that knows nothing has no panel."""
+    """Lines are the numbers, bands their 95% intervals over clips; a score without a value has no panel."""
     shown = [score for score in scores if any(value is not None for value in score.first.value)]
     columns = min(_NUM_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
@@ -65,26 +56,25 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def _panel(axis, score: Score) -> None:
-    factor = 100 if score.name in IN_PERCENT else 1
+def _panel(axis: Axes, score: Score) -> None:
     for name, series in score.series.items():
-        label, colour, style, marker = LOOKS[name]
+        label, color, style, marker = LOOKS[name]
         horizons = np.arange(1, len(series.value) + 1)
         value, low, high = (
-            factor * np.array([np.nan if number is None else number for number in column])
+            score.spec.factor * np.array([np.nan if number is None else number for number in column])
             for column in (series.value, series.low, series.high)
         )
-        axis.fill_between(horizons, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(horizons, low, high, color=color, alpha=0.15, linewidth=0)
         width, front = (2.2, 3) if name == "model" else (1.4, 2)
-        axis.plot(horizons, value, linestyle=style, color=colour, label=label, linewidth=width, zorder=front,
+        axis.plot(horizons, value, linestyle=style, color=color, label=label, linewidth=width, zorder=front,
                   marker=marker, markersize=3.5)  # fmt: skip
-    if score.name in _HAS_CHANCE:
-        axis.axhline(0.5, color=_FAINT, linewidth=1)
-        axis.annotate("chance", (0.98, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
+    if (chance := score.spec.chance) is not None:
+        axis.axhline(chance, color=_FAINT, linewidth=1)
+        axis.annotate("chance", (0.98, chance), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                       textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip
         axis.set_ylim(top=1.02)
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(score.is_better, "")
-    axis.set_title(f"{NAMES[score.name]}{arrow}", fontsize=10, color=_INK, loc="left")
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(score.spec.is_better, "")
+    axis.set_title(f"{score.spec.title}{arrow}", fontsize=10, color=_INK, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(colors=_INK, labelsize=8)
     axis.grid(axis="y", color=_FAINT, alpha=0.3, linewidth=0.6)
@@ -93,5 +83,5 @@ def _panel(axis, score: Score) -> None:
 
 
 def plot_title(num_samples: int, num_clips: int) -> str:
-    """What the plot rests on."""
+    """Number of roll-outs and clips, and what the bands are."""
     return f"{num_samples} roll-outs of {num_clips} clips; bands: {LEVEL_PERCENT}% intervals over clips"

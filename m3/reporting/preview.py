@@ -1,10 +1,9 @@
-"""What a run has learned so far, to look at: a few roll-outs of the eval split with their scores, in every logger."""
+"""Previews of a training run: a few roll-outs of the eval split with their scores, in every logger."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,53 +15,22 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from m3.batches.table import TokenTable
-from m3.core.frames import Frames
-from m3.core.modalities import PICTURE_STRIDE, ModalityTable
+from m3.core.frames import rolled_modalities
+from m3.core.modalities import ModalityTable, frame_of
 from m3.core.validation import check
-from m3.generation.rollout import SUCCESSOR_OF, check_schemes, decode, find_chains, roll_out, true_frames
-from m3.metrics import Score, score
+from m3.generation.prompts import prompts_of_split
+from m3.generation.rollout import check_schemes, find_chains, roll_out
+from m3.metrics import Comparison, Score, score
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.reporting.figures import choose_samples, panels, rollout_sheet, write_png
+from m3.reporting.figures import choose_samples, panels, rollout_sheet
+from m3.reporting.files import write_png
 from m3.sampling.settings import Sampling
 from m3.shards.manifest import MANIFEST_NAME
 from m3.tokens.base import PictureTokenizer
-from m3.tokens.joints import JointCodec
+from m3.training.module import MaskedTraining
+from m3.vocabularies import DecodingContext, decode, interpreters_of, metrics_of
 
 _KEY = "callbacks.preview"
-
-SCORES = ("pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim")
-"""What is logged, where it is known."""
-
-_OF_PICTURES = ("psnr", "ssim")
-
-
-class BlankPictures(PictureTokenizer):
-    """Stands in for a tokenizer that is not at hand: every picture is of one dark grey."""
-
-    name = "blank"
-    fingerprint = ""
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        raise ValueError("blank pictures have no tokens")
-
-    def decode(self, ids: Tensor) -> Tensor:
-        return torch.full((len(ids), 3, *(PICTURE_STRIDE * side for side in ids.shape[1:])), -0.75)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """N samples to roll out from and their truth.
-
-    row: (N,) of the eval split. titles: one each.
-    reference: modality of a frame → (N, L) int64 tokens.
-    truth: (N, T + 1) frames. extent: (N,) pose_extent_px, NaN where unknown.
-    """
-
-    row: Tensor
-    titles: list[str]
-    reference: dict[str, Tensor]
-    truth: Frames
-    extent: np.ndarray
 
 
 class Preview(pl.Callback):
@@ -70,7 +38,7 @@ class Preview(pl.Callback):
 
     Writes `folder`/step_{optimizer steps:08d}.png and logs `preview/{score}/{horizon}`, the picture and a table of the
     scores where a logger takes them. Training is the same to the bit with and without: every draw is a function of
-    `seed`. What the run has no data or modalities for is left out, which a line at the start says.
+    `seed`. Missing data or modalities are announced at the start.
 
     Args:
         folder: of the pictures.
@@ -109,35 +77,29 @@ class Preview(pl.Callback):
             every_n_evaluations, num_frames, cell_px, seed)  # fmt: skip
         self.scores: list[Score] = []
         self._is_announced = False
-        self.obstacle = _obstacle(root, table)
+        self.obstacle = _obstacle(root, table, sampling)
         self.has_pictures = False
-        if self.obstacle is not None:
+        if root is None or self.obstacle is not None:
             return
         try:
-            self.schemes = sampling.for_table(table)
+            self.schemes = _whole_successor(sampling, table).for_table(table)
             check_schemes(self.schemes, table)
         except ValueError as error:
             raise ValueError(f"{_KEY}.{error}; callbacks=none draws no previews") from None
         split = TokenTable.open(root, "eval")
         stored = split.manifest.tokenizer
         self.has_pictures = (tokenizer.name, tokenizer.fingerprint) == (stored["name"], stored["fingerprint"])
-        self.tokenizer = tokenizer if self.has_pictures else BlankPictures()
         self.data_tokenizer = stored["name"]
-        self.canvas_size = split.manifest.canvas_size
-        self.codec = JointCodec(self.canvas_size)
-        self.samples = self._samples(split, table, num_samples)
-
-    def _samples(self, split: TokenTable, table: ModalityTable, num_samples: int) -> Samples:
-        chains = find_chains(split.pairs, self.num_frames, "first")
+        self.context = DecodingContext(tokenizer, split.manifest.canvas_size)
+        self.interpreters = interpreters_of(table)
+        if not self.has_pictures:
+            self.interpreters.pop("tok_rgb", None)
+        self.metrics = {name: spec for name, spec in metrics_of(table).items() if spec.in_preview}
+        chains = find_chains(split.pairs, num_frames, "first")
         chains = [chains[n] for n in choose_samples(chains, num_samples)]
-        tokens = true_frames(split.columns(table), table, chains, self.num_frames)
-        return Samples(
-            torch.tensor([chain.rows[0] for chain in chains]),
-            [chain.title for chain in chains],
-            {name: torch.as_tensor(getattr(tokens, name)[:, 0]) for name in SUCCESSOR_OF},
-            decode(tokens, self.tokenizer, self.codec, self.canvas_size),
-            np.array([chain.pairs[0].pose_extent_px or math.nan for chain in chains]),
-        )
+        self.prompts = prompts_of_split(split, table, chains, num_frames)
+        self.given = self.prompts.given(_reference_columns(table), table)
+        self.truth = decode(self.prompts.tokens, self.interpreters, self.context)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.obstacle is None and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
@@ -155,6 +117,7 @@ class Preview(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The other ranks meanwhile wait where the ranks exchange something next.
+        assert isinstance(pl_module, MaskedTraining)
         if self.obstacle is None and trainer.is_global_zero and self._is_due(trainer):
             self.draw(pl_module.evaluated_model, trainer.global_step, trainer.loggers)
 
@@ -166,33 +129,45 @@ class Preview(pl.Callback):
 
     def draw(self, model: EncoderDecoder, step: int, loggers: Sequence[Logger]) -> None:
         """One preview of a model that has been trained for `step` steps."""
-        was_training, device = model.training, next(model.parameters()).device
+        was_training, sample = model.training, self.prompts.sample_ids().to(next(model.parameters()).device)
         model.eval()
-        reference = {name: ids.to(device) for name, ids in self.samples.reference.items()}
-        row = self.samples.row.to(device)
-        made = roll_out(model, reference, self.schemes, self.num_frames, self.seed, row, len(row))
+        made = roll_out(model, self.given, self.schemes, self.num_frames, self.seed, sample, len(sample))
         model.train(was_training)
-        predicted = decode(made, self.tokenizer, self.codec, self.canvas_size)
-        known = [name for name in SCORES if self.has_pictures or name not in _OF_PICTURES]
-        scores = score(predicted, self.samples.truth, self.samples.extent)
-        self.scores = [s for s in scores if s.name in known]
-        picture = rollout_sheet(panels(predicted, self.samples.truth), self.samples.titles, self.cell_px)
+        predicted = decode(made, self.interpreters, self.context)
+        self.scores = score(Comparison(predicted, self.truth, self.prompts.extent), self.metrics)
+        shown = panels([("predicted", predicted), ("truth", self.truth)], self.interpreters, self.context.canvas_size)
+        picture = rollout_sheet(shown, [chain.title for chain in self.prompts.chains], self.cell_px)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_png(self.folder / f"step_{step:08d}.png", picture)
         for logger in loggers:
             _log(logger, self.scores, picture, step)
 
 
-def _obstacle(root: str | None, table: ModalityTable) -> str | None:
+def _obstacle(root: str | None, table: ModalityTable, sampling: Sampling) -> str | None:
     """Why nothing can be rolled out, if that is so."""
     if root is None:
         return "the data have no eval split of pairs"
-    wanted = [*SUCCESSOR_OF, *SUCCESSOR_OF.values()]
+    wanted = [name for modality in sampling.generate for name in (frame_of(modality)[0], modality)]
     if lacking := [name for name in wanted if name not in table.modalities]:
         return f"modalities.modalities={list(table.modalities)} lacks {', '.join(lacking)}"
     if not (Path(root) / MANIFEST_NAME).is_file():
         return f"data.root={root} is no data set on this machine"
     return None
+
+
+def _whole_successor(sampling: Sampling, table: ModalityTable) -> Sampling:
+    """The sampling; modalities of `extra_vocabularies` that it does not name are generated last."""
+    extra, rolled = table.extra_vocabularies or {}, rolled_modalities(table)
+    unnamed = [later for name, later in rolled.items() if name in extra and later not in sampling.generate]
+    return replace(sampling, generate=[*sampling.generate, *unnamed])
+
+
+def _reference_columns(table: ModalityTable) -> Tensor:
+    """(S,) bool, True at the tokens of the reference."""
+    is_reference = torch.zeros(table.num_tokens, dtype=torch.bool)
+    for name in rolled_modalities(table):
+        is_reference[table.columns(name)] = True
+    return is_reference
 
 
 def _log(logger: Logger, scores: Sequence[Score], picture: Image.Image, step: int) -> None:
@@ -203,6 +178,6 @@ def _log(logger: Logger, scores: Sequence[Score], picture: Image.Image, step: in
     elif isinstance(logger, WandbLogger):
         logger.log_image("preview/rollouts", [picture], step=step)
         columns = ["score", "unit", "horizon", "num_samples", "model", "nothing_moves"]
-        rows = [[s.name, s.unit, k, *line] for s in scores
+        rows = [[s.name, s.spec.unit, k, *line] for s in scores
                 for k, line in enumerate(zip(s.num_samples, s.model, s.nothing_moves), 1)]  # fmt: skip
         logger.log_table("preview/scores", columns, rows, step=step)

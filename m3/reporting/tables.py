@@ -1,4 +1,4 @@
-"""Scores for people: which ones are shown first, in which unit, and the tables of the terminal."""
+"""Scores as tables of the terminal."""
 
 from __future__ import annotations
 
@@ -8,63 +8,62 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from m3.metrics.scores import Score
+from m3.metrics import MetricSpec, Score
+from m3.metrics.specs import first_metrics
 
-SHOWN = {"pck@0.1": "PCK@0.1 %", "pck@0.05": "PCK@0.05 %", "joint_error": "error px", "psnr": "PSNR dB",
-         "ssim": "SSIM"}  # fmt: skip
-"""The first scores to look at, as columns are headed."""
-
-_IN_PERCENT = ("pck@0.05", "pck@0.1", "tok_rgb_accuracy", "coords_accuracy")
-_DRAWN = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n"}
-
-
-def number(score: Score, value: float | None) -> str:
-    """A value of the score in the unit in which people read it; "–" for none."""
-    if value is None:
-        return "–"
-    if score.name in _IN_PERCENT:
-        return f"{100 * value:.1f}"
-    return f"{value:.3f}" if score.unit == "share" else f"{value:.1f}"
+_SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n"}
 
 
 def verdict(score: Score, k: int) -> str:
-    """Beside "nothing moves" at horizon k + 1: "better", "worse", or "" within the 95% interval."""
+    """The model against "nothing moves" at horizon k + 1: "better", "worse", or "" within the 95% interval."""
     gain = score.gains.get("nothing_moves")
-    if gain is None or gain.low[k] is None:
+    low, high = (None, None) if gain is None else (gain.low[k], gain.high[k])
+    if low is None or high is None:
         return ""
-    return "better" if gain.low[k] > 0 else "worse" if gain.high[k] < 0 else ""
+    return "better" if low > 0 else "worse" if high < 0 else ""
+
+
+def heading(spec: MetricSpec) -> str:
+    """Of a column: "PCK@0.1 %"."""
+    return f"{spec.short} {spec.shown_unit}".strip()
+
+
+def first_scores(scores: Sequence[Score]) -> list[Score]:
+    """The scores of the model with a short label, most important first."""
+    found = {score.name: score for score in scores if "model" in score.series}
+    return [found[spec.name] for spec in first_metrics([score.spec for score in found.values()])]
 
 
 def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> None:
-    """The first scores beside "nothing moves", and below them those of several draws; `of_what`: "64 roll-outs"."""
-    found = [score for score in scores if score.name in SHOWN and "model" in score.series]
-    found.sort(key=lambda score: list(SHOWN).index(score.name))
+    """The first scores beside "nothing moves", and below them those of several samples; `of_what`: "64 roll-outs"."""
+    found = first_scores(scores)
     if found:
-        says = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
-        console.print(f"{of_what}; {says}:", highlight=False)
-        table = _table(["", "n", *(SHOWN[score.name] for score in found)])
+        legend = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
+        console.print(f"{of_what}; {legend}:", highlight=False)
+        table = _table(["", "n", *(heading(score.spec) for score in found)])
         for k in range(len(found[0].num_samples)):
             if any(score.num_samples[k] for score in found):
                 most = max(score.num_samples[k] for score in found)
                 table.add_row(f"+{k + 1}", str(most), *(_cell(score, k) for score in found))
         console.print(table)
-    _print_draws(console, [score for score in scores if _DRAWN.keys() & score.series.keys()])
+    _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
 
 
-def _print_draws(console: Console, scores: Sequence[Score]) -> None:
-    shown = [score for score in scores if score.name in SHOWN or score.name.startswith("diversity")]
+def _print_samples(console: Console, scores: Sequence[Score]) -> None:
+    shown = [score for score in scores if score.spec.short is not None or not score.spec.needs_truth]
     if not shown:
         return
     horizons = [k for k in range(len(shown[0].num_samples)) if any(score.num_samples[k] for score in shown)]
-    console.print("several draws from each reference; sample: their mean; best of n: by the truth:", highlight=False)
+    console.print("several samples of each reference; sample: their mean; best of n: by the truth:", highlight=False)
     table = _table(["", "", *(f"+{k + 1}" for k in horizons)])
     for score in shown:
-        name = SHOWN.get(score.name, f"{score.name.removeprefix('diversity_')} apart {score.unit}")
-        for series, words in _DRAWN.items():
+        is_diversity = not score.spec.needs_truth
+        name = score.spec.title if is_diversity else heading(score.spec)
+        for series, label in _SAMPLE_SERIES.items():
             if series in score.series:
                 values = score.series[series].value
-                is_diversity = score.name.startswith("diversity")
-                table.add_row(name, "" if is_diversity else words, *(number(score, values[k]) for k in horizons))
+                cells = (score.spec.text(values[k]) for k in horizons)
+                table.add_row(name, "" if is_diversity else label, *cells)
                 name = ""
     console.print(table)
 
@@ -78,7 +77,7 @@ def _table(headers: Sequence[str]) -> Table:
 
 def _cell(score: Score, k: int) -> str:
     model, still = score.model[k], score.nothing_moves[k]
-    if model is None or still is None:
+    if model is None:
         return "–"
     style = "bold green" if verdict(score, k) == "better" else "bold"
-    return f"[{style}]{number(score, model)}[/] | {number(score, still)}"
+    return f"[{style}]{score.spec.text(model)}[/] | {score.spec.text(still)}"

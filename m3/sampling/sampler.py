@@ -23,6 +23,7 @@ from m3.core.types import PackedTokens
 from m3.masking.select import pack
 from m3.model.encoder_decoder import Context, EncoderDecoder
 from m3.sampling.guidance import Pass, passes, visible_to
+from m3.sampling.orders import ORDERS
 from m3.sampling.schedules import Schedule, temperature_factor, token_schedule
 from m3.sampling.settings import ORDINAL_PICKS, DecodingConfig, Precision
 from m3.sampling.token_sampling import log_probability, sample_digits
@@ -92,7 +93,8 @@ def _fill(
     decided = (counts_here.cumsum(1) - counts_here) / num_undecided.clamp(min=1)[:, None]  # (B, T) shares before a step
     temperature = scheme.temperature * temperature_factor(scheme.temperature_schedule, decided.double())
     num_steps = (counts_here > 0).sum(1, keepdim=True)  # (B, 1) steps that a row takes
-    order = _order(scheme, generator, *is_known[:, columns].shape)
+    order_of = ORDERS[scheme.order]
+    order = None if order_of is None else order_of(generator, *is_known[:, columns].shape)
     made = passes(scheme.guidance, model.table)
     rows, contexts = num_undecided.new_empty(0), list[Context]()  # (R,) rows that are encoded
     for step in range(counts.shape[1]):
@@ -126,15 +128,6 @@ def _counts(num_undecided: Tensor, schedule: Schedule, num_steps: int) -> Tensor
             steps = token_schedule(schedule, undecided, min(num_steps, undecided))
             counts[row, : len(steps)] = torch.tensor(steps)
     return counts
-
-
-def _order(scheme: DecodingConfig, generator: SampleGenerator, batch_size: int, length: int) -> Tensor | None:
-    """(B, L) float64, ascending in the order of deciding; None for "maskgit", where the confidence decides."""
-    if scheme.order == "maskgit":
-        return None
-    if scheme.order == "roar":
-        return generator.fork("order").uniform(length)
-    return torch.arange(length, dtype=torch.float64, device=generator.device).expand(batch_size, -1)
 
 
 def _num_uniform(vocabulary: Vocabulary) -> int:

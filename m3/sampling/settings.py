@@ -14,10 +14,8 @@ from m3.core.modalities import JOINTS, ModalityTable
 from m3.core.validation import check
 from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
+from m3.sampling.orders import ORDERS
 from m3.sampling.schedules import SCHEDULES, TEMPERATURE_SCHEDULES, Schedule, TemperatureSchedule
-
-Order = Literal["maskgit", "roar", "ar"]
-ORDERS: tuple[Order, ...] = ("maskgit", "roar", "ar")
 
 Pick = Literal["sample", "argmax", "mean", "median"]
 PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
@@ -25,6 +23,9 @@ ORDINAL_PICKS = ("mean", "median")
 
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+
+_DEFAULT = "default"
+"""Key of the scheme for modalities without one of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class DecodingConfig:
     num_steps: at most its tokens; None decides one token a step. A sample with fewer undecided tokens takes one step
         for each of them.
     order: in which the tokens are decided. "maskgit": a step proposes an id for every undecided position and keeps the
-        proposals of the highest confidence; "roar": in a random order of the positions; "ar": in ascending order.
+        proposals of the highest confidence; "roar": in a random order of the positions; "ar": in ascending order; or
+        another entry of `m3.sampling.orders.ORDERS`.
     schedule: tokens per step, "cosine" or "linear".
     temperature: divides the logits; 0 leaves only the likeliest id of each digit.
     temperature_schedule: how the temperature falls, "constant", "linear" or "onex" (`temperature_factor`).
@@ -58,7 +60,7 @@ class DecodingConfig:
 
     modality: str
     num_steps: int | None
-    order: Order = "maskgit"
+    order: str = "maskgit"
     schedule: Schedule = "cosine"
     temperature: float = 1.0
     temperature_schedule: TemperatureSchedule = "constant"
@@ -119,7 +121,7 @@ class Sampling:
     given: what is known at the start: names of modalities, or mappings of one name to some of its parts, joints by
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
     generate: names of modalities in the order in which they are generated; each one sees those before it.
-    schemes: for each modality how it is generated, as mappings of `DecodingConfig`' fields.
+    schemes: for each modality how it is generated, as mappings of `DecodingConfig`'s fields; "default" for all others.
     precision: of the schemes that do not name their own.
 
     Raises ValueError naming the key for entries that contradict each other.
@@ -138,7 +140,7 @@ class Sampling:
             if len(set(names)) != len(names):
                 raise ValueError(f"sampling.{key}={list(names)}: each modality once")
         for name in self.generate:
-            if name not in self.schemes:
+            if not self._has_scheme(name):
                 raise ValueError(f"sampling.generate: no scheme for {name}; add sampling.schemes.{name}")
             if name in self.given:
                 raise ValueError(f"sampling.generate: {name} is in sampling.given as a whole; nothing is left of it")
@@ -151,12 +153,16 @@ class Sampling:
 
     def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> DecodingConfig:
         """How a modality is generated, with some fields of its scheme changed. Raises ValueError naming the key."""
-        if name not in self.schemes:
+        if not self._has_scheme(name):
             raise ValueError(f"sampling.schemes: none for {name}; add sampling.schemes.{name}")
-        if not isinstance(self.schemes[name], Mapping):
-            raise ValueError(f"sampling.schemes.{name}={self.schemes[name]!r}: need the keys of a scheme")
-        values = {"precision": self.precision, **self.schemes[name], **(changes or {}), "modality": name}
+        own = self.schemes[name if name in self.schemes else _DEFAULT]
+        if not isinstance(own, Mapping):
+            raise ValueError(f"sampling.schemes.{name}={own!r}: need the keys of a scheme")
+        values = {"precision": self.precision, **own, **(changes or {}), "modality": name}
         return _built(f"sampling.schemes.{name}", DecodingConfig, values)
+
+    def _has_scheme(self, name: str) -> bool:
+        return name in self.schemes or _DEFAULT in self.schemes
 
     def for_table(self, table: ModalityTable) -> list[DecodingConfig]:
         """`chosen`, with their numbers of steps. Raises ValueError naming the key that does not fit the modalities."""

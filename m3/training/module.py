@@ -19,7 +19,6 @@ from m3.core.types import PackedTokens, TokenBatch
 from m3.core.validation import check
 from m3.loss import (
     REDUCTIONS,
-    Reduction,
     modality_scores,
     num_targets,
     reduce_losses,
@@ -93,7 +92,7 @@ class MaskedTraining(pl.LightningModule):
         table: ModalityTable,
         model: EncoderDecoder,
         optim: OptimConfig,
-        reduction: Reduction = "present",
+        reduction: str = "present",
         label_smoothing: float = 0.0,
         motion_blur: float = 0.0,
         seed: int = 0,
@@ -119,7 +118,7 @@ class MaskedTraining(pl.LightningModule):
         self.last_step: StepFacts | None = None
         self._guard = Guard(table.modalities)
         self.optim = optim
-        self.reduction: Reduction = reduction
+        self.reduction: str = reduction
         self.label_smoothing, self.motion_blur = label_smoothing, motion_blur
         self.seed = seed
         self.eval_seed = eval_seed
@@ -250,7 +249,7 @@ class MaskedTraining(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             self.trainer.strategy.backward(loss, None)
 
-    def _log(self, stage: str, reduction: Reduction, sums: Tensor, num_right: Tensor, counts: Tensor) -> None:
+    def _log(self, stage: str, reduction: str, sums: Tensor, num_right: Tensor, counts: Tensor) -> None:
         """sums, num_right, counts: (K,) over the global batch or the split. A modality without targets logs NaN."""
         loss = reduce_losses(sums, counts, reduction)
         values = {f"{stage}/loss": loss}

@@ -114,14 +114,15 @@ def generation(world: Path, *changes: str) -> Any:
     def make() -> Any:
         cfg = generate._checked(config(world, *changes))
         generator = generate._generator(cfg)
-        starts = generate._starts(cfg, generator, cfg.rollout.frames)
-        sampling, num_frames = generator.sampling, starts.tokens.is_present.shape[1]
+        prompts = generate._prompts(cfg, generator, cfg.rollout.frames)
+        sampling, num_frames = generator.sampling, prompts.num_frames
         schemes = [sampling.scheme(name) for name in sampling.schemes]
-        draws = [sampling.scheme(name, changes) for name, changes in generator.draw_changes.items()]
+        of_samples = [sampling.scheme(name, changes) for name, changes in generator.sample_schemes.items()]
         given = sampling.is_given(generator.table).tolist()
         rest = {f.name: getattr(generator, f.name) for f in dataclasses.fields(generator)
-                if f.name not in ("sampling", "draw_changes")}  # fmt: skip
-        parts = [rest, schemes, draws, given, [*sampling.generate], Amounts(**cfg.pictures), starts.chains, num_frames]
+                if f.name not in ("sampling", "sample_schemes")}  # fmt: skip
+        amounts, chains = Amounts(**cfg.pictures), prompts.chains
+        parts = [rest, schemes, of_samples, given, [*sampling.generate], amounts, chains, num_frames]
         return [facts(part, set()) for part in parts]
 
     return attempt(make)

@@ -12,8 +12,9 @@ from support.random_world import completed, model_of, write_data, write_run
 from support.tiny_world import frame
 
 from m3.batches.table import TokenTable
+from m3.core.frames import Frames
 from m3.core.joints import JOINT_NAMES
-from m3.generation.completion import completion_arrays
+from m3.reporting.token_files import completion_arrays
 from m3.tokens.joints import JointCodec
 
 CODEC = JointCodec(32)
@@ -63,7 +64,7 @@ def test_a_past_from_its_future(world):
 def test_given_joints_stay_and_do_not_count(world):
     half = list(JOINT_NAMES[:6])
     made = completed(world, "{coords:[" + ",".join(half) + "]}", "coords", f"out={world / 'half'}")
-    arrays = completion_arrays(made.completion)
+    arrays = completion_arrays(made.made)
     given = arrays["is_given_coords"]
     assert given.sum() == 9 * 3 * 6 and (arrays["coords"][given] == arrays["truth_coords"][given]).all()
     scores = {score.name: score for score in made.scores["reference"]}
@@ -80,7 +81,7 @@ def test_a_successor_of_which_parts_are_given_is_completed(world):
     """Otherwise the same modalities are a roll-out, which can give nothing of what is to come."""
     small = ["sampling.schemes.tok_rgb_next.num_steps=2", f"out={world / 'rest'}"]
     given = "tok_rgb,coords,{coords_next:[head]}"
-    made = completed(world, given, "coords_next,tok_rgb_next", *small).completion
+    made = completed(world, given, "coords_next,tok_rgb_next", *small).made
     arrays = completion_arrays(made)
     assert arrays["is_given_coords_next"].sum() == 9 * 3 and set(made.generated) == {"coords_next", "tok_rgb_next"}
     head = arrays["is_given_coords_next"]
@@ -97,7 +98,7 @@ def test_both_frames_are_scored_apart(world):
 def test_unconditional_generation_needs_no_data(world):
     options = ["data.root=nowhere", f"out={world / 'free'}", "rollout.num_samples=3"]
     made = completed(world, "", "tok_rgb,coords", *options)
-    assert made.scores == {} and not made.completion.given.is_known.any()
+    assert made.scores == {} and not any(known.any() for known in made.made.given.tokens.is_known.values())
     tokens = np.load(world / "free" / "tokens.npz", allow_pickle=False)
     assert tokens["sample_coords"].shape == (3, 1, 39) and not tokens["is_truth_coords"].any()
     assert len({each.tobytes() for each in tokens["sample_coords"]}) == 3
@@ -107,7 +108,9 @@ def test_unconditional_generation_needs_no_data(world):
 def test_the_pose_of_a_picture_of_ones_own(world, tmp_path):
     Image.fromarray(frame(0)).save(tmp_path / "me.jpg")
     made = completed(world, "tok_rgb", "coords", f"input={tmp_path / 'me.jpg'}", f"out={tmp_path / 'out'}")
-    assert made.completion.filled.is_known[:, :43].all() and not made.completion.filled.is_known[:, 43:].any()
+    is_known = made.made.predicted.tokens.is_known
+    assert is_known.keys() == {"tok_rgb", "coords"}
+    assert all(known[:, 0].all() and not known[:, 1].any() for known in is_known.values())
     with pytest.raises(ValueError, match="me has no tok_rgb_next to give"):
         completed(world, "tok_rgb_next", "coords", f"input={tmp_path / 'me.jpg'}")
 
@@ -121,7 +124,12 @@ def test_a_model_of_poses_alone(world):
 def test_samples_do_not_depend_on_their_batch(world):
     options = ["rollout.num_samples=2", f"out={world / 'batches'}"]
     whole, single = (completed(world, "coords", "tok_rgb", *options, f"rollout.batch_size={size}") for size in (32, 1))
-    for one, other in zip((whole.completion.filled, *whole.completion.draws),
-                          (single.completion.filled, *single.completion.draws)):  # fmt: skip
-        assert (one.tokens == other.tokens).mean() > 0.99  # float32: batches differ in the last digits of a logit
-    assert (whole.completion.draws[0].tokens != whole.completion.draws[1].tokens).any()
+    for one, other in zip((whole.made.predicted, *whole.made.samples), (single.made.predicted, *single.made.samples)):
+        # float32: batches differ in the last digits of a logit
+        assert (all_ids(one) == all_ids(other)).mean() > 0.99
+    assert (all_ids(whole.made.samples[0]) != all_ids(whole.made.samples[1])).any()
+
+
+def all_ids(frames: Frames) -> np.ndarray:
+    """(N, T + 1, S) tokens of all modalities."""
+    return np.concatenate([frames.tokens.ids[name] for name in sorted(frames.tokens.ids)], -1)

@@ -30,18 +30,20 @@ from m3.tokens.mini import MiniTokenizer
 
 def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     monkeypatch.chdir(random_world)
-    made = generate.run(config(random_world))
+    result = generate.run(config(random_world))
+    made, truth, predicted = result.made, result.made.truth, result.made.predicted
     assert sorted(p.name for p in (random_world / "out").iterdir()) == [
         "metrics.json", "report.html", "rollout.gif", "rollout.mp4", "rollout.png", "samples", "scores.png",
         "tokens.npz"]  # fmt: skip
-    assert [len(chain.rows) for chain in made.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
-    assert made.predicted.pictures.shape == (3, 7, 32, 32, 3)
+    assert [len(chain.rows) for chain in made.prompts.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
+    assert predicted.values["tok_rgb"].shape == (3, 7, 32, 32, 3)
     # The truth of a frame is one frame, whether it comes as a successor or as the next reference.
-    assert (made.truth.pictures[1, 0] == made.truth.pictures[0, 6]).all()
-    assert (made.truth.xy[1, 0] == made.truth.xy[0, 6]).all()
-    assert (made.predicted.xy[:, 0] == made.truth.xy[:, 0]).all()
+    assert (truth.values["tok_rgb"][1, 0] == truth.values["tok_rgb"][0, 6]).all()
+    true, poses = truth.values["coords"], predicted.values["coords"]
+    assert (true.xy[1, 0] == true.xy[0, 6]).all()
+    assert (poses.xy[:, 0] == true.xy[:, 0]).all()
 
-    record = json.loads((made.out / "metrics.json").read_text())
+    record = json.loads(result.metrics.read_text())
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
     assert set(record["absent"]) == {"psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"}
     assert set(record["by_action"]) == {"jump"}
@@ -57,9 +59,9 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     errors = record["scores"]["joint_error"]["horizons"]
     assert errors[0]["constant_velocity"] > 0 and errors[0]["constant_velocity_num_samples"] == 1
     assert errors[1]["constant_velocity"] is None
-    assert 0 <= generate.mean_pck(made.scores) <= 1
+    assert 0 <= generate.mean_pck(result.all_scores) <= 1
     names = ("rollout.png", "rollout.gif", "scores.png")
-    sheet, animation, plot = (Image.open(made.out / name) for name in names)
+    sheet, animation, plot = (Image.open(result.out / name) for name in names)
     with sheet, animation, plot:
         assert sheet.width > 7 * 64 and animation.n_frames == 7 and plot.width > 1000
 
@@ -67,17 +69,17 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
 def test_the_same_seed_makes_the_same_scores(random_world):
     schemes = ["sampling.schemes.tok_rgb_next.temperature=1", "sampling.schemes.coords_next.pick=sample"]
     options = [*schemes, "rollout.frames=2"]
-    first = generate.run(config(random_world, *options)).predicted
-    again = generate.run(config(random_world, *options)).predicted
-    other = generate.run(config(random_world, *options, "seed=1")).predicted
-    assert (first.pictures == again.pictures).all() and (first.xy == again.xy).all()
-    assert (first.pictures != other.pictures).any() and (first.xy != other.xy).any()
+    runs = [generate.run(config(random_world, *options, *more)).made.predicted for more in ([], [], ["seed=1"])]
+    first, again, other = (run.values["tok_rgb"] for run in runs)
+    assert (first == again).all() and (first != other).any()
+    first, again, other = (run.values["coords"].xy for run in runs)
+    assert (first == again).all() and (first != other).any()
 
 
 def test_max_samples_and_frames(random_world):
-    made = generate.run(config(random_world, "rollout.max_samples=1", "rollout.frames=1", "rollout.starts=first"))
-    assert len(made.chains) == 1 and made.predicted.pictures.shape[1] == 2
-    assert all(len(score.model) == 1 for score in made.scores)
+    result = generate.run(config(random_world, "rollout.max_samples=1", "rollout.frames=1", "rollout.starts=first"))
+    assert len(result.made.prompts.chains) == 1 and result.made.predicted.values["tok_rgb"].shape[1] == 2
+    assert result.scores.keys() == {""} and all(len(score.model) == 1 for score in result.all_scores)
 
 
 @pytest.mark.parametrize(
@@ -164,19 +166,19 @@ def filmed(tmp_path_factory) -> Path:
 
 def test_against_real_frames(filmed):
     options = ["source=penn_action", f"source.root={filmed / 'penn'}", "rollout.frames=2"]
-    made = generate.run(config(filmed, *options))
-    scores = {score.name: score for score in made.scores}
+    result = generate.run(config(filmed, *options))
+    scores = {score.name: score for score in result.all_scores}
     line = scores["psnr_real"].series
     assert set(line) == {"model", "nothing_moves", "tokenizer", "real_reference"}
     assert line["tokenizer"].value[0] > line["model"].value[0]
     # By hand, for the first horizon: the frames as files, through the canvas, beside the decoded truth.
     errors = []
-    for n, chain in enumerate(made.chains):
+    for n, chain in enumerate(result.made.prompts.chains):
         clip = PennAction(filmed / "penn").read(chain.pairs[0].clip)
         picture = PersonCanvas(32).window(clip.size, clip.joints).picture(clip.frames[chain.pairs[0].successor])
-        errors.append(np.square(picture.astype(float) - made.truth.pictures[n, 1]).mean())
+        errors.append(np.square(picture.astype(float) - result.made.truth.values["tok_rgb"][n, 1]).mean())
     assert line["tokenizer"].value[0] == pytest.approx(10 * math.log10(255**2 / np.mean(errors)))
-    record = json.loads((made.out / "metrics.json").read_text())
+    record = json.loads(result.metrics.read_text())
     assert set(record["absent"]) == {"diversity_joints", "diversity_pictures"} and len(record["by_action"]) == 3
 
 
@@ -184,9 +186,9 @@ def test_completed_pictures_against_real_frames(filmed):
     options = ["source=penn_action", f"source.root={filmed / 'penn'}", "sampling.given=[tok_rgb_next]"]
     made = generate.run(config(filmed, *options, "sampling.generate=[tok_rgb]", "sampling.schemes.tok_rgb.num_steps=2"))
     scores = {score.name: score for score in made.scores["reference"]}
-    starts = made.completion.starts
-    real = starts.real_pictures[:, 0].astype(float)
-    decoded = decoded_pictures(starts.tokens.tok_rgb[:, 0])
+    prompts = made.made.prompts
+    real = prompts.real.values["tok_rgb"][:, 0].astype(float)
+    decoded = decoded_pictures(prompts.tokens.ids["tok_rgb"][:, 0])
     wanted = 10 * math.log10(255**2 / np.square(real - decoded).mean())
     assert scores["psnr_real"].series["tokenizer"].value == pytest.approx([wanted])
 
@@ -211,8 +213,8 @@ def test_joints_that_differ_from_the_shards_are_refused(filmed, tmp_path):
     chains = find_chains(split.pairs, 2, "first")
     table = instantiate(MODALITIES)
     truth = true_frames(split.columns(table), table, chains, 2)
-    pictures, is_real = real_frames(source, PersonCanvas(32), chains, truth, has_joints=True)
-    assert (is_real == truth.is_present).all() and pictures[~is_real].sum() == 0
+    real = real_frames(source, PersonCanvas(32), chains, truth, has_joints=True)
+    assert (real.is_present == truth.is_present).all() and real.values["tok_rgb"][~real.is_present].sum() == 0
     with pytest.raises(ValueError, match="joints of clip 0001 are not those of the shards"):
         real_frames(source, CropCanvas(32), chains, truth, has_joints=True)
 
@@ -224,5 +226,5 @@ def test_a_clip_that_cannot_be_read_again_has_no_real_frames(filmed, tmp_path):
     split, table = TokenTable.open(filmed / "data", "test"), instantiate(MODALITIES)
     chains = find_chains(split.pairs, 2, "first")
     truth = true_frames(split.columns(table), table, chains, 2)
-    _, is_real = real_frames(PennAction(tmp_path / "penn"), PersonCanvas(32), chains, truth, has_joints=True)
-    assert [chain.pairs[0].clip for chain, real in zip(chains, is_real) if not real.any()] == ["0002"]
+    found = real_frames(PennAction(tmp_path / "penn"), PersonCanvas(32), chains, truth, has_joints=True)
+    assert [chain.pairs[0].clip for chain, real in zip(chains, found.is_present) if not real.any()] == ["0002"]

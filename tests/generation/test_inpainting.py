@@ -14,7 +14,7 @@ from support.inpainting_world import CANVAS_SIZE, run
 
 from m3.batches.table import TokenTable
 from m3.core.modalities import NUM_JOINT_BINS
-from m3.generation import inpainting
+from m3.generation import inpainting, rollout
 from m3.tokens.joints import JointCodec
 
 
@@ -51,13 +51,13 @@ def test_the_model_sees_the_given_joints_and_nothing_else(inpainting_world, monk
     """The same guesses after everything hidden and every successor is replaced; others after a given joint is."""
     first = run(inpainting_world).guesses["model"]
     seen = []
-    real_generate = inpainting.generate
+    real_generate = rollout.generate
 
     def spoiled(model, tokens, is_known, *rest):
         seen.append(is_known.sum(1).tolist())
         return real_generate(model, torch.where(is_known, tokens, NUM_JOINT_BINS - 1), is_known, *rest)
 
-    monkeypatch.setattr(inpainting, "generate", spoiled)
+    monkeypatch.setattr(rollout, "generate", spoiled)
     result = run(inpainting_world)
     assert (result.guesses["model"] == first).all() and seen == [[6 * 3] * 8]
     assert (first[result.is_hidden] != result.truth[result.is_hidden]).any()
@@ -65,7 +65,7 @@ def test_the_model_sees_the_given_joints_and_nothing_else(inpainting_world, monk
     def moved(model, tokens, is_known, *rest):
         return real_generate(model, torch.where(is_known, (tokens + 1) % 2, tokens), is_known, *rest)
 
-    monkeypatch.setattr(inpainting, "generate", moved)
+    monkeypatch.setattr(rollout, "generate", moved)
     assert (run(inpainting_world).guesses["model"] != first).any()
 
 

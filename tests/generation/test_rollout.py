@@ -3,13 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.oracle import Oracle, small_table
+from support.oracle import Oracle, given_references, small_table
 
-from m3.core.frames import TokenFrames, nothing_moves
+from m3.core.frames import TokenFrames
 from m3.core.types import PackedTokens, PairInfo
-from m3.generation.rollout import decode, find_chains, num_steps, roll_out, true_frames
+from m3.generation.rollout import check_schemes, find_chains, num_steps, roll_out, true_frames
 from m3.sampling.settings import DecodingConfig
+from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
+from m3.vocabularies import DecodingContext, decode, interpreters_of
 
 NUM_PICTURE_IDS = 64000
 
@@ -68,10 +70,11 @@ def table_rows(pairs: list[PairInfo]) -> np.ndarray:
 def test_truth_is_the_chain_of_pairs():
     chains = find_chains(PAIRS, 4, "first")
     truth = true_frames(table_rows(PAIRS), small_table(), chains, num_frames=4)
-    assert truth.tok_rgb.shape == (3, 5, 6) and truth.coords.shape == (3, 5, 39)
-    assert truth.tok_rgb[:, :, 2].tolist() == [[0, 3, 5, 9, 10], [0, 4, 6, 0, 0], [2, 3, 0, 0, 0]]
-    assert truth.coords[0, :, 38].tolist() == [100, 103, 105, 109, 110]
+    assert {name: ids.shape for name, ids in truth.ids.items()} == {"tok_rgb": (3, 5, 6), "coords": (3, 5, 39)}
+    assert truth.ids["tok_rgb"][:, :, 2].tolist() == [[0, 3, 5, 9, 10], [0, 4, 6, 0, 0], [2, 3, 0, 0, 0]]
+    assert truth.ids["coords"][0, :, 38].tolist() == [100, 103, 105, 109, 110]
     assert truth.is_present.tolist() == [[True] * 5, [True] * 3 + [False] * 2, [True] * 2 + [False] * 3]
+    assert all((known == truth.is_present[..., None]).all() for known in truth.is_known.values())
 
 
 class Walker(Oracle):
@@ -95,22 +98,23 @@ class Walker(Oracle):
 SCHEMES = [DecodingConfig("coords_next", 3), DecodingConfig("tok_rgb_next", 2)]
 
 
-def references(num_samples: int) -> dict[str, torch.Tensor]:
-    coords = torch.arange(num_samples)[:, None] * 1000 + torch.arange(39)
+def references(num_samples: int) -> TokenFrames:
+    coords = np.arange(num_samples)[:, None] * 1000 + np.arange(39)
     coords[:, 26:] = 1
-    return {"tok_rgb": torch.arange(num_samples)[:, None] + torch.arange(6) * 7, "coords": coords}
+    return given_references({"tok_rgb": np.arange(num_samples)[:, None] + np.arange(6) * 7, "coords": coords})
 
 
 def test_each_frame_is_the_reference_of_the_next():
     steps = []
-    reference = references(2)
+    given = references(2)
     sample = torch.arange(2)
-    out = roll_out(Walker(), reference, SCHEMES, 3, 0, sample, batch_size=1, on_step=lambda: steps.append(1))
+    out = roll_out(Walker(), given, SCHEMES, 3, 0, sample, batch_size=1, on_step=lambda: steps.append(1))
     assert len(steps) == 2 * 3 * (3 + 2) == num_steps(SCHEMES, 3, 2, batch_size=1) and out.is_present.all()
-    x = reference["coords"].numpy()[:, None, :26] + 10 * np.arange(4)[:, None]
-    assert (out.coords[:, :, :26] == x).all() and (out.coords[:, :, 26:] == 1).all()
+    assert all(known.all() for known in out.is_known.values())
+    x = given.ids["coords"][:, :1, :26] + 10 * np.arange(4)[:, None]
+    assert (out.ids["coords"][:, :, :26] == x).all() and (out.ids["coords"][:, :, 26:] == 1).all()
     growth = np.cumsum(np.concatenate([np.zeros((2, 1), int), x[:, 1:, 0]], 1), 1)  # (2, 4)
-    assert (out.tok_rgb == reference["tok_rgb"].numpy()[:, None] + growth[:, :, None]).all()
+    assert (out.ids["tok_rgb"] == given.ids["tok_rgb"][:, :1] + growth[:, :, None]).all()
 
 
 def test_a_horizon_uses_only_what_came_before_it():
@@ -118,26 +122,33 @@ def test_a_horizon_uses_only_what_came_before_it():
     sample = torch.tensor([5, 6, 7])
     short = roll_out(model, references(3), SCHEMES, 2, seed=4, sample=sample, batch_size=8)
     long = roll_out(model, references(3), SCHEMES, 4, seed=4, sample=sample, batch_size=8)
-    assert (short.coords == long.coords[:, :3]).all() and (short.tok_rgb == long.tok_rgb[:, :3]).all()
-    assert (long.coords[:, 1] != long.coords[:, 2]).any()  # horizons draw anew
+    assert all((short.ids[name] == long.ids[name][:, :3]).all() for name in ("coords", "tok_rgb"))
+    assert (long.ids["coords"][:, 1] != long.ids["coords"][:, 2]).any()  # horizons draw anew
 
 
 def test_samples_do_not_depend_on_their_batch():
-    model, reference = Oracle(scale=1.0), references(4)
-    whole = roll_out(model, reference, SCHEMES, 2, seed=4, sample=torch.arange(4), batch_size=3)
+    model, given = Oracle(scale=1.0), references(4)
+    whole = roll_out(model, given, SCHEMES, 2, seed=4, sample=torch.arange(4), batch_size=3)
     rows = torch.tensor([3, 1])
-    part = roll_out(model, {k: v[rows] for k, v in reference.items()}, SCHEMES, 2, seed=4, sample=rows, batch_size=8)
-    assert (part.tok_rgb == whole.tok_rgb[[3, 1]]).all() and (part.coords == whole.coords[[3, 1]]).all()
+    part = roll_out(model, given[rows.numpy()], SCHEMES, 2, seed=4, sample=rows, batch_size=8)
+    assert all((part.ids[name] == whole.ids[name][[3, 1]]).all() for name in ("coords", "tok_rgb"))
 
 
 @pytest.mark.parametrize("schemes", [SCHEMES[:1], [*SCHEMES, SCHEMES[0]], []])
 def test_schemes_must_generate_a_whole_successor(schemes):
     with pytest.raises(ValueError, match="sampling generates .* needs"):
-        roll_out(Oracle(), references(1), schemes, 1, seed=0, sample=torch.arange(1), batch_size=1)
+        check_schemes(schemes, small_table())
+    with pytest.raises(ValueError, match="sampling generates .* needs"):
+        roll_out(Oracle(), references(1), schemes, 2, seed=0, sample=torch.arange(1), batch_size=1)
 
 
-class FlatTokenizer:
-    """A picture of one grey: the id of its first token."""
+class FlatTokenizer(PictureTokenizer):
+    """A picture of one gray: the id of its first token."""
+
+    name, fingerprint = "flat", ""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
         assert ids.shape[1:] == (2, 3 - 1)
@@ -148,10 +159,13 @@ def test_decoding_and_the_baseline():
     codec = JointCodec(32)
     xy = np.random.default_rng(0).uniform(0, 32, (1, 3, 13, 2))
     coords = codec.encode(xy, np.ones((1, 3, 13), bool)).reshape(1, 3, 39).astype(np.int64)
-    tok_rgb = np.array([[[10] * 4, [20] * 4, [30] * 4]])
-    frames = decode(TokenFrames(tok_rgb, coords, np.array([[True, True, False]])), FlatTokenizer(), codec, 32)
-    assert frames.pictures.shape == (1, 3, 32, 32, 3) and frames.pictures.dtype == np.uint8
-    assert frames.pictures[0, :, 5, 5, 1].tolist() == [10, 20, 0]
-    assert abs(frames.xy - xy).max() < 32 / 8191 and frames.is_visible.all()
-    still = nothing_moves(frames)
-    assert (still.pictures == 10).all() and (still.xy == frames.xy[:, :1]).all()
+    ids = {"tok_rgb": np.array([[[10] * 4, [20] * 4, [30] * 4]]), "coords": coords}
+    is_known = {name: np.ones(each.shape, bool) for name, each in ids.items()}
+    tokens = TokenFrames(ids, is_known, np.array([[True, True, False]]))
+    frames = decode(tokens, interpreters_of(small_table()), DecodingContext(FlatTokenizer(), 32))
+    pictures, poses = frames.values["tok_rgb"], frames.values["coords"]
+    assert pictures.shape == (1, 3, 32, 32, 3) and pictures.dtype == np.uint8
+    assert pictures[0, :, 5, 5, 1].tolist() == [10, 20, 0]
+    assert abs(poses.xy - xy).max() < 32 / 8191 and poses.is_visible.all()
+    still = frames.still()
+    assert (still.values["tok_rgb"] == 10).all() and (still.values["coords"].xy == poses.xy[:, :1]).all()

@@ -90,7 +90,8 @@ def test_generation_and_training_take_the_folder(loaded: LoadedModel, random_wor
     folder = loaded.save_pretrained(tmp_path / "model")
     one, other = (generate.run(config(random_world, f"checkpoint={path}", f"out={tmp_path}", "rollout.frames=1"))
                   for path in (folder, random_world / "run"))  # fmt: skip
-    assert (one.predicted.pictures == other.predicted.pictures).all() and (one.predicted.xy == other.predicted.xy).all()
+    one, other = one.made.predicted.values, other.made.predicted.values
+    assert (one["tok_rgb"] == other["tok_rgb"]).all() and (one["coords"].xy == other["coords"].xy).all()
     model = EncoderDecoder(loaded.table, **{k: v for k, v in loaded.config["model"].items() if k not in
                                             ("_target_", "table")})  # fmt: skip
     initialize(model, folder, loaded.data)

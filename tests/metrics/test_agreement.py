@@ -7,7 +7,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from m3.core.joints import JOINT_NAMES
-from m3.metrics.agreement import SIDE_LIMBS, agreement, limb_colours
+from m3.metrics.agreement import SIDE_LIMBS, agreement, limb_colors
 from m3.rendering.render import random_scene, render_frame
 
 SIZE, NUM_PEOPLE = 96, 14
@@ -20,11 +20,11 @@ def standing(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
     xy[place["head"]] = (0, -28)
     for side, sign in (("left", -1), ("right", 1)):
         xy[place[f"{side}_shoulder"]], xy[place[f"{side}_hip"]] = (sign * 6, -20), (sign * 5, 0)
-        for start, middle, end, length, centre in (
+        for start, middle, end, length, center in (
             ("shoulder", "elbow", "wrist", 10, sign * 0.2), ("hip", "knee", "ankle", 14, 0.0),
         ):  # fmt: skip
             for near, far in ((start, middle), (middle, end)):
-                angle = centre + rng.uniform(-0.2, 1.5) * -sign
+                angle = center + rng.uniform(-0.2, 1.5) * -sign
                 step = length * np.array([np.sin(angle), np.cos(angle)])
                 xy[place[f"{side}_{far}"]] = xy[place[f"{side}_{near}"]] + step
     return xy + at
@@ -51,13 +51,13 @@ def agreements(
     """The scores of those of `people` that have one."""
     visible = np.ones((NUM_PEOPLE, 13), bool)
     rows = zip(people["reference"], people["reference_xy"][:, None])
-    colours = np.concatenate([limb_colours(picture, joints, visible[:1]) for picture, joints in rows])
+    colors = np.concatenate([limb_colors(picture, joints, visible[:1]) for picture, joints in rows])
     given = {"is_visible": visible, "is_present": np.ones(NUM_PEOPLE, bool), "clip": np.arange(NUM_PEOPLE), **changes}
     pictures = people["picture"] if pictures is None else pictures
-    tally = agreement(pictures, xy, given["is_visible"], given["is_present"], colours, given["clip"])[name]
-    assert tally.numerator.shape == tally.denominator.shape == (NUM_PEOPLE, 1)
-    assert (tally.numerator[tally.denominator == 0] == 0).all()
-    return tally.numerator[tally.denominator > 0]
+    ratio = agreement(pictures, xy, given["is_visible"], given["is_present"], colors, given["clip"])[name]
+    assert ratio.numerator.shape == ratio.denominator.shape == (NUM_PEOPLE, 1)
+    assert (ratio.numerator[ratio.denominator == 0] == 0).all()
+    return ratio.numerator[ratio.denominator > 0]
 
 
 def test_own_joints_agree_and_those_of_others_are_chance(people):
@@ -86,7 +86,7 @@ def test_joints_that_are_slightly_off_agree_less(people):
     assert max(off) < own - 0.1
 
 
-def test_what_cannot_be_compared_says_nothing(people):
+def test_what_cannot_be_compared_is_not_scored(people):
     assert len(agreements(people, people["xy"], clip=np.zeros(NUM_PEOPLE))) == 0  # no other clip
     assert len(agreements(people, people["xy"], clip=np.zeros(NUM_PEOPLE), name="agreement@0.05")) == NUM_PEOPLE
     few = np.zeros((NUM_PEOPLE, 13), bool)
@@ -97,7 +97,7 @@ def test_what_cannot_be_compared_says_nothing(people):
     assert len(agreements(people, people["xy"], is_present=half)) == 5
 
 
-def test_colours_are_those_along_the_limb():
+def test_colors_are_those_along_the_limb():
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:, :32], picture[:, 32:] = (200, 30, 30), (20, 60, 220)
     xy = np.full((1, 13, 2), 5.0)
@@ -105,10 +105,10 @@ def test_colours_are_those_along_the_limb():
     xy[0, elbow], xy[0, wrist] = (10, 20), (54, 20)
     is_visible = np.ones((1, 13), bool)
     is_visible[0, JOINT_NAMES.index("right_knee")] = False
-    colours = limb_colours(picture, xy, is_visible)
+    colors = limb_colors(picture, xy, is_visible)
     limb = SIDE_LIMBS.index(("left_elbow", "left_wrist"))
     red, blue = rgb2lab(np.array([[200, 30, 30], [20, 60, 220]]) / 255)
-    assert np.allclose(colours[0, limb, 0], red) and np.allclose(colours[0, limb, 2], blue)
-    assert np.allclose(colours[0, limb, 1], rgb2lab((np.array([200, 30, 30]) + [20, 60, 220]) / 2 / 255), atol=1)
+    assert np.allclose(colors[0, limb, 0], red) and np.allclose(colors[0, limb, 2], blue)
+    assert np.allclose(colors[0, limb, 1], rgb2lab((np.array([200, 30, 30]) + [20, 60, 220]) / 2 / 255), atol=1)
     hidden = [limb for limb, ends in enumerate(SIDE_LIMBS) if "right_knee" in ends]
-    assert np.isnan(colours[0, hidden]).all() and np.isfinite(np.delete(colours[0], hidden, 0)).all()
+    assert np.isnan(colors[0, hidden]).all() and np.isfinite(np.delete(colors[0], hidden, 0)).all()

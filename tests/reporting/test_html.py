@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.random_roll_outs import random_roll_outs
+from support.random_roll_outs import by_name, random_roll_outs
 
 from m3 import metrics
-from m3.reporting.figures import write_png
+from m3.reporting.files import write_png
 from m3.reporting.html import Report, write_report
 from m3.reporting.tables import verdict
 from m3.reporting.video import write_mp4
@@ -37,8 +37,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    predicted, truth, extent, context = random_roll_outs()
-    scores = metrics.score(predicted, truth, extent, context=context)
+    scores = metrics.score(random_roll_outs())
     for score in scores:
         score.by_action[WORDS] = score.by_action.pop("run")
     write_mp4(tmp_path / "film.mp4", [Image.new("RGB", (32, 32), "red")])
@@ -68,8 +67,7 @@ def test_media_are_inside_as_they_are(page, tmp_path):
 
 
 def test_numbers_are_those_of_the_scores(page):
-    predicted, truth, extent, context = random_roll_outs()
-    scores = {s.name: s for s in metrics.score(predicted, truth, extent, context=context)}
+    scores = by_name(random_roll_outs())
     error = scores["joint_error"].series
     table = re.search(r"<h3>joint error \(px\)</h3>.*?</table>", page, re.DOTALL)[0]
     for name in ("model", "nothing_moves", "constant_velocity", "argmax", "sample", "best_of_n"):
@@ -80,11 +78,12 @@ def test_numbers_are_those_of_the_scores(page):
 
 def test_green_is_better_beyond_the_interval():
     """Pictures that are equal to the truth, beside a reference that is not."""
-    predicted, truth, extent, context = random_roll_outs()
-    predicted.pictures[:, 1:] = truth.pictures[:, 1:]
-    scores = {s.name: s for s in metrics.score(predicted, truth, extent, context=context)}
+    compared = random_roll_outs()
+    predicted, truth = (frames.values["tok_rgb"] for frames in (compared.predicted, compared.truth))
+    predicted[:, 1:] = truth[:, 1:]
+    scores = by_name(compared)
     assert verdict(scores["psnr"], 0) == "better"
-    truth.pictures[:, 1:] = truth.pictures[:, :1]
-    predicted.pictures[:, 1:] = np.random.default_rng(1).integers(0, 256, predicted.pictures[:, 1:].shape, np.uint8)
-    scores = {s.name: s for s in metrics.score(predicted, truth, extent, context=context)}
+    truth[:, 1:] = truth[:, :1]
+    predicted[:, 1:] = np.random.default_rng(1).integers(0, 256, predicted[:, 1:].shape, np.uint8)
+    scores = by_name(compared)
     assert verdict(scores["psnr"], 0) == "worse" and verdict(scores["diversity_joints"], 0) == ""

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from PIL import Image
+from support.frames import known_tokens
 from support.train_runs import ROOT, TINY, assert_same_training_state, config, state_of, write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import m3.reporting.preview
 import train
-from m3.core.frames import TokenFrames
+from m3.metrics.specs import METRICS, pck_spec
 from m3.reporting.preview import Preview
 from m3.tokens.mini import MiniTokenizer
 
@@ -86,21 +87,30 @@ def test_drawing_touches_no_global_randomness_and_repeats(data, drawn, tmp_path)
     assert one == other
 
 
-def test_a_perfect_model_has_perfect_scores(data, tmp_path, monkeypatch) -> None:
+def scores_of_a_perfect_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """Its tokens at the one horizon that has a truth are taken from the data, not from the code under test."""
     preview = preview_of(data, tmp_path)
-    rows = preview.samples.row.numpy()
+    rows = preview.prompts.sample
     tokens = np.stack([np.asarray(batch) for batch in train.assemble(config(data, tmp_path)).datamodule.eval_rows.read(
         rows)])  # fmt: skip
     tok_rgb = np.stack([tokens[:, :4], tokens[:, 43:47], tokens[:, 43:47]], 1)
     coords = np.stack([tokens[:, 4:43], tokens[:, 47:86], tokens[:, 47:86]], 1)
-    truth = TokenFrames(tok_rgb, coords, np.ones((3, 3), bool))
+    truth = known_tokens(np.ones((3, 3), bool), tok_rgb=tok_rgb, coords=coords)
     monkeypatch.setattr(m3.reporting.preview, "roll_out", lambda *_: truth)
     preview.draw(torch.nn.Linear(1, 1), 0, [])
-    scores = {score.name: score.model for score in preview.scores}
-    assert set(scores) == set(m3.reporting.preview.SCORES)
+    return {score.name: score.model for score in preview.scores}
+
+
+def test_a_perfect_model_has_perfect_scores(data, tmp_path, monkeypatch) -> None:
+    scores = scores_of_a_perfect_model(data, tmp_path, monkeypatch)
+    assert list(scores) == ["pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim"]
     assert (scores["pck@0.05"][0], scores["joint_error"][0], scores["psnr"][0]) == (1.0, 0.0, 100.0)
     assert all(values[1] is None for values in scores.values())
+
+
+def test_a_new_metric_is_previewed_by_one_entry(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(METRICS, "pck@0.2", pck_spec(0.2, "share of joints closer than 0.2 L", 6))
+    assert scores_of_a_perfect_model(data, tmp_path, monkeypatch)["pck@0.2"] == [1.0, None]
 
 
 def test_the_average_of_the_weights_is_rolled_out(data, tmp_path, monkeypatch) -> None:

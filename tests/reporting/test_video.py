@@ -10,8 +10,8 @@ from m3.reporting.video import write_mp4
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
 def test_an_mp4_that_browsers_play(tmp_path, size):
-    colours = [(200, 30, 40), (30, 160, 60), (40, 60, 210)]
-    write_mp4(tmp_path / "film.mp4", [Image.new("RGB", size, colour) for colour in colours])
+    colors = [(200, 30, 40), (30, 160, 60), (40, 60, 210)]
+    write_mp4(tmp_path / "film.mp4", [Image.new("RGB", size, color) for color in colors])
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
     content = (tmp_path / "film.mp4").read_bytes()
     assert content.find(b"moov") < content.find(b"mdat")  # plays before it is loaded
@@ -21,8 +21,8 @@ def test_an_mp4_that_browsers_play(tmp_path, size):
         assert (stream.width, stream.height) == (64, 48)
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert len(frames) == 7 + 7 + 24  # 0.35 s, 0.35 s and 1.2 s at 20 a second
-    for frame, colour in zip((frames[3], frames[10], frames[-1]), colours):
-        assert abs(frame.astype(int) - np.array(colour)).max() <= 4
+    for frame, color in zip((frames[3], frames[10], frames[-1]), colors):
+        assert abs(frame.astype(int) - np.array(color)).max() <= 4
 
 
 def test_the_same_pictures_make_the_same_bytes(tmp_path):

@@ -10,11 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "bench/RESULTS.md"]
-OPTIONS = [path for path in ROOT.rglob("*.yaml") if "conf" in path.relative_to(ROOT).parts[:2]]
+OPTIONS = [*ROOT.glob("m3/conf/**/*.yaml")]
+NEW = {"m3/clips/pendulum.py", "m3.clips.pendulum.Pendulum", "m3/vocabularies/depth.py"}
+"""Files that docs/extending.md tells its reader to write."""
 NAMES = [
     pytest.param(name, id=f"{path.relative_to(ROOT)}: {name}")
     for path in [*DOCUMENTS, *OPTIONS]
-    for name in sorted(set(re.findall(r"(?<![\w./{-])m3[/.][\w./]*\w/?", path.read_text(encoding="utf-8"))))
+    for name in sorted(set(re.findall(r"(?<![\w./{-])m3[/.][\w./]*\w/?", path.read_text(encoding="utf-8"))) - NEW)
 ]
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from support.oracle import LENGTHS, NAMES, NUM_PICTURE_TOKENS, Oracle, real_model, reference_only, small_table
 
 from m3.core.modalities import COORDS_LENGTH
+from m3.sampling.orders import ORDERS
 from m3.sampling.sampler import generate
 from m3.sampling.schedules import temperature_factor, token_schedule
-from m3.sampling.settings import ORDERS, DecodingConfig
+from m3.sampling.settings import DecodingConfig
 
 
 def schemes(**changes) -> list[DecodingConfig]:

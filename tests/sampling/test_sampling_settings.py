@@ -118,7 +118,10 @@ def test_what_cannot_be_given_is_named(given, message):
         (["sampling.given=[coords,{coords:[head]}]"], "sampling.given=.*each modality once"),
         (["sampling.given=[[coords]]"], "sampling.given: .*neither a modality"),
         (["sampling.given=coords"], "sampling.given='coords': need a list"),
-        (["sampling.generate=[captions]"], "no scheme for captions; add sampling.schemes.captions"),
+        (
+            ["sampling.generate=[captions]", "~sampling.schemes.default"],
+            "no scheme for captions; add sampling.schemes.captions",
+        ),
     ],
 )
 def test_contradictions_name_their_key(overrides, message):

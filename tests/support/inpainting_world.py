@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 import generate
 from m3.core.types import TokenizedPair
-from m3.generation import inpainting
+from m3.generation.inpainting import InpaintingResult
 from m3.shards.manifest import Manifest, pair_modalities
 from m3.shards.writer import write_shards
 from m3.tokens.joints import JointCodec
@@ -58,7 +58,7 @@ def write_data(root: Path, seed: int = 0) -> None:
     ).save(root)  # fmt: skip
 
 
-def run(world: Path, *overrides: str, out: str = "out") -> inpainting.Result:
+def run(world: Path, *overrides: str, out: str = "out") -> InpaintingResult:
     settings = ["experiment=inpaint", f"checkpoint={world / 'run'}", f"data.root={world / 'data'}",
                 f"out={world / out}", "device=cpu", "inpaint.num_poses=8"]  # fmt: skip
     with initialize_config_dir(CONF, version_base="1.3"):

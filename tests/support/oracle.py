@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 
+from m3.core.frames import TokenFrames, no_tokens
 from m3.core.modalities import COORDS_LENGTH, FSQ_LEVELS, NUM_JOINT_BINS, ModalityTable
 from m3.core.types import PackedTokens
 from m3.model.encoder_decoder import EncoderDecoder
@@ -70,6 +74,15 @@ def reference_only(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     is_known[:, table.columns("tok_rgb")] = True
     is_known[:, table.columns("coords")] = True
     return tokens, is_known
+
+
+def given_references(ids: Mapping[str, np.ndarray], table: ModalityTable | None = None) -> TokenFrames:
+    """(N, 2) frames for `roll_out`: whole references, modality → (N, L), and nothing of their successors."""
+    found = no_tokens(table or small_table(), (len(next(iter(ids.values()))), 2))
+    found.is_present[:] = True
+    for name, each in ids.items():
+        found.ids[name][:, 0], found.is_known[name][:, 0] = each, True
+    return found
 
 
 def real_model(**options) -> EncoderDecoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 import generate
+from m3.core.modalities import successor_of
 from m3.core.types import TokenizedPair
-from m3.shards.manifest import Manifest, pair_modalities
+from m3.shards.manifest import Manifest, StoredModality, pair_modalities
 from m3.shards.writer import write_shards
 from m3.tokens.mini import MiniTokenizer
 
@@ -40,8 +42,11 @@ MODEL = {
 }
 
 
-def write_data(root: Path) -> Manifest:
-    """Test split: clip a with 7 pairs, clip b with 2, frames numbered from 0; train and eval empty."""
+def write_data(root: Path, extra: Sequence[StoredModality] = ()) -> Manifest:
+    """Test split: clip a with 7 pairs, clip b with 2, frames numbered from 0; train and eval empty.
+
+    extra: further modalities of a frame, stored for the reference and the successor.
+    """
     rng = np.random.default_rng(0)
     pairs = []
     for clip, num_pairs in (("a", 7), ("b", 2)):
@@ -49,6 +54,7 @@ def write_data(root: Path) -> Manifest:
             {
                 "tok_rgb": rng.integers(0, 64000, GRID).astype(np.uint16),
                 "coords": np.concatenate([rng.integers(0, 8192, (2, 13)), np.ones((1, 13))]).astype(np.uint16),
+                **{each.name: rng.integers(0, each.num_ids, each.shape).astype(np.uint16) for each in extra},
             }
             for _ in range(num_pairs + 1)
         ]
@@ -62,7 +68,7 @@ def write_data(root: Path) -> Manifest:
         settings={},
         source={"name": "random", "fingerprint": "0"},
         canvas={"mode": "crop", "size": CANVAS_SIZE},
-        modalities=pair_modalities(GRID),
+        modalities=(*pair_modalities(GRID), *extra, *(replace(each, name=successor_of(each.name)) for each in extra)),
         has_joints=True,
         variants=(),
         captioner={"name": "none", "fingerprint": None, "settings": {}},
@@ -119,13 +125,13 @@ def config(world: Path, *overrides: str) -> DictConfig:
         return compose("generate", [*settings, *overrides])
 
 
-def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Completed:
+def completed(world: Path, given: str, generated: str, *overrides: str) -> generate.Result:
     keys = [f"{key}.{name}" for key in ("sampling.schemes", "rollout.sample_schemes") for name in ("coords", "tok_rgb")]
     few = [f"{key}.num_steps=2" for key in keys]
     asked = [f"sampling.given=[{given}]", f"sampling.generate=[{generated}]"]
-    made = generate.run(config(world, *asked, *few, *overrides))
-    assert isinstance(made, generate.Completed)
-    return made
+    result = generate.run(config(world, *asked, *few, *overrides))
+    assert not result.made.is_rollout
+    return result
 
 
 def write_world(root: Path) -> None:

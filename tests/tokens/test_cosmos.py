@@ -280,11 +280,11 @@ def test_from_frames_to_shards_to_pictures(published, tmp_path, monkeypatch):
 
     identity = {"canvas_size": 32, "tokenizer": "cosmos", "tokenizer_fingerprint": tokenizer.fingerprint}
     write_checkpoint(tmp_path / "run", identity)
-    made = generate.run(generate_config(tmp_path, *chosen))
-    reference = found[[s["__key__"] for s in found].index(made.chains[0].pairs[0].key)]
+    result = generate.run(generate_config(tmp_path, *chosen))
+    reference = found[[s["__key__"] for s in found].index(result.made.prompts.chains[0].pairs[0].key)]
     truth = to_frames(tokenizer.decode(torch.tensor(reference["tok_rgb.npy"].astype(np.int64))[None]))
-    assert (made.truth.pictures[0, 0] == truth[0]).all()
-    assert json.loads(made.metrics.read_text())["data"]["tokenizer"] == "cosmos"
+    assert (result.made.truth.values["tok_rgb"][0, 0] == truth[0]).all()
+    assert json.loads(result.metrics.read_text())["data"]["tokenizer"] == "cosmos"
 
     other = write_cosmos(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="tokenizer: cosmos .* is not the one that made"):

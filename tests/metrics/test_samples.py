@@ -7,19 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.frames import frames_of, without
 from support.random_roll_outs import by_name, random_roll_outs
 
 from m3 import metrics
-from m3.core.frames import Frames
-from m3.metrics.draws import best_of, diversity, mean_of
-from m3.metrics.measures import Tally
+from m3.metrics.measures import Ratio
+from m3.metrics.samples import best_of, joint_diversity_px, mean_of, picture_diversity
+from m3.metrics.specs import NO_TRUTH
 from m3.reporting import metrics_file, plots
 
 
 def test_mean_and_best_by_hand():
-    """Two samples, three roll-outs at one horizon; the third says nothing in the first sample."""
-    first = Tally(np.array([[4.0], [2.0], [0.0]]), np.array([[4.0], [4.0], [0.0]]))
-    second = Tally(np.array([[1.0], [3.0], [1.0]]), np.array([[2.0], [4.0], [2.0]]))
+    """Two samples, three roll-outs at one horizon; the third is not scored in the first sample."""
+    first = Ratio(np.array([[4.0], [2.0], [0.0]]), np.array([[4.0], [4.0], [0.0]]))
+    second = Ratio(np.array([[1.0], [3.0], [1.0]]), np.array([[2.0], [4.0], [2.0]]))
     mean = mean_of([first, second])
     assert mean.numerator.sum() / mean.denominator.sum() == (4 + 2 + 1 + 3 + 1) / (4 + 4 + 2 + 4 + 2)
     highest, lowest = best_of([first, second], is_error=False), best_of([first, second], is_error=True)
@@ -28,18 +29,20 @@ def test_mean_and_best_by_hand():
 
 
 def test_argmax_sample_and_best_of_n_by_a_naive_loop():
-    predicted, truth, extent, context = random_roll_outs()
-    scores = by_name(predicted, truth, extent, context=context)
+    compared = random_roll_outs()
+    scores, truth = by_name(compared), compared.truth
+    true_poses, true_pictures = truth.values["coords"], truth.values["tok_rgb"]
     for horizon in (1, 2, 3):
         errors = np.full((3, 12), np.nan)  # mean error of each sample of each roll-out
         distances, counts = 0.0, 0
         best, best_count = 0.0, 0
         for n in range(12):
-            is_seen = truth.is_visible[n, horizon]
+            is_seen = true_poses.is_visible[n, horizon]
             if not truth.is_present[n, horizon] or not is_seen.any():
                 continue
-            for s, draw in enumerate(context.draws):
-                of_joints = np.linalg.norm(draw.frames.xy[n, horizon] - truth.xy[n, horizon], axis=-1)[is_seen]
+            for s, sample in enumerate(compared.samples):
+                xy = sample.values["coords"].xy[n, horizon]
+                of_joints = np.linalg.norm(xy - true_poses.xy[n, horizon], axis=-1)[is_seen]
                 errors[s, n] = of_joints.mean()
                 distances, counts = distances + of_joints.sum(), counts + len(of_joints)
             best, best_count = best + errors[:, n].min() * is_seen.sum(), best_count + is_seen.sum()
@@ -47,13 +50,12 @@ def test_argmax_sample_and_best_of_n_by_a_naive_loop():
         assert series["sample"].value[horizon - 1] == pytest.approx(distances / counts)
         assert series["best_of_n"].value[horizon - 1] == pytest.approx(best / best_count)
         rows = [n for n in range(12) if truth.is_present[n, horizon]]
-        made = np.stack([d.frames.pictures[rows, horizon].astype(float) for d in context.draws])
-        squared = np.square(made - truth.pictures[rows, horizon]).mean((2, 3, 4))  # (3, rows)
+        made = np.stack([each.values["tok_rgb"][rows, horizon].astype(float) for each in compared.samples])
+        squared = np.square(made - true_pictures[rows, horizon]).mean((2, 3, 4))  # (3, rows)
         psnr = scores["psnr"].series
         assert psnr["sample"].value[horizon - 1] == pytest.approx(10 * np.log10(255**2 / squared.mean()))
         assert psnr["best_of_n"].value[horizon - 1] == pytest.approx(10 * np.log10(255**2 / squared.min(0).mean()))
-    alone = by_name(context.argmax.frames, truth, extent, context=replace(
-        context, tokens=replace(context.tokens, predicted=context.argmax.tokens), argmax=None, draws=()))  # fmt: skip
+    alone = by_name(replace(compared, predicted=compared.argmax, argmax=None, samples=()))
     for name in ("pck@0.1", "visibility_f1", "ssim", "psnr_real", "tok_rgb_accuracy", "coords_accuracy"):
         assert scores[name].series["argmax"] == alone[name].series["model"], name
 
@@ -66,48 +68,69 @@ def test_diversity_by_hand():
     is_hidden = is_visible.copy()
     is_hidden[:, :, 4:] = False
     seen = [is_visible, is_visible, is_hidden]
-    samples = [Frames(*each, np.ones(shape, bool)) for each in zip(pictures, xy, seen)]
-    found = diversity(samples)
-    joints, levels = found["diversity_joints"], found["diversity_pictures"]
+    samples = [frames_of(np.ones(shape, bool), *each) for each in zip(pictures, xy, seen)]
+    joints, levels = joint_diversity_px(samples), picture_diversity(samples)
     distance = 3 * 2**0.5  # of 13 joints in the first two, of 4 in the first and the last, 0 in the others
     assert joints.numerator.sum() / joints.denominator.sum() == pytest.approx(distance * 17 / (13 + 4 + 4))
     assert levels.numerator.sum() / levels.denominator.sum() == pytest.approx((0 + 36 + 36) / 3)
-    same = diversity([samples[0], samples[0]])
-    assert same["diversity_joints"].numerator.sum() == same["diversity_pictures"].numerator.sum() == 0
+    same = [samples[0], samples[0]]
+    assert joint_diversity_px(same).numerator.sum() == picture_diversity(same).numerator.sum() == 0
 
 
 def test_diversity_needs_no_truth_and_is_a_root():
-    predicted, truth, extent, context = random_roll_outs()
-    truth.is_present[:, 1:] = False
-    score = by_name(predicted, truth, extent, context=context)["diversity_pictures"]
+    compared = random_roll_outs()
+    compared.truth.is_present[:, 1:] = False
+    score = by_name(compared)["diversity_pictures"]
     assert set(score.series) == {"sample"} and score.model == [None] * 3 and score.nothing_moves == [None] * 3
-    a, b, c = (draw.frames.pictures[:, 1].astype(float) for draw in context.draws)
+    a, b, c = (sample.values["tok_rgb"][:, 1].astype(float) for sample in compared.samples)
     squares = [np.square(one - other).mean() for one, other in ((a, b), (a, c), (b, c))]
     assert score.series["sample"].value[0] == pytest.approx(np.mean(squares) ** 0.5)
     assert score.num_samples == [12] * 3 and score.series["sample"].low[0] is not None
 
 
 def test_what_has_no_truth_or_no_sense_is_not_scored():
-    predicted, truth, extent, context = random_roll_outs()
-    has_joints = np.arange(12) < 6
-    part = by_name(predicted, truth, extent, context=replace(context, has_joints=has_joints))
+    compared = random_roll_outs()
+    part = by_name(replace(compared, has_joints=np.arange(12) < 6))
     assert max(part["joint_error"].num_samples) <= 6 and max(part["psnr"].num_samples) > 6
-    none = by_name(predicted, truth, extent, context=replace(context, has_joints=np.zeros(12, bool)))
+    none = by_name(replace(compared, has_joints=np.zeros(12, bool)))
     assert not {"pck@0.1", "joint_error", "visibility_f1", "coords_accuracy"} & set(none) and "psnr" in none
-    blind = by_name(predicted, truth, extent, context=replace(context, has_pictures=False))
+    blind = by_name(replace(
+        compared,
+        predicted=without(compared.predicted, "tok_rgb"),
+        truth=without(compared.truth, "tok_rgb"),
+        argmax=without(compared.argmax, "tok_rgb"),
+        samples=[without(sample, "tok_rgb") for sample in compared.samples],
+    ))  # fmt: skip
     assert set(blind) == {"pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy", "diversity_joints"}
     record = metrics_file.metrics_record(list(none.values()), {})
     assert "annotated" in record["absent"]["pck@0.1"]
-    assert metrics_file.metrics_record([], {}, has_truth=False)["absent"]["psnr"] == metrics_file.NO_TRUTH
+    assert metrics_file.metrics_record([], {}, has_truth=False)["absent"]["psnr"] == NO_TRUTH
 
 
-def test_draws_are_in_the_record_and_in_the_plot():
-    predicted, truth, extent, context = random_roll_outs()
-    scores = metrics.score(predicted, truth, extent, context=context)
+def test_a_modality_of_the_reference_alone_is_not_scored():
+    """Such successors are unknown: the same blank pictures and zeros in the roll-outs and the truth."""
+    compared = random_roll_outs()
+    for frames in (compared.predicted, compared.truth, compared.argmax, *compared.samples):
+        frames.tokens.is_known["tok_rgb"][:, 1:] = False
+        frames.tokens.ids["tok_rgb"][:, 1:] = frames.values["tok_rgb"][:, 1:] = 0
+    assert set(by_name(compared)) == {
+        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy", "diversity_joints"}  # fmt: skip
+
+
+def test_samples_are_in_the_record_and_in_the_plot():
+    compared = random_roll_outs()
+    scores = metrics.score(compared)
     record = json.loads(json.dumps(metrics_file.metrics_record(scores, {}), allow_nan=False))
     horizon = record["scores"]["pck@0.1"]["horizons"][0]
     assert {"argmax", "sample", "best_of_n"} < set(record["series"])
     assert horizon["best_of_n"] > horizon["sample"] and len(horizon["sample_ci95"]) == 2
-    without = replace(context, argmax=None, draws=())
-    alone = plots.scores_plot(metrics.score(predicted, truth, extent, context=without), "")
+    alone = plots.scores_plot(metrics.score(replace(compared, argmax=None, samples=())), "")
     assert plots.scores_plot(scores, "").tobytes() != alone.tobytes()
+
+
+def test_a_changed_comparison_keeps_no_results():
+    compared = random_roll_outs()
+    metrics.score(compared)
+    changed = replace(compared, truth=compared.samples[0], constant_velocity=None)
+    fresh = replace(random_roll_outs(), truth=compared.samples[0], constant_velocity=None)
+    assert by_name(changed)["agreement"] == by_name(fresh)["agreement"]

@@ -1,0 +1,77 @@
+"""What is scored: the frames of a model, and all that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from m3.core.frames import Frames
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """N roll-outs of T frames beside their ground truth. What is None leaves its scores absent.
+
+    predicted, truth: (N, T + 1) frames with the same references.
+    extent: (N,) L of PCK in canvas pixels, `PairInfo.pose_extent_px`; NaN where unknown: not scored by PCK.
+    clip: (N,) labels of the clips; None: each sample is a clip of its own.
+    action: (N,) labels, None for unknown ones; None: no scores by action.
+    has_joints: (N,) bool, True where the ground truth has annotated joints; None: everywhere.
+    constant_velocity: that baseline.
+    real: (N, T + 1) frames: the pictures before the tokenizer, "tok_rgb".
+    argmax: the roll-outs with the likeliest id everywhere.
+    samples: several random roll-outs of each reference.
+    cache: results that several metrics share; empty in a copy by `dataclasses.replace`.
+    """
+
+    predicted: Frames
+    truth: Frames
+    extent: np.ndarray
+    clip: np.ndarray | None = None
+    action: Sequence[str | None] | None = None
+    has_joints: np.ndarray | None = None
+    constant_velocity: Frames | None = None
+    real: Frames | None = None
+    argmax: Frames | None = None
+    samples: Sequence[Frames] = ()
+    cache: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.truth.is_present)
+
+    @cached_property
+    def clips(self) -> np.ndarray:
+        """(N,) labels."""
+        return np.arange(self.num_samples) if self.clip is None else np.asarray(self.clip)
+
+    @cached_property
+    def series(self) -> Mapping[str, Frames]:
+        """The frames of each series of a score, but for the samples; see `m3.metrics.specs.SERIES`."""
+        frames = {
+            "model": self.predicted,
+            "nothing_moves": self.truth.still(),
+            "constant_velocity": self.constant_velocity,
+            "tokenizer": None if self.real is None else self.truth,
+            "real_reference": None if self.real is None else _copied_reference(self.real),
+            "reference_joints": _with_reference_joints(self.predicted, self.truth),
+            "truth": self.truth,
+            "argmax": self.argmax,
+        }
+        return {name: each for name, each in frames.items() if each is not None}
+
+
+def _copied_reference(real: Frames) -> Frames:
+    still = real.still()
+    return replace(still, is_present=still.is_present & real.is_present[:, :1])
+
+
+def _with_reference_joints(predicted: Frames, truth: Frames) -> Frames | None:
+    if not {"tok_rgb", "coords"} <= predicted.values.keys() & truth.values.keys():
+        return None
+    joints = truth.still().values["coords"]
+    return Frames({"tok_rgb": predicted.values["tok_rgb"], "coords": joints}, predicted.is_present)

@@ -1,0 +1,66 @@
+"""Several samples of one future: the mean score, the score of the best, and the diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from m3.core.frames import Frames
+from m3.metrics.bootstrap import quotient
+from m3.metrics.measures import Ratio, squared_error
+
+
+def mean_of(ratios: Sequence[Ratio]) -> Ratio:
+    """The score that a sample has on average."""
+    return Ratio(np.mean([each.numerator for each in ratios], 0), np.mean([each.denominator for each in ratios], 0))
+
+
+def best_of(ratios: Sequence[Ratio], is_error: bool) -> Ratio:
+    """At each place (N, T) the sample with the best score there, chosen for this score and this horizon alone.
+
+    is_error: the lowest is the best.
+    """
+    numerator, denominator = (
+        np.stack([getattr(each, part) for each in ratios]) for part in ("numerator", "denominator")
+    )
+    scores = quotient(numerator, denominator)  # (S, N, T)
+    worst = np.inf if is_error else -np.inf
+    scores = np.where(np.isnan(scores), worst, scores)
+    best = (scores.argmin(0) if is_error else scores.argmax(0))[None]
+    return Ratio(np.take_along_axis(numerator, best, 0)[0], np.take_along_axis(denominator, best, 0)[0])
+
+
+def joint_diversity_px(samples: Sequence[Frames]) -> Ratio | None:
+    """Mean distance between the joints of two samples of one reference, over joints visible in both, canvas px.
+
+    samples: (N, T + 1) frames each. None where they have no joints. A single sample is not scored.
+    """
+    if "coords" not in samples[0].values:
+        return None
+    total = _zeros(samples[0])
+    for a, b in combinations([each.values["coords"] for each in samples], 2):
+        is_seen = (a.is_visible & b.is_visible)[:, 1:]  # (N, T, 13)
+        distance = np.linalg.norm(a.xy[:, 1:] - b.xy[:, 1:], axis=-1)
+        total.numerator[:] += np.where(is_seen, distance, 0).sum(-1)
+        total.denominator[:] += is_seen.sum(-1)
+    return total
+
+
+def picture_diversity(samples: Sequence[Frames]) -> Ratio | None:
+    """Mean squared difference of the pictures of two samples of one reference; arguments as `joint_diversity_px`."""
+    if "tok_rgb" not in samples[0].values:
+        return None
+    total = _zeros(samples[0])
+    for a, b in combinations([each.values["tok_rgb"] for each in samples], 2):
+        for n, k in np.ndindex(total.numerator.shape):
+            total.numerator[n, k] += squared_error(a[n, k + 1], b[n, k + 1])
+        total.denominator[:] += 1
+    return total
+
+
+def _zeros(frames: Frames) -> Ratio:
+    num_samples, num_frames = frames.is_present.shape
+    shape = num_samples, num_frames - 1
+    return Ratio(np.zeros(shape), np.zeros(shape))

@@ -1,0 +1,374 @@
+"""The table of metrics: one entry per metric, which computing, printing, plotting, report, card and preview read.
+
+A metric is added by one entry of `METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from m3.core.frames import Frames
+from m3.core.joints import NUM_JOINTS
+from m3.metrics import measures
+from m3.metrics.agreement import agreement, limb_colors
+from m3.metrics.comparison import Comparison
+from m3.metrics.measures import Ratio
+from m3.metrics.samples import joint_diversity_px, picture_diversity
+
+SERIES = {
+    "model": "the roll-outs, as sampling.schemes sets",
+    "argmax": "the roll-outs with the likeliest id everywhere",
+    "sample": "the mean over the rollout.num_samples random roll-outs of each reference",
+    "best_of_n": "the best of these, chosen by the truth for each score, roll-out and horizon",
+    "nothing_moves": "every successor is the reference: its tokens, decoded, and its joints",
+    "constant_velocity": "joints keep their velocity from the frame before the reference; only where there is one",
+    "tokenizer": "the truth's tokens, decoded: the upper bound for this tokenizer",
+    "real_reference": "the real reference frame, copied",
+    "reference_joints": "the predicted pictures with the reference's joints: above it, the picture moved with them",
+    "truth": "the truth's joints in the truth's decoded pictures: the upper bound to expect",
+}
+"""Series of a score and what they are. The model comes first."""
+
+BASELINES = ("nothing_moves", "constant_velocity")
+"""Series that the model is compared with, pair by pair."""
+
+_ROLL_OUTS = ("model", "nothing_moves", "constant_velocity", "argmax", "sample", "best_of_n")
+_PICTURES_ONLY = ("model", "nothing_moves", "tokenizer", "real_reference", "argmax", "sample", "best_of_n")
+_AGREEMENT = ("model", "reference_joints", "truth")
+_SAMPLES_ONLY = ("sample",)
+
+NO_TRUTH = "no ground truth: a picture alone, or nothing, was given"
+_NO_JOINTS = "no joints: the truth is not annotated, or the model has none"
+_NO_PICTURES = "no pictures: the model has none"
+_NO_PIXELS = "shards hold no pixels: give the data's source=…"
+_NO_TOKENS = "scored without tokens"
+_NO_SAMPLES_OF_JOINTS = "one roll-out of each reference, or no joints: give rollout.num_samples=8"
+_NO_SAMPLES_OF_PICTURES = "one roll-out of each reference, or no pictures: give rollout.num_samples=8"
+_NOT_BOTH = "no pictures or no joints: the model lacks one of them"
+
+
+def _identity(ratios: np.ndarray) -> np.ndarray:
+    return ratios
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric.
+
+    name: key in metrics.json. modality: of a frame, "coords" or "tok_rgb", that it scores.
+    measure: (frames of a series, comparison) → (N, T) `Ratio`, or None where frames or truth lack what it needs. With
+        `series` = ("sample",) the first argument is the list of samples.
+    unit: "share", "px", "dB" or "levels". is_better: which values are better.
+    label: for plots and reports, without the unit. description: of the value, a phrase.
+    why_absent: the reason given where it cannot be computed.
+    transform: from ratios of sums to the score, such as √.
+    is_error: the ratio before `transform` is better where it is lower.
+    is_percent: a share that is shown in percent.
+    short: label in the tables of first scores; None: not among them. headline: its place there.
+    series: the series that it is computed for, a part of `SERIES`.
+    needs_annotation: only samples whose truth has annotated joints are scored.
+    needs_truth: False for properties of the samples alone.
+    is_of_tokens: it compares ids; in a completion only where no part of the modality was given.
+    rollouts_only: not computed for completions.
+    in_preview, by_action: shown in training's previews; in the report's table by action.
+    chance: value of a random guess, drawn in plots; None: none.
+    """
+
+    name: str
+    modality: str
+    measure: Callable[[Any, Comparison], Ratio | None]
+    unit: str
+    is_better: Literal["higher", "lower", "neither"]
+    label: str
+    description: str
+    why_absent: str
+    transform: Callable[[np.ndarray], np.ndarray] = _identity
+    is_error: bool = False
+    is_percent: bool = False
+    short: str | None = None
+    headline: int = 0
+    series: Sequence[str] = field(default=_ROLL_OUTS)
+    needs_annotation: bool = False
+    needs_truth: bool = True
+    is_of_tokens: bool = False
+    rollouts_only: bool = False
+    in_preview: bool = False
+    by_action: bool = False
+    chance: float | None = None
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit for people: "%", "px", "dB", "levels", or "" for a share."""
+        return "%" if self.is_percent else "" if self.unit == "share" else self.unit
+
+    @property
+    def factor(self) -> int:
+        """From the value to the number that people read."""
+        return 100 if self.is_percent else 1
+
+    @property
+    def num_digits(self) -> int:
+        """After the point, of the number that people read."""
+        return 1 if self.shown_unit else 3
+
+    @property
+    def short_title(self) -> str:
+        """Short label and unit: "PCK@0.1, %"."""
+        return f"{self.short}, {self.shown_unit}" if self.shown_unit else self.short or self.label
+
+    @property
+    def title(self) -> str:
+        """Label and unit: "PCK@0.1 (%)"."""
+        return f"{self.label} ({self.shown_unit})" if self.shown_unit else self.label
+
+    def text(self, value: float | None) -> str:
+        """A value as people read it; "–" for none."""
+        return "–" if value is None else f"{value * self.factor:.{self.num_digits}f}"
+
+
+class _Horizons(NamedTuple):
+    """Two sets of poses at the horizons. xy: (N, T, 13, 2). is_visible: (N, T, 13). is_present: (N, T) of both."""
+
+    xy: np.ndarray
+    is_visible: np.ndarray
+    true_xy: np.ndarray
+    is_truly_visible: np.ndarray
+    is_present: np.ndarray
+
+    @property
+    def is_scored(self) -> np.ndarray:
+        """(N, T, 13) joints visible in the truth."""
+        return self.is_truly_visible & self.is_present[..., None]
+
+
+def _poses(frames: Frames, compared: Comparison) -> _Horizons | None:
+    if "coords" not in frames.values or "coords" not in compared.truth.values:
+        return None
+    poses, true = frames.values["coords"], compared.truth.values["coords"]
+    is_present = (compared.truth.is_present & frames.is_present)[:, 1:]
+    return _Horizons(poses.xy[:, 1:], poses.is_visible[:, 1:], true.xy[:, 1:], true.is_visible[:, 1:], is_present)
+
+
+def _has_successors(frames: Frames, modality: str) -> bool:
+    """Whether some successor frame has this modality: a model may have it in the reference frame alone."""
+    if frames.tokens is None:
+        return modality in frames.values
+    return modality in frames.tokens.ids and bool(frames.tokens.is_known[modality][:, 1:].any())
+
+
+def _pck(threshold: float) -> Callable[[Frames, Comparison], Ratio | None]:
+    def measure(frames: Frames, compared: Comparison) -> Ratio | None:
+        poses = _poses(frames, compared)
+        if poses is None:
+            return None
+        return measures.pck(poses.xy, poses.true_xy, poses.is_scored, compared.extent, threshold)
+
+    return measure
+
+
+def _joint_error(frames: Frames, compared: Comparison) -> Ratio | None:
+    poses = _poses(frames, compared)
+    return None if poses is None else measures.joint_error_px(poses.xy, poses.true_xy, poses.is_scored)
+
+
+def _visibility_f1(frames: Frames, compared: Comparison) -> Ratio | None:
+    poses = _poses(frames, compared)
+    if poses is None:
+        return None
+    return measures.visibility_f1(poses.is_visible, poses.is_truly_visible, poses.is_present)
+
+
+def _pictures(
+    measure: Callable[[np.ndarray, np.ndarray], float], against_real: bool = False
+) -> Callable[[Frames, Comparison], Ratio | None]:
+    """A measure of two (H, W, 3) uint8 pictures, against the decoded truth or the real frames."""
+
+    def measure_all(frames: Frames, compared: Comparison) -> Ratio | None:
+        true = compared.real if against_real else compared.truth
+        if true is None or "tok_rgb" not in frames.values or "tok_rgb" not in true.values:
+            return None
+        if not _has_successors(compared.truth, "tok_rgb"):
+            return None
+        pictures, true_pictures = frames.values["tok_rgb"], true.values["tok_rgb"]
+        is_scored = (compared.truth.is_present & frames.is_present & true.is_present)[:, 1:]
+        found = Ratio(np.zeros(is_scored.shape), is_scored.astype(float))
+        for n, k in np.argwhere(is_scored):
+            found.numerator[n, k] = measure(pictures[n, k + 1], true_pictures[n, k + 1])
+        return found
+
+    return measure_all
+
+
+def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
+    """Of x and y tokens those of the truth's visible joints: the others are never targets."""
+
+    def measure(frames: Frames, compared: Comparison) -> Ratio | None:
+        tokens, true = frames.tokens, compared.truth.tokens
+        if tokens is None or true is None or modality not in tokens.ids:
+            return None
+        if not _has_successors(compared.truth, modality):
+            return None
+        ids, true_ids = tokens.ids[modality][:, 1:], true.ids[modality][:, 1:]
+        is_present = (true.is_present & tokens.is_present)[:, 1:, None]
+        is_scored = np.broadcast_to(is_present, true_ids.shape)
+        if modality == "coords":
+            is_visible = true_ids[..., 2 * NUM_JOINTS :].astype(bool)
+            is_target = np.concatenate([is_visible, is_visible, np.ones_like(is_visible)], -1)
+            is_scored = is_scored & is_target
+        return measures.token_accuracy(ids, true_ids, is_scored)
+
+    return measure
+
+
+def _agreement(name: str) -> Callable[[Frames, Comparison], Ratio | None]:
+    """Both agreements of a series are computed at once, over all horizons."""
+
+    def measure(frames: Frames, compared: Comparison) -> Ratio | None:
+        needed = {"tok_rgb", "coords"}
+        if not needed <= frames.values.keys() or not all(_has_successors(compared.truth, name) for name in needed):
+            return None
+        key = "agreement", id(frames)
+        if key not in compared.cache:
+            compared.cache[key] = _agreements(frames, compared)
+        return compared.cache[key][name]
+
+    return measure
+
+
+def _agreements(frames: Frames, compared: Comparison) -> dict[str, Ratio]:
+    truth, key = compared.truth, "limb colors of the references"
+    if key not in compared.cache:
+        poses = truth.values["coords"][:, :1]
+        rows = zip(truth.values["tok_rgb"][:, 0], poses.xy, poses.is_visible)
+        compared.cache[key] = np.concatenate([limb_colors(*row) for row in rows])  # (N, 10, 3, 3)
+    pictures, poses = frames.values["tok_rgb"], frames.values["coords"]
+    columns = [
+        agreement(
+            pictures[:, horizon],
+            poses.xy[:, horizon],
+            poses.is_visible[:, horizon],
+            truth.is_present[:, horizon],
+            compared.cache[key],
+            compared.clips,
+        )  # fmt: skip
+        for horizon in range(1, truth.is_present.shape[1])
+    ]
+    return {
+        name: Ratio(*(np.concatenate([getattr(column[name], part) for column in columns], 1)
+                      for part in ("numerator", "denominator")))
+        for name in columns[0]
+    }  # fmt: skip
+
+
+def _diversity(
+    modality: str, measure: Callable[[Sequence[Frames]], Ratio | None]
+) -> Callable[[Sequence[Frames], Comparison], Ratio | None]:
+    def measure_all(samples: Sequence[Frames], _: Comparison) -> Ratio | None:
+        return measure(samples) if _has_successors(samples[0], modality) else None
+
+    return measure_all
+
+
+def pck_spec(threshold: float, description: str, headline: int, **options: Any) -> MetricSpec:
+    """Percentage of correct keypoints at a threshold in units of L."""
+    label = f"PCK@{threshold:g}"
+    return MetricSpec(
+        f"pck@{threshold:g}", "coords", _pck(threshold), "share", "higher", label, description, _NO_JOINTS,
+        is_percent=True, short=label, headline=headline, needs_annotation=True, in_preview=True, **options,
+    )  # fmt: skip
+
+
+def accuracy_spec(modality: str, label: str, description: str) -> MetricSpec:
+    """The share of a modality's tokens that equal the ground truth."""
+    return MetricSpec(
+        f"{modality}_accuracy", modality, _accuracy(modality), "share", "higher", label, description, _NO_TOKENS,
+        is_percent=True, is_of_tokens=True, needs_annotation=modality == "coords",
+    )  # fmt: skip
+
+
+def _picture_spec(
+    name: str, measure: Callable[[np.ndarray, np.ndarray], float], label: str, description: str, **options: Any
+) -> MetricSpec:
+    is_real = name.endswith("_real")
+    return MetricSpec(
+        name, "tok_rgb", _pictures(measure, is_real), options.pop("unit", "share"), "higher", label, description,
+        _NO_PIXELS if is_real else _NO_PICTURES, series=_PICTURES_ONLY if is_real else _ROLL_OUTS, **options,
+    )  # fmt: skip
+
+
+def _agreement_spec(name: str, label: str, description: str) -> MetricSpec:
+    return MetricSpec(
+        name, "tok_rgb", _agreement(name), "share", "higher", label, description, _NOT_BOTH, series=_AGREEMENT,
+        rollouts_only=True, chance=0.5,
+    )  # fmt: skip
+
+
+METRICS: dict[str, MetricSpec] = {
+    spec.name: spec
+    for spec in (
+        pck_spec(
+            0.05, "share of the truth's visible joints closer than 0.05 L; L: larger side of the clip's pose box", 2
+        ),
+        pck_spec(0.1, "share of the truth's visible joints closer than 0.1 L", 1, by_action=True),
+        MetricSpec(
+            "joint_error", "coords", _joint_error, "px", "lower", "joint error",
+            "mean distance over the truth's visible joints, in canvas pixels", _NO_JOINTS, is_error=True,
+            short="joint error", headline=3, needs_annotation=True, in_preview=True, by_action=True,
+        ),
+        MetricSpec(
+            "visibility_f1", "coords", _visibility_f1, "share", "higher", "visibility F1", "F1 of the visible joints",
+            _NO_JOINTS, needs_annotation=True, in_preview=True,
+        ),
+        _picture_spec(
+            "psnr", measures.squared_error, "PSNR, decoded truth",
+            "against the truth's tokens, decoded; of the mean squared error over all pictures, 100 dB where it is 0",
+            unit="dB", transform=measures.psnr_db, is_error=True, short="PSNR", headline=4, in_preview=True,
+            by_action=True,
+        ),
+        _picture_spec(
+            "ssim", measures.ssim, "SSIM, decoded truth", "against the truth's tokens, decoded", short="SSIM",
+            headline=5, in_preview=True,
+        ),
+        _picture_spec(
+            "psnr_real", measures.squared_error, "PSNR, real frame", "against the real frame on the canvas", unit="dB",
+            transform=measures.psnr_db, is_error=True,
+        ),
+        _picture_spec("ssim_real", measures.ssim, "SSIM, real frame", "against the real frame on the canvas"),
+        accuracy_spec("tok_rgb", "picture tokens right", "share of picture tokens that are the truth's"),
+        accuracy_spec(
+            "coords", "joint tokens right",
+            "share of joint tokens that are the truth's; x and y of the truth's visible joints only",
+        ),
+        _agreement_spec(
+            "agreement", "joints fit the picture, not others'",
+            "share of other people's poses whose limbs fit the reference's colors worse than the predicted joints do, "
+            "in the predicted picture: 0.5 is chance, 1 the best",
+        ),
+        _agreement_spec(
+            "agreement@0.05", "joints fit the picture to 0.05",
+            "the same with the predicted joints moved by 0.05 of the pose's size in eight directions",
+        ),
+        MetricSpec(
+            "diversity_joints", "coords", _diversity("coords", joint_diversity_px), "px", "neither",
+            "diversity of joints",
+            "mean distance between the joints of two samples of one reference, visible in both, canvas px",
+            _NO_SAMPLES_OF_JOINTS, series=_SAMPLES_ONLY, needs_truth=False,
+        ),
+        MetricSpec(
+            "diversity_pictures", "tok_rgb", _diversity("tok_rgb", picture_diversity), "levels", "neither",
+            "diversity of pictures",
+            "root of the mean squared difference of two samples' pictures, in levels of 0 … 255",
+            _NO_SAMPLES_OF_PICTURES, transform=np.sqrt, series=_SAMPLES_ONLY, needs_truth=False,
+        ),
+    )
+}  # fmt: skip
+"""Name → metric, in the order of metrics.json."""
+
+
+def first_metrics(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
+    """The metrics with a short label, most important first."""
+    return sorted((spec for spec in specs if spec.short is not None), key=lambda spec: spec.headline)

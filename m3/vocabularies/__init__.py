@@ -1,0 +1,9 @@
+"""What tokens mean: one interpreter per vocabulary, which decodes, draws and scores its tokens.
+
+Vocabulary NAME is interpreted by `m3/vocabularies/NAME.py`; to add one, see docs/extending.md.
+"""
+
+from m3.vocabularies.base import DecodingContext, Interpreter
+from m3.vocabularies.lookup import decode, interpreters_of, metrics_of, without_interpreter
+
+__all__ = ["DecodingContext", "Interpreter", "decode", "interpreters_of", "metrics_of", "without_interpreter"]

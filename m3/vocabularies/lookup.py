@@ -1,0 +1,69 @@
+"""From the modalities of a table to their interpreters, and to decoded frames."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from m3.core.frames import Frames, TokenFrames, frame_modalities
+from m3.core.modalities import ModalityTable, Vocabulary, successor_of
+from m3.metrics.specs import METRICS, MetricSpec, accuracy_spec
+from m3.vocabularies.base import DecodingContext, Interpreter
+
+
+def interpreter_of(vocabulary: Vocabulary) -> Interpreter | None:
+    """The INTERPRETER of `m3/vocabularies/NAME.py`, or None where there is no such module.
+
+    The name may come from a checkpoint: the modality table has checked that it is a word, so that nothing outside this
+    package can be imported.
+    """
+    module_name = f"{__package__}.{vocabulary.name}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:  # a module that the interpreter needs
+            raise
+        return None
+    return getattr(module, "INTERPRETER", None)
+
+
+def interpreters_of(table: ModalityTable) -> dict[str, Interpreter]:
+    """Modality of a frame → its interpreter, in the order of the table, without those that have none."""
+    found = {name: interpreter_of(_vocabulary(table, name)) for name in frame_modalities(table)}
+    return {name: interpreter for name, interpreter in found.items() if interpreter is not None}
+
+
+def without_interpreter(table: ModalityTable) -> dict[str, str]:
+    """Modality of a frame without an interpreter → what that means, for people."""
+    names = [name for name in frame_modalities(table) if name not in interpreters_of(table)]
+    vocabularies = {name: _vocabulary(table, name).name for name in names}
+    return {
+        name: f"neither decoded nor drawn, and scored by its token accuracy alone: vocabulary {vocabulary!r} has no "
+        f"interpreter, m3/vocabularies/{vocabulary}.py (docs/extending.md)"
+        for name, vocabulary in vocabularies.items()
+    }
+
+
+def metrics_of(table: ModalityTable) -> dict[str, MetricSpec]:
+    """`METRICS`, and for each other modality of a frame the accuracy of its tokens and its interpreter's metrics."""
+    specs = list(METRICS.values())
+    known = interpreters_of(table)
+    for name in frame_modalities(table):
+        if name not in {spec.modality for spec in METRICS.values()}:
+            specs.append(accuracy_spec(name, f"{name} tokens right", f"share of {name} tokens that are the truth's"))
+            specs += known[name].metrics(name) if name in known else ()
+    return {spec.name: spec for spec in specs}
+
+
+def decode(tokens: TokenFrames, interpreters: Mapping[str, Interpreter], context: DecodingContext) -> Frames:
+    """The frames, decoded by the interpreters of their modalities."""
+    values = {
+        name: interpreter.decode(tokens.ids[name], tokens.is_known[name], tokens.is_present, context)
+        for name, interpreter in interpreters.items()
+        if name in tokens.ids
+    }
+    return Frames(values, tokens.is_present, tokens)
+
+
+def _vocabulary(table: ModalityTable, name: str) -> Vocabulary:
+    return table.vocabularies[table.index(name if name in table.modalities else successor_of(name))]

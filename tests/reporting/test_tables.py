@@ -1,0 +1,38 @@
+"""Scores on the terminal."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+from support.random_roll_outs import random_roll_outs
+
+from m3 import metrics
+from m3.metrics import METRICS, Score
+from m3.reporting.tables import print_scores
+
+
+def printed(scores: list[Score]) -> str:
+    out = io.StringIO()
+    print_scores(Console(file=out, width=250), scores, "12 roll-outs")
+    return out.getvalue()
+
+
+def test_the_model_is_beside_nothing_moves_and_samples_are_below():
+    compared = random_roll_outs()
+    scores = {score.name: score for score in metrics.score(compared)}
+    text = printed(list(scores.values()))
+    pck, error = scores["pck@0.1"], scores["joint_error"]
+    for k in range(3):
+        assert f"{100 * pck.model[k]:.1f} | {100 * pck.nothing_moves[k]:.1f}" in text
+        assert f"{error.model[k]:.1f} | {error.nothing_moves[k]:.1f}" in text
+        assert f"{error.series['best_of_n'].value[k]:.1f}" in text.split("several samples")[1]
+    assert "diversity of joints (px)" in text
+    assert "several samples" not in printed(metrics.score(replace(compared, argmax=None, samples=())))
+
+
+def test_a_metric_without_the_baseline_shows_the_model():
+    spec = replace(METRICS["joint_error"], series=("model",))
+    (score,) = metrics.score(random_roll_outs(), {"joint_error": spec})
+    assert f"{score.model[0]:.1f} | –" in printed([score])
