@@ -22,6 +22,7 @@ from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
 from m3.core.devices import torch_device
 from m3.core.errors import one_line_errors
+from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
 from m3.core.signals import interruptible
 from m3.core.validation import check
@@ -158,7 +159,7 @@ def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) ->
         return prompts
     manifest = split.manifest
     canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
-    has_joints = manifest.has_joints and "coords" in generator.table.modalities
+    has_joints = manifest.has_joints and "coords" in rolled_modalities(generator.table)
     return replace(prompts, real=real_frames(source, canvas, chains, prompts.tokens, has_joints))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -137,7 +137,7 @@ class ModalityTable:
     target_tokens_range: Sequence[int]
     clamped: Literal["drop", "redistribute"] = "redistribute"
     mixture: Sequence[Mapping[str, Any] | AlphaSet] | None = None
-    extra_vocabularies: Mapping[str, Mapping[str, Any]] | None = None
+    extra_vocabularies: Mapping[str, Mapping[str, Any]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for key in ("modalities", "vocab_sizes", "max_seq_lens", "input_alphas", "target_alphas",

@@ -52,6 +52,7 @@ def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> di
             name: spec
             for name, spec in metrics.items()
             if spec.modality in generated
+            and (made.prompts.has_truth_of(spec.modality, slice(frame, frame + 1)) or not spec.needs_truth)
             and not spec.rollouts_only
             and not (spec.is_of_tokens and is_given[spec.modality].any())
         }

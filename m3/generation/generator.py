@@ -151,9 +151,14 @@ class Generator:
             argmax=made.argmax,
             samples=made.samples,
         )
-        with progress_callback(len(self.metrics), "scores") as on_metric:
-            scores = score(compared, self.metrics, on_metric)
-        return {"": [each for each in scores if prompts.has_truth or not each.spec.needs_truth]}
+        rolled = rolled_modalities(self.table)
+        wanted = {
+            name: spec
+            for name, spec in self.metrics.items()
+            if spec.modality in rolled and (prompts.has_truth_of(spec.modality) or not spec.needs_truth)
+        }
+        with progress_callback(len(wanted), "scores") as on_metric:
+            return {"": score(compared, wanted, on_metric)}
 
     def _sample_schemes(self, schemes: Sequence[DecodingConfig]) -> list[DecodingConfig]:
         changed = [self.sampling.scheme(each.modality, self.sample_schemes.get(each.modality)) for each in schemes]

@@ -217,10 +217,10 @@ def fitted(mean: np.ndarray, xy: np.ndarray, is_given: np.ndarray) -> np.ndarray
     """
     weight = is_given[..., None].astype(float)  # (N, 13, 1)
     count = weight.sum(1, keepdims=True)
-    centre_of_mean = (mean * weight).sum(1, keepdims=True) / count  # (N, 1, 2)
-    centre = (xy * weight).sum(1, keepdims=True) / count
-    shape, target = (mean - centre_of_mean) * weight, (xy - centre) * weight
+    center_of_mean = (mean * weight).sum(1, keepdims=True) / count  # (N, 1, 2)
+    center = (xy * weight).sum(1, keepdims=True) / count
+    shape, target = (mean - center_of_mean) * weight, (xy - center) * weight
     spread = np.square(shape).sum((1, 2), keepdims=True)
     factor = np.divide((shape * target).sum((1, 2), keepdims=True), spread, out=np.ones_like(spread), where=spread > 0)
     factor = np.where(factor > 0, factor, 1.0)
-    return (mean - centre_of_mean) * factor + centre
+    return (mean - center_of_mean) * factor + center

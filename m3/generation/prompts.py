@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +61,16 @@ class Prompts:
         """Whether any horizon of any prompt has a ground truth."""
         return bool(self.tokens.is_present[:, 1:].any())
 
+    def has_truth_of(self, name: str, frames: slice = slice(1, None)) -> bool:
+        """Whether tokens of a modality are known in some frames of any prompt, by default in those of the horizons."""
+        return name in self.tokens.is_known and bool(self.tokens.is_known[name][:, frames].any())
+
     @property
     def has_joints(self) -> np.ndarray:
         """(N,) bool, True where the frames have a visible joint."""
         if "coords" not in self.tokens.ids:
             return np.zeros(len(self.chains), bool)
-        return self.tokens.ids["coords"][:, :, 2 * NUM_JOINTS :].any((1, 2))
+        return np.any(self.tokens.ids["coords"][:, :, 2 * NUM_JOINTS :], axis=(1, 2))
 
     @property
     def extent(self) -> np.ndarray:
@@ -91,14 +96,18 @@ class Prompts:
         Args:
             is_given: (S,) bool, from `Sampling.is_given`.
 
+        Joints that nobody annotated are left out.
+
         Raises:
-            ValueError where a frame is asked for that a prompt does not have.
+            ValueError where something else is asked for that a prompt does not have.
         """
         found = no_tokens(table, (len(self.chains), 2))
         found.is_present[:] = True
         for modality in table.modalities:
             (name, frame), asked = frame_of(modality), is_given[table.columns(modality)].numpy()
             is_there = self.tokens.is_present[:, frame]
+            if name != "coords":
+                is_there = is_there & self.tokens.is_known[name][:, frame].any(-1)
             if asked.any() and not is_there.all():
                 lacking = self.chains[int(is_there.argmin())].pairs[0].clip
                 raise ValueError(f"sampling.given: {lacking} has no {modality} to give; leave it out")
@@ -158,14 +167,10 @@ def prompt_of_nothing(table: ModalityTable, num_frames: int) -> Prompts:
 def with_generated_reference(truth: Frames, predicted: Frames) -> Frames:
     """The truth with the reference of the roll-outs, parts of which were generated: baselines start from there."""
 
-    def replaced(true: np.ndarray, made: np.ndarray) -> np.ndarray:
-        return np.concatenate([made[:, :1], true[:, 1:]], 1)
+    def replaced(true: Any, made: Any) -> Any:
+        if isinstance(true, np.ndarray):
+            return np.concatenate([made[:, :1], true[:, 1:]], 1)
+        # a record of arrays, such as Poses
+        return replace(true, **{f.name: replaced(getattr(true, f.name), getattr(made, f.name)) for f in fields(true)})
 
-    values = {}
-    for name, true in truth.values.items():
-        made = predicted.values[name]
-        if isinstance(true, Poses):
-            values[name] = Poses(replaced(true.xy, made.xy), replaced(true.is_visible, made.is_visible))
-        else:
-            values[name] = replaced(true, made)
-    return replace(truth, values=values)
+    return replace(truth, values={name: replaced(true, predicted.values[name]) for name, true in truth.values.items()})

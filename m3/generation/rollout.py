@@ -101,7 +101,7 @@ def roll_out(
     seed: int,
     sample: Tensor,
     batch_size: int,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
     first_epoch: int = 1,
 ) -> TokenFrames:
     """Continue from reference frames, or with one step: complete pairs of frames.

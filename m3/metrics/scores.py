@@ -76,7 +76,7 @@ class Score:
 def score(
     compared: Comparison,
     metrics: Mapping[str, MetricSpec] = METRICS,
-    on_metric: Callable[[], None] = lambda: None,
+    on_metric: Callable[[], object] = lambda: None,
 ) -> list[Score]:
     """The scores of N roll-outs over T horizons, of each metric that frames and truth allow.
 

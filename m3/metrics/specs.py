@@ -219,6 +219,8 @@ def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
             is_visible = true_ids[..., 2 * NUM_JOINTS :].astype(bool)
             is_target = np.concatenate([is_visible, is_visible, np.ones_like(is_visible)], -1)
             is_scored = is_scored & is_target
+        else:
+            is_scored = is_scored & (true.is_known[modality] & tokens.is_known[modality])[:, 1:]
         return measures.token_accuracy(ids, true_ids, is_scored)
 
     return measure

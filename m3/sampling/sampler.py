@@ -41,7 +41,7 @@ def generate(
     seed: int,
     sample: Tensor,
     epoch: int = 0,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Generate the unknown tokens of the schemes' modalities, in the schemes' order.
 
@@ -81,7 +81,7 @@ def _fill(
     is_known: Tensor,
     scheme: DecodingConfig,
     generator: SampleGenerator,
-    on_step: Callable[[], None],
+    on_step: Callable[[], object],
 ) -> None:
     """Fill the undecided tokens of one modality, in place, and mark them as known."""
     columns = model.table.columns(scheme.modality)

@@ -169,8 +169,8 @@ class FlatTokenizer(PictureTokenizer):
         raise NotImplementedError
 
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        grey = (ids.sum((1, 2)) % 256 / 127.5 - 1).float()[:, None, None, None]
-        return grey.expand(-1, 3, 16 * ids.shape[1], 16 * ids.shape[2])
+        gray = (ids.sum((1, 2)) % 256 / 127.5 - 1).float()[:, None, None, None]
+        return gray.expand(-1, 3, 16 * ids.shape[1], 16 * ids.shape[2])
 
 
 class SquareOracle(Oracle):
