@@ -219,8 +219,11 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "token": _mean_over_targets,
 }
 """How the losses of the modalities become one: name → function from the number of targets of each modality, (K,)
-float64, to the weight of each of its targets, (K,). "present": the mean over the modalities that have targets; "all": an absent
-modality counts as 0 (published); "token": the mean over all targets."""
+float64, to the weight of each of its targets, (K,).
+
+"present": mean over the modalities that have targets. "all": an absent modality counts as 0 (published). "token": mean
+over all targets.
+"""
 
 
 def _by_modality(hidden: Tensor, targets: PackedTokens) -> list[tuple[Tensor, Tensor]]:

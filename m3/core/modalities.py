@@ -270,7 +270,8 @@ class ModalityTable:
     @property
     def alpha_sets(self) -> tuple[AlphaSet, ...]:
         """The mixture, or the table's own alphas as its only set."""
-        return self.mixture or (AlphaSet(1, self.input_alphas, self.target_alphas),)
+        own = AlphaSet(1, tuple(self.input_alphas), tuple(self.target_alphas))
+        return (own,) if self.mixture is None else tuple(each for each in self.mixture if isinstance(each, AlphaSet))
 
     @property
     def num_modalities(self) -> int:
