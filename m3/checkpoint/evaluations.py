@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult
 
 from m3.checkpoint.resume_check import BINDING
 from m3.core.modalities import ModalityTable
-from m3.metrics.specs import METRICS
+from m3.vocabularies import metrics_of
 
 ACCEPTED = "metrics.json, forecast.json and inpainting.json of generate.py"
 
@@ -26,9 +26,9 @@ class _Unit(NamedTuple):
     name: str
 
 
-def _units() -> dict[str, _Unit]:
-    """The metrics that a card shows: those with a short label."""
-    shown = [spec for spec in METRICS.values() if spec.short is not None]
+def _units(table: ModalityTable) -> dict[str, _Unit]:
+    """The metrics of a model that its card shows: those with a short label."""
+    shown = [spec for spec in metrics_of(table).values() if spec.short is not None]
     return {spec.name: _Unit(spec.factor, spec.num_digits, spec.short_title) for spec in shown}
 
 
@@ -125,7 +125,7 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
     try:
         if differing := subject.differences(record["model"] if "model" in keys else record):
             raise ValueError(f"the scores are not those of this model: {'; '.join(differing)}")
-        evaluations = list(schema.read(record))
+        evaluations = list(schema.read(record, _units(subject.table)))
         if not any(evaluation.values for evaluation in evaluations):
             raise ValueError("holds no score with a truth to compare with")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -135,8 +135,8 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
     return evaluations
 
 
-def _rollout_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
-    (dataset, split), units = _dataset(record), _units()
+def _rollout_evaluations(record: Mapping[str, Any], units: Mapping[str, _Unit]) -> Iterable[Evaluation]:
+    dataset, split = _dataset(record)
     shown = {name: record["scores"][name]["horizons"] for name in units if name in record["scores"]}
     if not shown:
         raise ValueError(f"holds none of {', '.join(units)}")
@@ -157,8 +157,8 @@ def _rollout_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     yield Evaluation("Roll-outs of human motion", dataset, split, description, [header, *rows], values)
 
 
-def _pair_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
-    (dataset, split), units = _dataset(record), _units()
+def _pair_evaluations(record: Mapping[str, Any], units: Mapping[str, _Unit]) -> Iterable[Evaluation]:
+    dataset, split = _dataset(record)
     given = ", ".join(map(_named, record["sampling"]["given"])) or "nothing"
     for frame, result in record["frames"].items():
         shown = {name: result["scores"][name]["horizons"][0] for name in units if name in result["scores"]}
@@ -177,7 +177,7 @@ def _pair_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
         yield Evaluation(f"{generated} from {given}, the {frame}", dataset, split, description, table, values)
 
 
-def _forecast_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _forecast_evaluations(record: Mapping[str, Any], units: Mapping[str, _Unit]) -> Iterable[Evaluation]:
     metric, unit = f"pck@{record['threshold']:g}", _Unit(1, 1, f"PCK@{record['threshold']:g}, %")
     steps = range(1, len(record["pck"]) + 1)
     pairs = [{"model": m, "nothing_moves": n} for m, n in zip(record["pck"], record["nothing_moves"], strict=True)]
@@ -197,9 +197,9 @@ def _forecast_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
     yield Evaluation("Forecasting of poses", "Penn Action", "test", description, table, values)
 
 
-def _inpainting_evaluations(record: Mapping[str, Any]) -> Iterable[Evaluation]:
+def _inpainting_evaluations(record: Mapping[str, Any], units: Mapping[str, _Unit]) -> Iterable[Evaluation]:
     dataset, split = _dataset(record)
-    unit, errors = _units()["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
+    unit, errors = units["joint_error"], {name: guess["mean_error_px"] for name, guess in record["guesses"].items()}
     description = (
         f"{record['num_hidden']} of 13 joints hidden in {record['num_poses']:,} poses of {record['num_clips']:,} clips "
         f"of the {split} split of {dataset}: error over {record['num_scored_joints']:,} hidden joints."
@@ -218,7 +218,7 @@ class _Schema(NamedTuple):
 
     keys: set[str]
     version: int
-    read: Callable[[Mapping[str, Any]], Iterable[Evaluation]]
+    read: Callable[[Mapping[str, Any], Mapping[str, _Unit]], Iterable[Evaluation]]
 
 
 _SCHEMAS = (

@@ -24,6 +24,7 @@ from m3.core.devices import torch_device
 from m3.core.errors import one_line_errors
 from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
+from m3.core.modalities import PICTURE
 from m3.core.signals import interruptible
 from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
@@ -95,6 +96,8 @@ def run(cfg: DictConfig) -> Result:
     generator = _generator(cfg)
     if generator.rolls_out:
         generator.check_roll_out()
+    elif missing := generator.missing_successors:
+        print(f"completes pairs: a roll-out needs all of the successor, sampling.generate lacks {', '.join(missing)}")
     made = generator.generate(_prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1))
     scores = generator.scores(made)
     write_generation(out, made, scores, generator.metrics, amounts, _about(cfg, generator))
@@ -123,8 +126,7 @@ def _generator(cfg: DictConfig) -> Generator:
     sampling: Sampling = instantiate(cfg.sampling)
     loaded = _loaded(cfg)
     sampling.for_table(loaded.table)
-    knows_pictures = {"tok_rgb", "tok_rgb_next"} & {*loaded.table.modalities}
-    tokenizer = instantiate(cfg.tokenizer) if knows_pictures else NoTokenizer()
+    tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
     samples = plain(cfg.rollout.sample_schemes)
     return Generator(loaded, tokenizer, sampling, cfg.seed, cfg.rollout.batch_size, cfg.rollout.num_samples, samples)
 

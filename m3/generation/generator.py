@@ -83,6 +83,13 @@ class Generator:
         given = {frame_of(named_modality(entry))[1] for entry in self.sampling.given}
         return rolls_out(self.sampling.generate, self.table) and 1 not in given
 
+    @property
+    def missing_successors(self) -> list[str]:
+        """What a roll-out would have to generate besides; empty where only parts of a reference are generated."""
+        generated = set(self.sampling.generate)
+        successors = rolled_modalities(self.table).values()
+        return [name for name in successors if name not in generated] if generated & set(successors) else []
+
     def decoded(self, tokens: TokenFrames) -> Frames:
         return decode(tokens, self.interpreters, self.context)
 

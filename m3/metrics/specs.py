@@ -45,7 +45,6 @@ NO_TRUTH = "no ground truth: a picture alone, or nothing, was given"
 _NO_JOINTS = "no joints: the truth is not annotated, or the model has none"
 _NO_PICTURES = "no pictures: the model has none"
 _NO_PIXELS = "shards hold no pixels: give the data's source=…"
-_NO_TOKENS = "scored without tokens"
 _NO_SAMPLES_OF_JOINTS = "one roll-out of each reference, or no joints: give rollout.num_samples=8"
 _NO_SAMPLES_OF_PICTURES = "one roll-out of each reference, or no pictures: give rollout.num_samples=8"
 _NOT_BOTH = "no pictures or no joints: the model lacks one of them"
@@ -287,7 +286,8 @@ def pck_spec(threshold: float, description: str, headline: int, **options: Any) 
 def accuracy_spec(modality: str, label: str, description: str) -> MetricSpec:
     """The share of a modality's tokens that equal the ground truth."""
     return MetricSpec(
-        f"{modality}_accuracy", modality, _accuracy(modality), "share", "higher", label, description, _NO_TOKENS,
+        f"{modality}_accuracy", modality, _accuracy(modality), "share", "higher", label, description,
+        f"no tokens of {modality}: the model or the ground truth has none",
         is_percent=True, is_of_tokens=True, needs_annotation=modality == "coords",
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from m3.core.frames import Chain
 from m3.core.validation import check
+from m3.generation.completion import FRAMES, generated_frames
 from m3.generation.generation import Generation
 from m3.metrics import MetricSpec, Score
 from m3.metrics.specs import NO_TRUTH
@@ -147,10 +148,15 @@ def _write_completion(
 
     write_png(out / "generated.png", sheet(choose_samples(chains, amounts.num_samples), amounts.cell_px))
     write_npz(out / "tokens.npz", completion_arrays(made))
-    frames = {
-        frame: metrics_record(found, {}, metrics=metrics, undecoded=made.undecoded) for frame, found in scores.items()
-    }
+    frames = {}
+    for frame, found in scores.items():
+        generated = generated_frames(made)[FRAMES.index(frame)]
+        scored = {name: spec for name, spec in metrics.items() if spec.modality in generated and not spec.rollouts_only}
+        undecoded = {name: reason for name, reason in made.undecoded.items() if name in generated}
+        frames[frame] = metrics_record(found, {}, metrics=scored, undecoded=undecoded)
     record = {"schema_version": SCHEMA_VERSION, **about.facts, "num_samples": len(chains), "frames": frames}
+    if made.undecoded:
+        record["absent"] = dict(made.undecoded)
     write_json(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
