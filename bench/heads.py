@@ -34,7 +34,7 @@ BUDGETS = [
     "modalities=m3", "modalities.max_seq_lens=[64,39,64,39]", "modalities.target_tokens_range=[16,64]",
     "optim.num_tokens_per_sample=192",
 ]  # fmt: skip
-COLOURS = {"flat": "#b3541e", "factorized": "#1f5f8b"}
+COLORS = {"flat": "#b3541e", "factorized": "#1f5f8b"}
 
 
 def train_both(data: Path, folder: Path, tokens: dict[str, float]) -> dict[str, list[dict[str, str]]]:
@@ -86,7 +86,7 @@ def draw(found: dict[str, dict[str, list[tuple[float, float]]]], path: Path) -> 
     for axis, name in zip(axes, ("", *MODALITIES)):
         for head in HEADS:
             minutes, losses = zip(*((t / 60, loss) for t, loss in found[head][name]))
-            axis.plot(minutes, losses, marker="o", markersize=3, color=COLOURS[head], label=f"{head} head")
+            axis.plot(minutes, losses, marker="o", markersize=3, color=COLORS[head], label=f"{head} head")
         axis.set_title(name or "mean over modalities", fontsize=10)
         axis.set_xlabel("minutes of training", fontsize=9)
         axis.grid(alpha=0.3)

@@ -3,9 +3,9 @@
     python bench/masking.py [--json FILE]
 
 Masking: budgets and positions together at the m3 recipe, in both modes of `modalities.clamped`, beside two per-sample
-implementations of the published law (`drop`): one with `torch.distributions`, as masked-modelling code in data loaders
-is usually written, and one with NumPy alone. First all of them must give the same mean budgets. The target is 30,000
-samples/s on two cores.
+implementations of the published budgets (`drop`): one with `torch.distributions`, as masked-modeling code in data
+loaders is usually written, and one with NumPy alone. First all of them must give the same mean budgets. The target is
+30,000 samples/s on two cores.
 
 Token table: whole batches of (590,) ids, read at random from a memory-mapped file of 20,000 rows that lies in the page
 cache. The target is 50,000 samples/s.

@@ -6,9 +6,9 @@
 Runs one after the other, each in a process of its own, round after round, on the same samples:
 
   m3, flat and factorized head: what train.py runs (its trainer, module, data module): token table, masks, packing,
-      forward, backward, clipping, fused AdamW; `logits=legal` and all else as `model=…` and `modalities=…` say, but
-      `clamped=drop` (`--clamped`): the published law of budgets, which is the baseline's, so that both have the same
-      real tokens. m3's default, `redistribute`, gives a sample 16% more of them.
+      forward, backward, clipping, fused AdamW; `logits=legal`, all else from `model=…` and `modalities=…`, but
+      `clamped=drop` (`--clamped`): the published distribution of token budgets, as in the baseline, so that both have
+      the same real tokens. m3's default, `redistribute`, gives a sample 16% more of them.
   baseline: bench/nano4m.py: padded to the largest budgets, masked sample by sample by loader workers, attention
       written out, logits of the whole table for padding too, AdamW as PyTorch has it by default.
 
@@ -57,7 +57,7 @@ LARGEST_DIFFERENCE = 1e-5
 
 
 def write_random_data(root: Path, num_pairs: int) -> None:
-    """A data set of random legal ids: no more structure than a step's time and memory know of."""
+    """A data set of random legal ids: the time and memory of a step do not depend on the ids."""
     rng = np.random.default_rng(0)
 
     def pair(split: str, number: int) -> TokenizedPair:
@@ -90,7 +90,7 @@ def write_random_data(root: Path, num_pairs: int) -> None:
 
 
 def measure(arguments: argparse.Namespace, kind: str, folder: Path, samples: list[int] | None = None) -> dict[str, Any]:
-    """The result of one worker. Raises RuntimeError with the end of what it said where it failed."""
+    """The result of one worker. Raises RuntimeError with the end of its output where it failed."""
     spec = {
         "kind": kind, "data": str(arguments.data), "folder": str(folder), "model": arguments.model,
         "modalities": arguments.modalities, "clamped": arguments.clamped, "batch_size": arguments.batch_size,
@@ -130,7 +130,7 @@ def merged(rounds: list[dict[str, Any]], matmul: float, tokens_per_step: int) ->
 
 
 def available_flops(arguments: argparse.Namespace) -> float | None:
-    """What the device's maker says it can do, FLOP/s; None for a CPU or an unknown device."""
+    """FLOP/s of the device's data sheet; None for a CPU or an unknown device."""
     if arguments.device != "cuda":
         return None
     import torch

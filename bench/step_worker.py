@@ -116,7 +116,7 @@ def measure_matmul(spec: Spec) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name where the system tells it."""
+    """The CPU's name, from /proc/cpuinfo where there is one."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return names[0] if names else platform.processor()

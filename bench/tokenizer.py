@@ -38,7 +38,7 @@ def evaluation_sets(labels: str | None, video: str | None, size: int) -> Iterato
 
 
 def video_frames(path: str, size: int) -> np.ndarray:
-    """(N, size, size, 3) uint8: frames spread over the video, centre-cropped."""
+    """(N, size, size, 3) uint8: frames spread over the video, center-cropped."""
     with av.open(path) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     window = CropCanvas(size).window(frames[0].shape[:2])

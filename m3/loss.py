@@ -201,7 +201,7 @@ def target_weights(counts: Tensor, reduction: str) -> Tensor:
 
 
 def _mean_over(num_modalities: Callable[[Tensor], Tensor | int]) -> Callable[[Tensor], Tensor]:
-    """Mean over so many modalities of their mean losses."""
+    """Sum of the modalities' mean losses, divided by `num_modalities(counts)`."""
 
     def weights(counts: Tensor) -> Tensor:
         return (counts > 0).double() / counts.clamp_min(1) / num_modalities(counts)

@@ -80,10 +80,10 @@ class StreamedSplit:
         split: name of the split.
         table: the run's modalities; a sample has their tokens, in this order.
         seed: of the order.
-        shuffle_buffer: samples among which the next one is drawn; None keeps the order of the split.
-        flip: mirror each sample in half of its epochs, the same ones as with a token table.
+        shuffle_buffer: samples from which the next one is taken at random; None keeps the order of the split.
+        flip: mirror each sample in half of its epochs, as a token table does.
     Raises:
-        ValueError, from `columns_of`, where the data set lacks what is wanted.
+        ValueError, from `columns_of`, where the data set lacks a modality of the table, or mirrored versions.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ _TOKENIZERS = {
     "mini": "m3's own mini tokenizer, which is part of the package (`tokenizer=mini`)",
     "cosmos": "NVIDIA's Cosmos-0.1 DI16x16, from https://huggingface.co/nvidia/Cosmos-0.1-Tokenizer-DI16x16 "
     "(`tokenizer=cosmos`)",
-    "none": "none: the model knows poses only",
+    "none": "none: the model has poses only",
 }
 
 

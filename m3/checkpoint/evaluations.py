@@ -152,7 +152,7 @@ def _rollout_evaluations(record: Mapping[str, Any], units: Mapping[str, _Unit]) 
     counts = ", ".join(f"{each['num_samples']:,}" for each in horizons)
     description = (
         f'Model / "nothing moves" (the reference, copied) on {record["num_samples"]:,} roll-outs of the {split} split '
-        f"of {dataset}; with a truth so many frames ahead: {counts}."
+        f"of {dataset}; with a truth at each horizon: {counts}."
     )
     yield Evaluation("Roll-outs of human motion", dataset, split, description, [header, *rows], values)
 

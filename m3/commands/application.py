@@ -33,7 +33,7 @@ def plain(section: DictConfig) -> dict[str, Any]:
 
 
 def sweep_direction() -> Literal["minimize", "maximize"]:
-    """Of the number that the command returns, in a job of a sweep."""
+    """The direction of the sweep that this job is part of, for the number that the command returns."""
     return OmegaConf.select(DictConfig(HydraConfig.get().callbacks), "sweep.direction")
 
 

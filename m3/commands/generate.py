@@ -47,7 +47,7 @@ from m3.tokens.base import NoTokenizer
 
 @dataclass(frozen=True)
 class Result:
-    """What `run` made.
+    """The result of `run`.
 
     made: the roll-outs or completed pairs, their prompts, and the ground truth.
     scores: of roll-outs under "", of completed pairs by frame. Without a ground truth only the diversity.
@@ -135,14 +135,14 @@ def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """From files, a split, or nothing."""
     loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
     if cfg.joints is not None and cfg.input is None:
-        raise ValueError(f"joints={cfg.joints}: of which picture or video? Give input=FILE")
+        raise ValueError(f"joints={cfg.joints}: needs the picture or video that it annotates, input=FILE")
     if cfg.input is None and is_given:
         return _prompts_of_split(cfg, generator, num_frames)
     check_tokenizer(loaded, cfg.checkpoint, tokenizer)
     if cfg.input is None:
         return prompt_of_nothing(loaded.table, num_frames)
     if not is_given:
-        raise ValueError(f"input={cfg.input}: sampling.given=[] gives nothing of it")
+        raise ValueError(f"input={cfg.input}: not used, because sampling.given=[] is empty")
     how = preparation(loaded.data["canvas_size"], num_frames, *compatible_manifest(loaded, cfg.data.root))
     print(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
@@ -166,11 +166,11 @@ def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) ->
 
 
 def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
-    """Where the real frames are, if `source=…` says so. Raises ValueError where these are not the shards' clips."""
+    """The source of the real frames, if `source=…` names one. Raises ValueError unless it has the shards' clips."""
     if cfg.get("source") is None:
         return None
     if split.manifest.canvas["mode"] not in CANVASES:
-        raise ValueError(f"source={cfg.source.name}: {cfg.data.root} does not say which canvas its frames had")
+        raise ValueError(f"source={cfg.source.name}: {cfg.data.root} does not record the canvas of its frames")
     source: ClipSource = instantiate(cfg.source)
     check_source(source, plain(cfg.source), split.manifest)
     return source
@@ -204,7 +204,7 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
 
 
 def _given(entries: Sequence[GivenEntry]) -> str:
-    """`sampling.given` for people: "tok_rgb, 6 parts of coords"."""
+    """`sampling.given` as text: "tok_rgb, 6 parts of coords"."""
     parts = [
         entry if isinstance(entry, str) else f"{len(chosen)} parts of {name}"
         for entry in entries
@@ -228,7 +228,7 @@ def mean_pck(scores: Sequence[Score]) -> float:
 def main(cfg: DictConfig) -> float | ReadyTrial:
     """Returns the mean PCK@0.1, the number that a sweep maximizes.
 
-    Of forecasts it is the mean PCK@0.05, of in-painting minus the mean error in px.
+    For forecasts it is the mean PCK@0.05, for in-painting minus the mean error in px.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(script("generate"), "out", sweep_direction(), can_resume=False)

@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> Manifest:
 
 
 def _pack(cfg: DictConfig) -> Manifest:
-    """Tokens that are there already go into shards as they are."""
+    """Packs tokens that were made elsewhere into shards, unchanged."""
     if cfg.augment.flip:
         raise ValueError("augment.flip=true: tokens cannot be mirrored, only the pictures they were made of")
     options = PackOptions(cfg.pairs_per_shard, cfg.text_vocab_size, cfg.strict)
@@ -101,9 +101,9 @@ def _pack(cfg: DictConfig) -> Manifest:
 
 
 def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
-    """What is stored of a pair: all that the tokenizer can give, or what the run's modality table has of it.
+    """The stored modalities of a pair: all that the tokenizer makes, or those of them that the modality table names.
 
-    Raises ValueError where the table and the data would not fit each other.
+    Raises ValueError where table and data do not fit each other.
     """
     without = PICTURE_MODALITIES if get_class(cfg.tokenizer._target_) is NoTokenizer else ()
     stored = {modality.name: modality for modality in pair_modalities(canvas.grid) if modality.name not in without}
@@ -122,7 +122,7 @@ def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
 
 
 def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
-    """What of the configuration decides the bytes of the shards."""
+    """The parts of the configuration that decide the bytes of the shards."""
     settings = plain(cfg)
     stages = {stage: _without_places(settings[stage]) for stage in STAGES}
     layout = ("augment", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
@@ -140,14 +140,14 @@ def _finish(
     source: ClipSource | None = None,
     canvas: Canvas | None = None,
 ) -> None:
-    """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads what has an address."""
+    """Draws OUT/contact_sheet.png, unless it is there already, prints the summary, and uploads to an address."""
     folder = working_folder(cfg.out, cfg.scratch)
     path = folder / CONTACT_SHEET_NAME
     if cfg.contact_sheet.num_pairs and (built.is_new or not path.exists()):
         shown_by = None if isinstance(tokenizer, NoTokenizer) else tokenizer
         num_pairs, cell_px = cfg.contact_sheet.num_pairs, cfg.contact_sheet.cell_px
         pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
-        if pairs != []:  # it is where no modality can be drawn, which the summary mentions
+        if pairs != []:  # empty where no modality can be drawn, as the summary mentions
             write_png(path, contact_sheet(pairs))
     if not is_local(cfg.out):
         publish(folder, cfg.out)
@@ -159,7 +159,7 @@ def _finish(
 
 
 def _published(cfg: DictConfig, identity: dict[str, Any]) -> Manifest | None:
-    """What is complete already at an address, `out=s3://…`."""
+    """The manifest of a data set that is complete at an address, `out=s3://…`; None without."""
     existing = None if is_local(cfg.out) else find_published(cfg.out, identity, cfg.overwrite)
     if existing is not None:
         _say_complete(cfg.out)
@@ -171,14 +171,14 @@ def _say_complete(out: str) -> None:
 
 
 def verify(root: str) -> int:
-    """Checks a data set against its manifest, prints what is wrong with it, and returns the number of faults."""
+    """Checks a data set against its manifest, prints its faults, and returns their number."""
     manifest, faults = verify_dataset(root)
     console = Console()
     for fault in faults:
         console.print(f"[bold red]fault[/] {escape(fault)}", highlight=False, soft_wrap=True)
     num_pairs = sum(manifest.num_pairs(split) for split in manifest.shards)
     num_shards = sum(len(shards) for shards in manifest.shards.values())
-    outcome = f"{len(faults)} faults" if faults else "all as its manifest says"
+    outcome = f"{len(faults)} faults" if faults else "all match the manifest"
     console.print(f"{escape(root)}: {num_shards:,} shards with {num_pairs:,} pairs read: {outcome}", highlight=False)
     return len(faults)
 

@@ -50,7 +50,7 @@ from m3.training.sharding import fsdp_strategy
 from m3.training.tokenizer import TokenizerTraining
 
 Task = MaskedTraining | TokenizerTraining
-"""What conf/task makes."""
+"""The modules that conf/task constructs."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Assembled:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a run did.
+    """The result of a run.
 
     first_eval_loss: before the first step, None for a run that was continued. last_eval_loss: after the last.
     checkpoint: of the last step. checkpoints: which one is the best.
@@ -122,10 +122,10 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
 
     Raises:
         Interrupted at SIGTERM or SIGINT, after a checkpoint.
-        CheckpointWriteError where a checkpoint finds no room; those before it are intact.
+        CheckpointWriteError where a checkpoint cannot be written, as on a full disk; those before it are intact.
         NonFiniteError where a loss or a gradient is not finite, after the batch was saved.
-        ShardError where a stream meets a shard that is not the one its manifest lists, SettingError where it has more
-        loader processes than samples.
+        ShardError where a streamed shard differs from the manifest, SettingError where there are more loader processes
+        than samples.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
     if trainer.is_global_zero:
@@ -274,7 +274,7 @@ def main(cfg: DictConfig) -> float | ReadyTrial:
     _silence_start()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(script("train"), "run_dir", sweep_direction(), can_resume=True)
-    os.environ["M3_RUN_DIR"] = cfg.run_dir  # for the processes of other ranks, whose clock may show another name
+    os.environ["M3_RUN_DIR"] = cfg.run_dir  # other ranks would name the run by their own clocks
     try:
         with interruptible():  # before training there is nothing to save
             stop_with_sweep()

@@ -26,7 +26,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str:
-    """What is wrong, in the words of the error's origin.
+    """The message of the error that is the origin of this one.
 
     A missing value is named by its key. An error that Hydra met when it built an object is that object's own. An error
     of a loader process comes without the traceback that its message has.

@@ -98,7 +98,7 @@ class Poses:
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames: what is drawn and scored.
+    """Decoded frames, which are drawn and scored.
 
     values: modality → value with leading dimensions (N, T + 1) that can be indexed like an array: `Poses` for joints,
         (N, T + 1, H, W, 3) uint8 RGB for pictures, black where not present. A modality that nothing decodes is absent.

@@ -41,7 +41,7 @@ def is_batch_job() -> bool:
 def requeue() -> bool:
     """Puts the SLURM job of this process back into the queue, where it waits and then runs its script again.
 
-    Only rank 0 of a batch job does so, and no trial of a sweep. What came of it is printed; True if it worked.
+    Only rank 0 of a batch job does so, and no trial of a sweep. The outcome is printed; True if it worked.
     """
     if not is_batch_job() or process_rank() or IN_TRIAL in os.environ:
         return False

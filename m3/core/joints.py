@@ -27,7 +27,7 @@ def limbs_of(side: str) -> tuple[tuple[str, str], ...]:
 LIMBS = (
     ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"), *limbs_of("right"), *limbs_of("left"),
 )  # fmt: skip
-"""All 12 limbs in the order in which they are drawn: the left side lies over the right one."""
+"""All 12 limbs in the order in which they are drawn: the left side covers the right one."""
 
 
 @dataclass(frozen=True)

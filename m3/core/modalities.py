@@ -1,4 +1,4 @@
-"""The modality table: the one place that knows names, lengths, vocabularies, alphas and legal ids."""
+"""The modality table: the single definition of names, lengths, vocabularies, alphas and legal ids."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class AlphaSet:
 
 @dataclass(frozen=True)
 class ModalityTable:
-    """The modalities of a run, in the order in which their tokens lie in a sample, and their budgets' law.
+    """The modalities of a run, in the order of their tokens in a sample, and the distribution of token budgets.
 
     Constructed from `conf/modalities/*.yaml`, whose keys are these fields.
 
@@ -118,7 +118,7 @@ class ModalityTable:
     vocab_sizes: padded table sizes, per modality; read by `logits=table`.
     max_seq_lens: tokens per modality (L).
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
-    input_tokens_range, target_tokens_range: inclusive bounds of the tokens of a sample's draw.
+    input_tokens_range, target_tokens_range: inclusive bounds of the number of tokens of a sample.
     clamped: what happens to tokens drawn beyond a modality's length: "drop" (published) or "redistribute".
     mixture: None, or alpha sets of which each sample takes one by weight, as mappings {weight, input_alphas,
         target_alphas}. A set without one of the two alphas has those of the fields above.
@@ -258,7 +258,7 @@ class ModalityTable:
                 )
 
     def _named_alpha_sets(self) -> list[tuple[str, AlphaSet]]:
-        """Each alpha set with what stands before its keys."""
+        """Each alpha set with the prefix of its keys."""
         if self.mixture is None:
             return [("", alpha_set) for alpha_set in self.alpha_sets]
         return [(f"mixture[{number}].", alpha_set) for number, alpha_set in enumerate(self.alpha_sets)]
@@ -308,7 +308,7 @@ class ModalityTable:
         return self.modalities.index(name)
 
     def columns(self, name: str) -> slice:
-        """Where the tokens of a modality lie in a sample's S tokens."""
+        """The columns of a modality in a sample's S tokens."""
         k = self.index(name)
         return slice(self.offsets[k], self.offsets[k] + self.max_seq_lens[k])
 

@@ -5,7 +5,7 @@
     H heads                E head width               V vocabulary
     J = 13 joints          T frames
 
-Arrays before batching are NumPy, from batching on they are torch. A mask's name says what True means.
+Arrays before batching are NumPy, from batching on they are torch. The name of a mask is the meaning of True.
 """
 
 from __future__ import annotations

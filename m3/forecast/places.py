@@ -24,11 +24,11 @@ def disc_shares(radius: float) -> Tensor:
     The mean over discs of radius ratio · `radius` for `EXTENT_RATIOS`, because L itself is unknown at inference.
     `radius` is in sides of the pose's box.
     """
-    centres = cell_centers()  # (V, 2)
+    centers = cell_centers()  # (V, 2)
     inside = (np.arange(MOTION_SIDE)[:, None] + (np.arange(_SUBCELLS) + 0.5) / _SUBCELLS).ravel()
     points = grid_to_displacement(inside)  # along an axis
-    shares = np.empty((len(centres), len(centres)), dtype=np.float32)
-    for place, (x, y) in enumerate(centres):
+    shares = np.empty((len(centers), len(centers)), dtype=np.float32)
+    for place, (x, y) in enumerate(centers):
         distance = np.hypot(points[:, None] - y, points - x)  # rows along y
         is_in = np.mean([distance < radius * ratio for ratio in EXTENT_RATIOS], axis=0)
         shares[:, place] = is_in.reshape(MOTION_SIDE, _SUBCELLS, MOTION_SIDE, _SUBCELLS).mean((1, 3)).ravel()

@@ -1,4 +1,4 @@
-"""Any modality from any others: scores of pairs of which parts were given and others generated."""
+"""Scores of completed pairs: any modality, generated from any others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAMES = ("reference", "successor")
 
 
 def generated_frames(made: Generation) -> dict[int, set[str]]:
-    """Frame of a pair, 0 or 1, of which something was generated → the generated modalities."""
+    """Frame of a pair, 0 or 1 → its generated modalities; without frames that have none."""
     found: dict[int, set[str]] = {}
     for modality in made.generated:
         name, frame = frame_of(modality)
@@ -27,9 +27,9 @@ def generated_frames(made: Generation) -> dict[int, set[str]]:
 
 
 def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> dict[str, list[Score]]:
-    """Name of a frame → scores of what was generated of it. "Nothing moves" is the pair's other frame.
+    """Name of a frame → scores of its generated modalities. "Nothing moves" is the other frame of the pair.
 
-    Given joints are not scored, nor the tokens of a modality of which some were given.
+    Given joints are not scored, and no token accuracy is computed for a modality with given tokens.
     """
     found, given = {}, made.given.tokens
     assert given is not None, "decoded frames keep their tokens"
@@ -61,7 +61,7 @@ def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> di
 
 
 def _ordered(frames: Frames, order: list[int], is_given: Mapping[str, np.ndarray]) -> Frames:
-    """The pair as scores want it: the other frame, then the generated one, in which given joints are invisible.
+    """The pair as `Comparison` takes it: the other frame, then the generated one, in which given joints are invisible.
 
     is_given: modality → (N, L) bool, of the generated frame.
     """

@@ -19,9 +19,10 @@ class Generation:
     predicted: (N, T + 1) frames, decoded as sampling.schemes sets. T is 1 for completed pairs.
     truth: (N, T + 1) frames of the prompts.
     generated: names of the generated modalities.
-    interpreters: modality → what decoded it and draws it. undecoded: modality → why it has no interpreter.
+    interpreters: modality → the one that decodes and draws it. undecoded: modality → why it has no interpreter.
     modalities: of the model's table. canvas_size: pixels. is_rollout: False for completed pairs.
-    argmax: with the likeliest id everywhere; samples: random ones. Only where several samples were asked for.
+    argmax: (N, T + 1) frames with the likeliest id everywhere. samples: (N, T + 1) frames of each random sample. None
+        and empty unless several samples were requested.
     """
 
     prompts: Prompts

@@ -1,4 +1,4 @@
-"""A trained model at work: from prompts to roll-outs, or to completed pairs, and their scores."""
+"""Generates roll-outs or completed pairs from prompts with a trained model, and scores them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from m3.vocabularies import DecodingContext, Interpreter, decode, interpreters_o
 
 @dataclass(frozen=True)
 class Generator:
-    """What all prompts have in common.
+    """A model, its tokenizer, and the settings of sampling.
 
     sampling: what is given and generated, and how.
     seed: of the sampling. batch_size: samples at a time; changes nothing but speed, up to rounding.
-    num_samples: above 1, so many random samples are generated from each prompt besides.
+    num_samples: random samples of each prompt, besides the prediction; 1: none.
     sample_schemes: per-modality overrides of the decoding settings used for random samples.
     """
 
@@ -79,13 +79,13 @@ class Generator:
 
     @property
     def rolls_out(self) -> bool:
-        """Whether a whole successor is generated, which can be the next reference, and nothing of it is given."""
+        """Whether a whole successor is generated, with nothing of it given, so that it can be the next reference."""
         given = {frame_of(named_modality(entry))[1] for entry in self.sampling.given}
         return rolls_out(self.sampling.generate, self.table) and 1 not in given
 
     @property
     def missing_successors(self) -> list[str]:
-        """What a roll-out would have to generate besides; empty where only parts of a reference are generated."""
+        """Modalities that a roll-out would need to generate too; empty where only a reference is generated."""
         generated = set(self.sampling.generate)
         successors = rolled_modalities(self.table).values()
         return [name for name in successors if name not in generated] if generated & set(successors) else []
@@ -106,7 +106,7 @@ class Generator:
     def generate(self, prompts: Prompts) -> Generation:
         """Roll-outs as long as the prompts, or completed pairs, as the sampling asks.
 
-        Joints of a roll-out's reference that nobody annotated are generated first. Raises ValueError naming the key for
+        Joints of a roll-out's reference without annotation are generated first. Raises ValueError naming the key for
         a sampling that does not fit the model or the prompts.
         """
         schemes, is_given = self.sampling.for_table(self.table), self.sampling.is_given(self.table)
@@ -137,7 +137,7 @@ class Generator:
         return replace(made, samples=samples)
 
     def scores(self, made: Generation) -> dict[str, list[Score]]:
-        """Of roll-outs under ""; of completed pairs by frame, "reference" and "successor"."""
+        """Scores of roll-outs under ""; of completed pairs by frame, "reference" and "successor"."""
         if not self.rolls_out:
             return completion_scores(made, self.metrics)
         prompts, truth, predicted = made.prompts, made.truth, made.predicted
@@ -172,7 +172,7 @@ class Generator:
         return [each.for_table(self.table) for each in changed]
 
     def _lacks_joints(self, prompts: Prompts, is_given: Tensor) -> bool:
-        """Whether joints are to be given that nobody annotated and nothing else generates."""
+        """Whether joints without annotation are to be given and are not generated."""
         if "coords" not in rolled_modalities(self.table) or "coords" in self.sampling.generate:
             return False
         is_annotated = prompts.tokens.is_known["coords"][:, 0].all()
@@ -185,7 +185,7 @@ class Generator:
         schemes: Sequence[DecodingConfig],
         numbers: Sequence[int],
     ) -> list[Frames]:
-        """Frames of each prompt for each sample number; all numbers go through the model together."""
+        """Frames of each prompt for each sample number; all sample numbers share the model's batches."""
         num_prompts, num_frames = len(prompts.chains), prompts.num_frames
         sample = torch.cat([prompts.sample_ids(number) for number in numbers]).to(self.device)
         repeated = given[list(range(num_prompts)) * len(numbers)]

@@ -1,4 +1,4 @@
-"""In-painting of poses: some joints are hidden and generated from the rest, and compared with what was hidden."""
+"""In-painting of poses: some joints are hidden, generated from the rest and compared with the truth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class InpaintingResult:
-    """N poses with hidden joints, and the guesses of what was hidden.
+    """N poses with hidden joints, and guesses of these joints.
 
     rows: (N,) int, of the token table of the split.
     is_hidden: (N, 13) bool.
@@ -58,9 +58,9 @@ class Inpainting:
 
     root, split: of the data set; the mean pose is that of its train split.
     num_poses: reference poses, of different clips as far as there are.
-    num_hidden: joints hidden of each pose, their x, y and visibility.
+    num_hidden: joints hidden in each pose, with x, y and visibility.
     num_shown: poses in the picture.
-    sampling: its scheme for coords says how they are generated; what it gives and generates is not read.
+    sampling: its scheme for coords generates the hidden joints; its `given` and `generate` are not read.
 
     Raises ValueError naming the key for an impossible value.
     """
@@ -116,7 +116,7 @@ class Inpainting:
         return InpaintingResult(rows, is_hidden, truth, is_visible, guesses, record, codec.canvas_size, self.num_shown)
 
     def _hide(self, split: TokenTable, codec: JointCodec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows (N,), what is hidden (N, 13) and tokens (N, 3, 13) of poses that show a hidden and a given joint."""
+        """Rows (N,), hidden joints (N, 13) bool and tokens (N, 3, 13) of poses that show a hidden and a given joint."""
         rng = numpy_generator(self.seed, "inpainting")
         coords = _coords_of(split)
         is_hidden = rng.permuted(np.tile(np.arange(NUM_JOINTS) < self.num_hidden, (len(coords), 1)), axis=1)
@@ -212,15 +212,16 @@ def mean_pose(xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
 def fitted(mean: np.ndarray, xy: np.ndarray, is_given: np.ndarray) -> np.ndarray:
     """The mean pose (13, 2) moved and scaled to the given joints, (N, 13) bool, of each pose (N, 13, 2).
 
-    One factor and one offset per pose, least squares; the factor is 1 where the given joints do not tell it (one
-    joint) or would turn the pose over.
+    One factor and one offset per pose, least squares; the factor is 1 where one given joint does not
+    determine it, or where it would be negative (the pose turned over).
     """
     weight = is_given[..., None].astype(float)  # (N, 13, 1)
     count = weight.sum(1, keepdims=True)
     center_of_mean = (mean * weight).sum(1, keepdims=True) / count  # (N, 1, 2)
     center = (xy * weight).sum(1, keepdims=True) / count
     shape, target = (mean - center_of_mean) * weight, (xy - center) * weight
-    spread = np.square(shape).sum((1, 2), keepdims=True)
-    factor = np.divide((shape * target).sum((1, 2), keepdims=True), spread, out=np.ones_like(spread), where=spread > 0)
+    squares = np.square(shape).sum((1, 2), keepdims=True)
+    products = (shape * target).sum((1, 2), keepdims=True)
+    factor = np.divide(products, squares, out=np.ones_like(squares), where=squares > 0)
     factor = np.where(factor > 0, factor, 1.0)
     return (mean - center_of_mean) * factor + center

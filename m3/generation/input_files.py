@@ -1,4 +1,4 @@
-"""Pictures and videos of one's own as prompts, tokenized as preprocess.py does."""
+"""Pictures and videos as prompts, tokenized as preprocess.py does."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _ENCODE_BATCH_SIZE, _ENCODE_THREADS = 8, 1
 
 @dataclass(frozen=True)
 class Preparation:
-    """How frames of files become pairs of tokens: as the data were made that a model learned from.
+    """How the frames of files become pairs of tokens: with the settings of the model's own data.
 
     canvas: the visible part of a frame.
     miner: finds the successors, each the next reference, from the first frame on.
     fps: frames per second of a video that are read; None for all.
-    origin: where these settings come from, for people.
+    origin: where these settings come from, as shown to users.
     """
 
     canvas: Canvas
@@ -49,7 +49,7 @@ class Preparation:
 
     @property
     def summary(self) -> str:
-        """A line for people."""
+        """One line, to be printed."""
         miner = self.miner
         found = f"a step of {miner.step}" if isinstance(miner, Stride) else f"SSIM below {miner.threshold}"
         return f"input: {self.canvas.size} px canvas ({self.canvas.mode}), successors by {found}, {self.origin}"
@@ -58,11 +58,11 @@ class Preparation:
 def preparation(canvas_size: int, num_frames: int, manifest: Manifest | None, root: str) -> Preparation:
     """The settings in the manifest of the data set `root`; without one preprocess.py's defaults.
 
-    num_frames: at most so many successors are looked for.
+    num_frames: T, the number of successors to look for.
     """
     if manifest is None or manifest.canvas.get("mode") not in CANVASES:
         miner = ChainMiner(_THRESHOLD, num_frames)
-        origin = "preprocess.py's defaults: the model's own data are not at hand"
+        origin = "preprocess.py's defaults: the model's own data were not found"
         return Preparation(CropCanvas(canvas_size), miner, None, origin)
     canvas, fps = CANVASES[manifest.canvas["mode"]](canvas_size), manifest.settings.get("source", {}).get("fps")
     return Preparation(canvas, _miner(manifest.settings.get("pairs", {}), num_frames), fps, f"as in {root}")
@@ -94,7 +94,9 @@ def prompts_of_files(
         FileNotFoundError or ValueError naming the file that cannot be used.
     """
     if joints is not None and len(paths) > 1:
-        raise ValueError(f"joints={joints}: for which of the {len(paths)} files of input? Put each file's beside it")
+        raise ValueError(
+            f"joints={joints}: one file for the {len(paths)} files of input; put a file of joints beside each"
+        )
     tokens, codec = no_tokens(table, (len(paths), num_frames + 1)), JointCodec(how.canvas.size)
     real = np.zeros((len(paths), num_frames + 1, codec.canvas_size, codec.canvas_size, 3), np.uint8)
     chains = []
@@ -139,7 +141,7 @@ def read_clip(path: Path, clip_id: str, joints: Path | None, fps: float | None) 
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Ids for people and for folders: the files' names."""
+    """Clip id → path. Ids are the files' names, also used as folder names."""
     return {name: Path(path) for name, path in ids_from_paths({str(path): Path(path).stem for path in paths}).items()}
 
 
@@ -181,7 +183,7 @@ def _chain(name: str, clip: _DecodedClip, extent: float | None) -> Chain:
 
 
 def _indices(clip: Clip, miner: ChainMiner | Stride) -> list[int]:
-    """The first frame, its successor, that one's successor …"""
+    """Indices of the first frame, its successor, the successor of that one, …"""
     if len(clip.frames) == 1:
         return [0]
     return [0, *(pair.successor for pair in miner.pairs(clip.frames))]

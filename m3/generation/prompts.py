@@ -1,4 +1,4 @@
-"""What roll-outs and completions start from, with the ground truth that follows: of a split, of files, or nothing."""
+"""Prompts: reference frames, and the ground truth that follows them, from a split, from files, or empty."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _SAMPLE_STRIDE = 2**32
 class Prompts:
     """N reference frames.
 
-    chains: titles and places of the references and of the frames that follow them.
+    chains: the references and the frames that follow them, as pairs of a clip, with titles.
     tokens: (N, T + 1) frames: the reference and the ground truth of its successors. Tokens are known where they were
         read or annotated; joints of a split count as annotated, invisible ones too.
     sample: (N,) int64 identities of the prompts, for `m3.sampling.sampler.generate`; less than 2³².
     previous: (N, 1) frames: joints of the frame before the reference, not present where there is none. None for a
         model without joints.
-    real: (N, T + 1) frames: the pictures themselves on the canvas, "tok_rgb"; None where only tokens are at hand.
+    real: (N, T + 1) frames: the original pictures on the canvas, "tok_rgb"; None where only tokens are available.
     """
 
     chains: list[Chain]
@@ -91,15 +91,14 @@ class Prompts:
         return torch.as_tensor(self.sample) + number * _SAMPLE_STRIDE
 
     def given(self, is_given: Tensor, table: ModalityTable) -> TokenFrames:
-        """(N, 2) frames: what of reference and first successor is given to the model.
+        """(N, 2) frames: the tokens of reference and first successor that are given to the model.
+
+        Joints without annotation are left out.
 
         Args:
             is_given: (S,) bool, from `Sampling.is_given`.
-
-        Joints that nobody annotated are left out.
-
         Raises:
-            ValueError where something else is asked for that a prompt does not have.
+            ValueError where a prompt lacks any other modality of `is_given`.
         """
         found = no_tokens(table, (len(self.chains), 2))
         found.is_present[:] = True
@@ -151,21 +150,21 @@ def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[Chain]) -> np.ndar
 
 
 def no_previous(num_prompts: int) -> Frames:
-    """No frame before the references is known."""
+    """`Prompts.previous` where the frames before the references are unknown."""
     joints = num_prompts, 1, NUM_JOINTS
     poses = Poses(np.zeros((*joints, 2)), np.zeros(joints, bool))
     return Frames({"coords": poses}, np.zeros((num_prompts, 1), bool))
 
 
 def prompt_of_nothing(table: ModalityTable, num_frames: int) -> Prompts:
-    """One prompt of which nothing is given: unconditional generation."""
+    """One prompt with nothing given: unconditional generation."""
     chain = Chain((), (PairInfo(NOTHING, NOTHING, 0, 0, None, None),))
     previous = no_previous(1) if "coords" in frame_modalities(table) else None
     return Prompts([chain], no_tokens(table, (1, num_frames + 1)), np.zeros(1, np.int64), previous)
 
 
 def with_generated_reference(truth: Frames, predicted: Frames) -> Frames:
-    """The truth with the reference of the roll-outs, parts of which were generated: baselines start from there."""
+    """The truth with the partly generated reference of the roll-outs, from which baselines then start."""
 
     def replaced(true: Any, made: Any) -> Any:
         if isinstance(true, np.ndarray):

@@ -21,14 +21,14 @@ from m3.sampling.settings import DecodingConfig
 def find_chains(
     pairs: Sequence[PairInfo], num_frames: int, starts: Literal["first", "disjoint"], max_samples: int | None = None
 ) -> list[Chain]:
-    """Where to start rolling out, and the truth that follows.
+    """The chains of pairs to roll out: each a reference with the truth that follows.
 
     Args:
         pairs: rows of a split, in the order of its token table.
-        num_frames: T, the most pairs of a chain. A chain is shorter where its clip, or the split, ends.
+        num_frames: T, the maximum number of pairs in a chain. A chain is shorter where its clip, or the split, ends.
         starts: "first" starts at the first pair of each clip, "disjoint" wherever no earlier chain of the clip
             has used the pair.
-        max_samples: at most so many chains, spread evenly over all of them.
+        max_samples: maximum number of chains, evenly spaced over all of them; None: all.
 
     Returns:
         Chains in the order of clip and start. Raises ValueError naming the key for an impossible value.
@@ -75,7 +75,7 @@ def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain
 
 
 def rolls_out(generated: Sequence[str], table: ModalityTable) -> bool:
-    """Whether what is generated is a whole successor, perhaps with parts of the reference."""
+    """Whether the generated modalities include all of the successor."""
     rolled = rolled_modalities(table)
     return bool(rolled) and {*rolled.values()} <= {*generated}
 
@@ -108,15 +108,15 @@ def roll_out(
 
     Args:
         model: in eval mode.
-        given: (N, 2) frames: what is known of the references and of their first successors.
-        schemes: in the order in which modalities are generated. Those of the reference fill in what is not known of
-            it; above one step those of the successor must make it whole (`check_schemes`).
+        given: (N, 2) frames: the known tokens of the references and of their first successors.
+        schemes: in the order in which modalities are generated. Those of the reference generate its unknown
+            tokens; above one step those of the successor must cover all of its modalities (`check_schemes`).
         num_frames: T.
         seed, sample: see `m3.sampling.sampler.generate`; sample is (N,) int64 on the model's device.
         batch_size: samples at a time.
         on_step: called after each step of the sampler, `num_steps` times.
-        first_epoch: of the sampler at horizon 1; it rises by 1 a horizon. Two generations of the same samples in
-            different epochs are independent.
+        first_epoch: epoch of the sampler at horizon 1; it increases by 1 per horizon. Two generations of the same
+            samples in different epochs are independent.
 
     Returns:
         (N, T + 1) frames, all present, the reference first. Horizon k is generated from horizon k − 1 alone.
@@ -144,7 +144,7 @@ def roll_out(
 
 @dataclass
 class _State:
-    """A roll-out at work: B samples.
+    """The state of a roll-out of B samples.
 
     tokens, is_known: (B, S) int64 and bool, input of the next step.
     ids, are_known: modality → the frames so far, each (B, L).
@@ -183,7 +183,7 @@ class _State:
         self.tokens, self.is_known = tokens, is_known
 
     def _keep(self, name: str, modality: str, made: Tensor) -> None:
-        """Nothing is known of a modality that the table lacks."""
+        """Appends a frame of modality `name`; its tokens are unknown where the table lacks `modality`."""
         ids, are_known = self.ids.setdefault(name, []), self.are_known.setdefault(name, [])
         if modality in self.table.modalities:
             columns = self.table.columns(modality)

@@ -37,7 +37,7 @@ MIN_LIMBS = 3
 """With fewer limbs visible in all of reference, picture and other pose, a pose is not compared."""
 NUM_OTHERS = 16
 SHIFT = 0.05
-"""Of the larger side of the box around the visible joints."""
+"""Share of the larger side of the box around the visible joints."""
 _ANGLES = np.arange(8) * np.pi / 4
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)  # (8, 2)
 _SEED = 0
@@ -105,7 +105,7 @@ def _others(n: int, is_candidate: np.ndarray) -> Sequence[int]:
 
 
 def _shifted(xy: np.ndarray, is_visible: np.ndarray) -> np.ndarray:
-    """(13, 2) joints → (8, 13, 2), moved as a whole; (0, 13, 2) where none is visible or all lie in one point."""
+    """(13, 2) joints → (8, 13, 2), moved as a whole; (0, 13, 2) where none is visible or all are at one point."""
     size = np.ptp(xy[is_visible], axis=0).max() if is_visible.any() else 0.0
     return xy + SHIFT * size * _DIRECTIONS[:, None] if size else np.zeros((0, *xy.shape))
 

@@ -46,7 +46,7 @@ class ClipBootstrap:
 
 
 def interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R, T) → (T,) and (T,): the percentiles between which `LEVEL_PERCENT` of the resamples lie; NaN without any."""
+    """(R, T) → (T,) and (T,): the percentiles that enclose `LEVEL_PERCENT` of the resamples; NaN without any."""
     tail = (100 - LEVEL_PERCENT) / 2
     low, high = np.full((2, resampled.shape[1]), np.nan)
     for k, column in enumerate(resampled.T):

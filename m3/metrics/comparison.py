@@ -1,4 +1,4 @@
-"""What is scored: the frames of a model, and all that they are compared with."""
+"""The frames that are scored, and all that they are compared with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m3.core.frames import Frames
 
 @dataclass(frozen=True)
 class Comparison:
-    """N roll-outs of T frames beside their ground truth. What is None leaves its scores absent.
+    """N roll-outs of T frames beside their ground truth. Scores that need a field that is None are absent.
 
     predicted, truth: (N, T + 1) frames with the same references.
     extent: (N,) L of PCK in canvas pixels, `PairInfo.pose_extent_px`; NaN where unknown: not scored by PCK.
@@ -51,7 +51,7 @@ class Comparison:
 
     @cached_property
     def series(self) -> Mapping[str, Frames]:
-        """The frames of each series of a score, but for the samples; see `m3.metrics.specs.SERIES`."""
+        """Name of a series → its frames, without the samples; see `m3.metrics.specs.SERIES`."""
         frames = {
             "model": self.predicted,
             "nothing_moves": self.truth.still(),

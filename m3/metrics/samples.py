@@ -13,7 +13,7 @@ from m3.metrics.measures import Ratio, squared_error
 
 
 def mean_of(ratios: Sequence[Ratio]) -> Ratio:
-    """The score that a sample has on average."""
+    """The mean over the samples, of numerators and denominators."""
     return Ratio(np.mean([each.numerator for each in ratios], 0), np.mean([each.denominator for each in ratios], 0))
 
 

@@ -20,7 +20,7 @@ class Series:
 
     value, low, high: [T] the number and its 95% interval; None where nothing is scored, the interval also where fewer
         than two clips are scored.
-    num_samples, num_clips: [T] what the number rests on.
+    num_samples, num_clips: [T] how many are scored.
     """
 
     value: list[float | None]
@@ -51,7 +51,7 @@ class Score:
 
     @property
     def num_samples(self) -> list[int]:
-        """[T] samples that the first number rests on; 0 makes it None."""
+        """[T] samples scored in the first series; its value is None where there are 0."""
         return self.first.num_samples
 
     @property
@@ -78,7 +78,7 @@ def score(
     metrics: Mapping[str, MetricSpec] = METRICS,
     on_metric: Callable[[], object] = lambda: None,
 ) -> list[Score]:
-    """The scores of N roll-outs over T horizons, of each metric that frames and truth allow.
+    """The scores of N roll-outs over T horizons, for each metric that frames and truth allow.
 
     metrics: to compute, in this order. on_metric: called after each of them, for a progress bar.
     """
@@ -99,7 +99,7 @@ def score(
 
 
 def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
-    """Series → ratios, those of `spec.series` that can be computed."""
+    """Per-sample metric values for the model and every baseline of `spec.series`, before aggregation."""
     has_joints = compared.has_joints
     if spec.needs_annotation and has_joints is not None and not has_joints.any():
         return {}
@@ -111,9 +111,9 @@ def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
         if name in compared.series:
             found[name] = spec.measure(compared.series[name], compared)
     if "sample" in spec.series and compared.samples:
-        drawn = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
-        if drawn:
-            found |= {"sample": mean_of(drawn), "best_of_n": best_of(drawn, spec.is_error)}
+        of_samples = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
+        if of_samples:
+            found |= {"sample": mean_of(of_samples), "best_of_n": best_of(of_samples, spec.is_error)}
     ratios = {name: ratio for name, ratio in found.items() if ratio is not None}
     if "model" not in ratios:
         return {}

@@ -101,17 +101,17 @@ class MetricSpec:
 
     @property
     def shown_unit(self) -> str:
-        """The unit for people: "%", "px", "dB", "levels", or "" for a share."""
+        """The unit as displayed: "%", "px", "dB", "levels", or "" for a share."""
         return "%" if self.is_percent else "" if self.unit == "share" else self.unit
 
     @property
     def factor(self) -> int:
-        """From the value to the number that people read."""
+        """From the value to the displayed number."""
         return 100 if self.is_percent else 1
 
     @property
     def num_digits(self) -> int:
-        """After the point, of the number that people read."""
+        """Digits after the point of the displayed number."""
         return 1 if self.shown_unit else 3
 
     @property
@@ -125,7 +125,7 @@ class MetricSpec:
         return f"{self.label} ({self.shown_unit})" if self.shown_unit else self.label
 
     def text(self, value: float | None) -> str:
-        """A value as people read it; "–" for none."""
+        """A value as displayed; "–" for None."""
         return "–" if value is None else f"{value * self.factor:.{self.num_digits}f}"
 
 
@@ -203,7 +203,7 @@ def _pictures(
 
 
 def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
-    """Of x and y tokens those of the truth's visible joints: the others are never targets."""
+    """x and y tokens are scored for the truth's visible joints only: the others are never targets."""
 
     def measure(frames: Frames, compared: Comparison) -> Ratio | None:
         tokens, true = frames.tokens, compared.truth.tokens

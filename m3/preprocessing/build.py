@@ -78,7 +78,7 @@ class BuildOptions:
 class BuildSpec:
     """Everything that decides the bytes of a data set.
 
-    preparer: source, canvas, pair miner, and what is stored.
+    preparer: source, canvas, pair miner, and the stored modalities.
     tokenizer: of the pictures.
     captioner: of the reference frames.
     splitter: of the pairs.
@@ -169,7 +169,7 @@ def _without_layout(identity: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _BuildProgress:
-    """What a run has done so far, for the progress display."""
+    """Progress of a run, for the display."""
 
     num_pairs: int = 0
     num_frames: int = 0
@@ -182,7 +182,7 @@ class _BuildProgress:
 
 
 def _stage_clips(staging: Staging, clip_ids: Sequence[str], spec: BuildSpec, executor: Executor) -> None:
-    """Prepare and encode what is not yet staged."""
+    """Prepare and encode the clips that are not staged yet."""
     to_do = [clip_id for clip_id in clip_ids if clip_id not in staging]
     if len(to_do) < len(clip_ids):
         done = len(clip_ids) - len(to_do)

@@ -55,7 +55,7 @@ class PreparedClip:
 class ClipPreparer:
     """Clip id → pairs, joint tokens and canvas pictures. Picklable, for worker processes.
 
-    modalities: names of what is stored of a pair.
+    modalities: names of the stored modalities of a pair.
     has_flip: also make the tokens of the mirrored joints.
     is_captioned_by_sight: the captioner needs the pictures of reference frames, even if no picture tokens are stored.
     """

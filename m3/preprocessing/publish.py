@@ -119,7 +119,7 @@ def _try(work: Callable[[], Any], where: str) -> None:
         except Exception as error:  # each protocol has its own
             if wait_s is None or isinstance(error, FileNotFoundError | PermissionError):
                 raise OSError(
-                    f"{where}: cannot be written ({type(error).__name__}: {error}); what is made is kept: run the "
+                    f"{where}: cannot be written ({type(error).__name__}: {error}); the data set is kept: run the "
                     "same command again"
                 ) from error
             time.sleep(wait_s)

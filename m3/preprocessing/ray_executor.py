@@ -305,7 +305,7 @@ def _check_reachable(address: str) -> None:
     except OSError as error:
         raise OSError(
             f"executor.address={address}: nothing answers there ({error}); `ray start --head` starts a cluster and "
-            "says its address"
+            "prints its address"
         ) from error
 
 

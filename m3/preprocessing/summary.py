@@ -19,7 +19,7 @@ _NUM_SHOWN = 5
 
 
 def print_summary(folder: Path, manifest: Manifest, console: Console, out: str | Path) -> None:
-    """Prints what is in the data set in `folder`, how its pairs are distributed, and what was not used.
+    """Prints the content of the data set in `folder`, the distribution of its pairs, and the rejected clips.
 
     out: its folder or address, for messages.
     """
@@ -93,7 +93,7 @@ def _quantile_text(quantiles: dict[str, Any]) -> str:
 
 def _print_rejected(out: str | Path, manifest: Manifest, console: Console) -> None:
     if manifest.rejected:
-        console.print(f"{len(manifest.rejected):,} clips were not used; {address(out, 'rejected.jsonl')} says why")
+        console.print(f"{len(manifest.rejected):,} clips were not used; reasons in {address(out, 'rejected.jsonl')}")
         for rejection in manifest.rejected[:_NUM_SHOWN]:
             console.print(f"  {escape(rejection.clip)}: {escape(rejection.reason)}", highlight=False)
     if manifest.notes:

@@ -40,11 +40,11 @@ class TokenizedFolders:
         tokenizer: name of the picture tokenizer that made the tokens; the files do not record it.
         name: of the data set, for the manifest and the default output folder.
         table: the modalities to store, in this order; those of `PAIR_MODALITIES` that it does not name are left out.
-            None stores what there is of `PAIR_MODALITIES`.
+            None stores those of `PAIR_MODALITIES` that have a folder.
 
     Attributes:
         pair_modalities: those of `PAIR_MODALITIES` that have a folder, in that order.
-        modalities: what is stored.
+        modalities: the stored ones.
         grid: (rows, columns) of a picture's tokens, None without pictures.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures for people: predicted frames with their skeletons above or beside the truth."""
+"""Pictures of predicted frames with their skeletons, above or beside the truth."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def views(interpreters: Mapping[str, Interpreter]) -> list[tuple[str, list[tuple
 def panels(
     frames: Sequence[tuple[str, Frames]], interpreters: Mapping[str, Interpreter], canvas_size: int
 ) -> list[Panel]:
-    """Each of some named frames in all its views."""
+    """A panel for each view of each of the named frames."""
     return [
         Panel(name + suffix, each, layers, canvas_size)
         for name, each in frames

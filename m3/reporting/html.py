@@ -46,7 +46,7 @@ pre { overflow-x: auto; font-size: 12.5px; margin: 0; white-space: pre-wrap; ove
 details { margin: 12px 0; } summary { cursor: pointer; font-weight: 600; }
 """
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
-"""The page may load nothing from anywhere, whatever its texts say."""
+"""The page loads nothing, even if one of its texts contains markup."""
 
 _MIME = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 
@@ -56,7 +56,7 @@ class Report:
     """The content of a report.
 
     title, lead: a heading and a sentence or two.
-    film: an animation (.mp4), or a picture, that opens it.
+    film: an animation (.mp4) or a picture, at the top.
     plot: scores.png; None where nothing is scored.
     scores: per horizon; by frame of a pair where these were completed.
     absent: label of a score, or a modality → why it is missing.
@@ -108,7 +108,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def _headline(scores: Sequence[Score]) -> str:
-    """The first scores one frame ahead, and as far ahead as the truth reaches."""
+    """The first scores at the first and the last horizon with a truth."""
     cards = []
     for score in first_scores(scores):
         known = [k for k, value in enumerate(score.model) if value is not None]
@@ -124,13 +124,13 @@ def _headline(scores: Sequence[Score]) -> str:
 
 def _how_to_read(scores: Sequence[Score], frame: str) -> str:
     present = {name for score in scores for name in score.series}
-    drawn = f" Best of n: {SERIES['best_of_n']}." if "best_of_n" in present else ""
+    best = f" Best of n: {SERIES['best_of_n']}." if "best_of_n" in present else ""
     still = "the pair's other frame, copied" if frame else SERIES["nothing_moves"]
-    says = (
+    text = (
         f"Small numbers: {LEVEL_PERCENT}% intervals, bootstrap over clips. Green: better than “nothing moves” beyond "
-        f"the interval; orange: worse. Nothing moves: {still}.{drawn}"
+        f"the interval; orange: worse. Nothing moves: {still}.{best}"
     )
-    return f"<p class=faint>{escape(says)}</p>"
+    return f"<p class=faint>{escape(text)}</p>"
 
 
 def _tables(scores: Sequence[Score]) -> str:

@@ -23,8 +23,8 @@ def metrics_record(
 ) -> dict[str, Any]:
     """The record. Intervals are named after their number: `model` and `model_ci95`.
 
-    has_truth: False where nothing is known to follow the references.
-    metrics: that could be computed; the missing ones are listed under `absent` with the reason.
+    has_truth: False where no prompt has a ground truth.
+    metrics: those of the model; the ones without a score are listed under `absent` with the reason.
     undecoded: modality → why it is not decoded; listed there as well.
     """
     found = {score.name: score for score in scores}

@@ -66,7 +66,7 @@ class Amounts:
 class About:
     """Facts of a run besides its results.
 
-    facts: for metrics.json. origin: where the prompts come from; given: what is given of them; both for people.
+    facts: for metrics.json. origin: where the prompts come from; given: their given parts; both as text for users.
     settings: name → text. command: that ran, or None.
     """
 
@@ -82,7 +82,7 @@ def write_generation(
 ) -> None:
     """Writes all files of roll-outs or completed pairs, and prints the scores.
 
-    scores: those of roll-outs under "", those of completed pairs by frame. metrics: that could be computed.
+    scores: those of roll-outs under "", those of completed pairs by frame. metrics: those of the model.
     """
     out.mkdir(parents=True, exist_ok=True)
     _clear(out)

@@ -37,14 +37,14 @@ class Preview(pl.Callback):
     """After evaluations rolls the evaluated model out, on the first rank.
 
     Writes `folder`/step_{optimizer steps:08d}.png and logs `preview/{score}/{horizon}`, the picture and a table of the
-    scores where a logger takes them. Training is the same to the bit with and without: every draw is a function of
-    `seed`. Missing data or modalities are announced at the start.
+    scores where a logger takes them. Training is the same to the bit with and without: all random numbers are a
+    function of `seed`. Missing data or modalities are announced at the start.
 
     Args:
         folder: of the pictures.
         root: the data set whose eval split is rolled out; None where there is none.
         table: the run's modalities.
-        tokenizer: draws the pictures if it is the one that made the data; else skeletons are drawn without.
+        tokenizer: decodes the pictures if it made the data; else skeletons are drawn without pictures.
         sampling: how the successor is generated.
         every_n_evaluations: the first and the last are drawn in any case.
         num_samples, num_frames: N and T.
@@ -107,16 +107,16 @@ class Preview(pl.Callback):
         if trainer.is_global_zero and not self._is_announced:
             self._is_announced = True
             if self.obstacle is not None:
-                print(f"no previews: {self.obstacle} (callbacks=none says that you know)", flush=True)
+                print(f"no previews: {self.obstacle} (callbacks=none silences this)", flush=True)
             elif not self.has_pictures:
                 print(
-                    f"previews show skeletons without pictures: those are tokens of another tokenizer, "
+                    f"previews show skeletons without pictures: the data have tokens of another tokenizer, "
                     f"{self.data_tokenizer}; tokenizer@{_KEY}.tokenizer={self.data_tokenizer} draws them",
                     flush=True,
                 )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The other ranks meanwhile wait where the ranks exchange something next.
+        # The other ranks wait at their next collective operation.
         assert isinstance(pl_module, MaskedTraining)
         if self.obstacle is None and trainer.is_global_zero and self._is_due(trainer):
             self.draw(pl_module.evaluated_model, trainer.global_step, trainer.loggers)

@@ -24,7 +24,7 @@ def verdict(score: Score, k: int) -> str:
 
 
 def heading(spec: MetricSpec) -> str:
-    """Of a column: "PCK@0.1 %"."""
+    """A column's heading: "PCK@0.1 %"."""
     return f"{spec.short} {spec.shown_unit}".strip()
 
 

@@ -1,4 +1,4 @@
-"""Arrays of `tokens.npz`: all tokens, for whoever wants to go on from them."""
+"""Arrays of `tokens.npz`: all tokens, for further use."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def rollout_arrays(made: Generation, rows: Sequence[int]) -> dict[str, np.ndarra
     if made.argmax is not None:
         arrays |= _arrays(made, "argmax", made.argmax.tokens, rows)
     if made.samples:
-        drawn = [_arrays(made, "sample", each.tokens, rows) for each in made.samples]
-        arrays |= {name: np.stack([each[name] for each in drawn]) for name in drawn[0]}
+        samples = [_arrays(made, "sample", each.tokens, rows) for each in made.samples]
+        arrays |= {name: np.stack([each[name] for each in samples]) for name in samples[0]}
     return arrays
 
 

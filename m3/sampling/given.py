@@ -21,7 +21,7 @@ def joint_positions(joints: Sequence[str]) -> list[int]:
     """
     unknown = [joint for joint in joints if joint not in JOINT_NAMES]
     if unknown:
-        raise ValueError(f"joints {unknown}: choose of {', '.join(JOINT_NAMES)}")
+        raise ValueError(f"joints {unknown}: choose from {', '.join(JOINT_NAMES)}")
     return [part * NUM_JOINTS + JOINT_NAMES.index(joint) for part in range(3) for joint in joints]
 
 
@@ -43,7 +43,7 @@ def given_mask(table: ModalityTable, given: Sequence[GivenEntry]) -> Tensor:
     for entry in given:
         name = named_modality(entry)
         if name not in table.modalities:
-            raise ValueError(f"sampling.given: no modality {name!r}; choose of {', '.join(table.modalities)}")
+            raise ValueError(f"sampling.given: no modality {name!r}; choose from {', '.join(table.modalities)}")
         columns = table.columns(name)
         parts = range(columns.stop - columns.start) if isinstance(entry, str) else entry[name]
         if isinstance(parts, str) or not isinstance(parts, Sequence):

@@ -16,8 +16,8 @@ from m3.core.validation import check
 class Guidance:
     """logits = unconditional + scale · Σ weight · (conditional − unconditional), over the conditions.
 
-    The unconditional pass leaves the tokens of all conditions out of the inputs, the conditional pass of a condition
-    those of the others. Both query the same positions.
+    The unconditional pass leaves the tokens of all conditions out of the inputs, the pass of a condition leaves out
+    those of the other conditions. All passes query the same positions.
 
     scale: 1 with one condition of weight 1 is no guidance; larger values follow the condition more closely.
     conditions: each is a modality, or a list of modalities that are one condition together. Empty: no guidance.
@@ -34,7 +34,7 @@ class Guidance:
         return [(entry,) if isinstance(entry, str) else tuple(entry) for entry in self.conditions]
 
     def check(self, key: str, modality: str) -> None:
-        """Raises ValueError naming the key for values that are impossible for what generates `modality`."""
+        """Raises ValueError naming the key for values that are impossible in the scheme of `modality`."""
         check(f"{key}.scale", self.scale, float)
         if not _is_list(self.conditions) or not all(
             isinstance(name, str) for entry in self.conditions for name in (entry if _is_list(entry) else [entry])
@@ -44,9 +44,9 @@ class Guidance:
             raise ValueError(f"{key}.weights={self.weights!r}: need a list, one number for each condition")
         names = [name for group in self.groups for name in group]
         if self.scale != 1 and not names:
-            raise ValueError(f"{key}.scale={self.scale}: name the modalities it is guided by in {key}.conditions")
+            raise ValueError(f"{key}.scale={self.scale}: name the guiding modalities in {key}.conditions")
         if modality in names or len(set(names)) != len(names) or not all(self.groups):
-            raise ValueError(f"{key}.conditions={self.groups}: other modalities than {modality}, each of them once")
+            raise ValueError(f"{key}.conditions={self.groups}: need modalities other than {modality}, each once")
         if self.weights is not None:
             if len(self.weights) != len(self.groups):
                 raise ValueError(f"{key}.weights={list(self.weights)}: need one for each of {self.groups}")
@@ -57,7 +57,7 @@ class Guidance:
         """Raises ValueError naming the key for a condition that the model does not have."""
         for name in (name for group in self.groups for name in group):
             if name not in table.modalities:
-                raise ValueError(f"{key}.conditions: no modality {name!r}; choose of {', '.join(table.modalities)}")
+                raise ValueError(f"{key}.conditions: no modality {name!r}; choose from {', '.join(table.modalities)}")
 
 
 def _is_list(value: object) -> bool:
@@ -65,9 +65,10 @@ def _is_list(value: object) -> bool:
 
 
 class Pass(NamedTuple):
-    """A pass of the model: which inputs it leaves out, and its share of the result.
+    """A pass of the model, without some of the inputs.
 
-    left_out: columns of a sample's tokens. coefficient: all passes' sum to 1.
+    left_out: columns of a sample's tokens. coefficient: its weight in the result; the sum
+    over all passes is 1.
     """
 
     left_out: tuple[slice, ...]
@@ -75,9 +76,9 @@ class Pass(NamedTuple):
 
 
 def passes(guidance: Guidance, table: ModalityTable) -> list[Pass]:
-    """The passes whose sum by coefficient is the guided result; those without a share in it are not made.
+    """The passes whose weighted sum is the guided result, without those of weight 0.
 
-    A head is linear and the coefficients sum to 1, so what is true of logits is true of the decoder's hidden vectors.
+    Heads are linear and the coefficients sum to 1, so the decoder's hidden vectors can be summed instead of the logits.
     """
     groups = guidance.groups
     if not groups:

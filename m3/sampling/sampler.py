@@ -1,9 +1,8 @@
 """From known tokens to generated ones, on the packed encoder-decoder.
 
-Modalities are generated one after another. Of the modality at hand the tokens decided so far join the encoder's
-inputs, and only positions that the step may decide are queried: with MaskGIT (Chang et al., CVPR 2022) all
-undecided ones, of which it keeps the proposals it is surest of; with ROAR (random order, Mizrahi et al., NeurIPS 2023)
-and AR just those that are next.
+Modalities are generated one after another. The tokens decided so far join the encoder's inputs, and only positions that
+the step may decide are queried: with MaskGIT (Chang et al., CVPR 2022) all undecided ones, of which the most confident
+proposals are kept; with ROAR (random order, Mizrahi et al., NeurIPS 2023) and AR only the next ones.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ def generate(
     Args:
         model: in eval mode.
         tokens: (B, S) int64; values at unknown positions are not read.
-        is_known: (B, S) bool, True where a token is given; given tokens never change. A row may know nothing.
+        is_known: (B, S) bool, True where a token is given; given tokens never change. A row may have none.
         schemes: what to generate and how. A modality that is generated is an input to the next.
-        seed, sample, epoch: the draws of a row are a function of the seed, its modality, sample[b] and the
-            epoch alone, sample being (B,) int64, so that a row does not depend on the batch it stands in.
+        seed, sample, epoch: the random numbers of a row are a function of seed, modality, sample[b] and epoch alone, so
+            that a row does not depend on its batch; sample is (B,) int64.
         on_step: called after each step of each scheme, for a progress bar.
 
     Returns:
@@ -177,8 +176,9 @@ def _propose(
             logits = model.digit_logits(hidden[rows], k, num_ids)  # one (R, V_d) for each digit
             if scheme.pick in ORDINAL_PICKS and len(logits) > 1:
                 raise ValueError(
-                    f"sampling.schemes.{scheme.modality}.pick={scheme.pick}: this model tells {scheme.modality} digit "
-                    "by digit (model.joints=digits), none of which is a place by itself: choose sample or argmax"
+                    f"sampling.schemes.{scheme.modality}.pick={scheme.pick}: this model predicts "
+                    f"{scheme.modality} digit by digit (model.joints=digits), and no digit alone is a place: choose "
+                    "sample or argmax"
                 )
             where = targets.sample[rows], targets.position[rows]
             digits = sample_digits(logits, uniform[where], temperature[where[0]], scheme)

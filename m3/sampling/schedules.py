@@ -1,4 +1,4 @@
-"""How many tokens each step of a sampler decides, and how hot it is."""
+"""Schedules of a sampler: tokens per step, and the temperature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPERATURE_SCHEDULES: tuple[TemperatureSchedule, ...] = ("constant", "linear", 
 _ONEX_RANGE = 100  # 1/√x from x = 1 to this, as in 4M
 
 
-def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int, ...]:
+def token_schedule(schedule: Schedule, num_tokens: int, num_steps: int) -> tuple[int, ...]:
     """Tokens decided at each of `num_steps` steps: all positive, `num_tokens` in sum.
 
     "cosine" leaves a share cos(π/2 · t/T) undecided after step t of T, few tokens first and many last
@@ -25,11 +25,11 @@ def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int
     """
     if not 1 <= num_steps <= num_tokens:
         raise ValueError(f"num_steps={num_steps}: need 1 <= num_steps <= {num_tokens}, the tokens to decide")
-    if kind not in SCHEDULES:
-        raise ValueError(f"schedule={kind!r}: choose one of {', '.join(SCHEDULES)}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
     counts, undecided = [], num_tokens
     for step in range(1, num_steps + 1):
-        share = math.cos(math.pi / 2 * step / num_steps) if kind == "cosine" else 1 - step / num_steps
+        share = math.cos(math.pi / 2 * step / num_steps) if schedule == "cosine" else 1 - step / num_steps
         # Each of the steps still to come needs a token, and so does this one.
         left = min(max(round(num_tokens * share), num_steps - step), undecided - 1)
         counts.append(undecided - left)
@@ -37,15 +37,15 @@ def token_schedule(kind: Schedule, num_tokens: int, num_steps: int) -> tuple[int
     return tuple(counts)
 
 
-def temperature_factor(kind: TemperatureSchedule, decided: Tensor) -> Tensor:
-    """What the temperature is multiplied by; `decided`: share of the tokens decided before the step, of any shape.
+def temperature_factor(schedule: TemperatureSchedule, decided: Tensor) -> Tensor:
+    """The factor of the temperature; `decided`: share of the tokens decided before the step, of any shape.
 
     1 at a share of 0. "constant" stays 1; "linear" falls to 0 with the share; "onex" falls as 1/√x does for x from 1
     to 100, to 0, fast first and slowly later (4M, Mizrahi et al., NeurIPS 2023). Positive for every share below 1.
     """
-    if kind == "constant":
+    if schedule == "constant":
         return decided.new_ones(decided.shape)
-    if kind == "linear":
+    if schedule == "linear":
         return 1 - decided
     end = _ONEX_RANGE**-0.5
     return ((1 + (_ONEX_RANGE - 1) * decided) ** -0.5 - end) / (1 - end)

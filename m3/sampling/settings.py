@@ -32,7 +32,7 @@ _DEFAULT = "default"
 class DecodingConfig:
     """How one modality is generated: an entry of `sampling.schemes`, whose keys are these fields but the first.
 
-    modality: what is generated.
+    modality: name of the generated modality.
     num_steps: at most its tokens; None decides one token a step. A sample with fewer undecided tokens takes one step
         for each of them.
     order: in which the tokens are decided. "maskgit": a step proposes an id for every undecided position and keeps the
@@ -41,12 +41,12 @@ class DecodingConfig:
     schedule: tokens per step, "cosine" or "linear".
     temperature: divides the logits; 0 leaves only the likeliest id of each digit.
     temperature_schedule: how the temperature falls, "constant", "linear" or "onex" (`temperature_factor`).
-    top_k: so many likeliest ids of each digit stay, and all that are as likely as the last of them; None keeps all.
-    top_p: of these the likeliest that together have this probability stay (Holtzman et al., ICLR 2020), and
-        all that are as likely as the last of them; 1 keeps all.
-    pick: what is taken from the distribution that is left. "sample" draws from it, "argmax" takes its
-        likeliest id. "mean" and "median" are for ids with an order, joint positions: the best guesses in squared
-        and in absolute error where the distribution is broad or has several peaks close together.
+    top_k: number of likeliest ids of each digit that are kept, with all that are as likely as the last; None keeps all.
+    top_p: then the likeliest ids that together have this probability are kept (Holtzman et al., ICLR 2020), with all
+        that are as likely as the last; 1 keeps all.
+    pick: how an id is taken from those that are kept. "sample" draws one by its probability, "argmax" takes the
+        likeliest. "mean" and "median" are for ids with an order, joint positions: the best guesses in squared and in
+        absolute error where the distribution is broad or has several peaks close together.
     noise: of "maskgit": scale of the Gumbel noise on the confidence, annealed linearly to 0 at the last step and
         multiplied by the temperature, so that temperature 0 is deterministic. 0 decides strictly by confidence.
     guidance: see `Guidance`; a mapping of its fields, as configuration has it, is converted.
@@ -94,7 +94,7 @@ class DecodingConfig:
 
     @property
     def key(self) -> str:
-        """What stands before the scheme's keys in the configuration."""
+        """The prefix of the scheme's keys in the configuration."""
         return f"sampling.schemes.{self.modality}"
 
     @property
@@ -116,9 +116,9 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is given and what is generated. Constructed from `conf/sampling/*.yaml`, whose keys are these fields.
+    """The given and the generated modalities. Constructed from `conf/sampling/*.yaml`, whose keys are these fields.
 
-    given: what is known at the start: names of modalities, or mappings of one name to some of its parts, joints by
+    given: tokens known at the start: names of modalities, or mappings of one name to some of its parts, joints by
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
     generate: names of modalities in the order in which they are generated; each one sees those before it.
     schemes: for each modality how it is generated, as mappings of `DecodingConfig`'s fields; "default" for all others.
@@ -148,7 +148,7 @@ class Sampling:
 
     @cached_property
     def chosen(self) -> tuple[DecodingConfig, ...]:
-        """The schemes of what is generated, in that order."""
+        """The schemes of the generated modalities, in their order."""
         return tuple(self.scheme(name) for name in self.generate)
 
     def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> DecodingConfig:
@@ -180,7 +180,7 @@ def _built(key: str, record: type, values: Mapping[str, Any]) -> Any:
     names = {f.name for f in fields(record)}
     for name in values:
         if name not in names:
-            raise ValueError(f"{key}.{name}: unknown; choose of {', '.join(sorted(names))}")
+            raise ValueError(f"{key}.{name}: unknown; choose from {', '.join(sorted(names))}")
     if record is DecodingConfig and "num_steps" not in values:
         raise ValueError(f"{key}.num_steps: missing; a number, or null for one token a step")
     return record(**values)

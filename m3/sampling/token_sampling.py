@@ -1,4 +1,4 @@
-"""From logits to ids: temperature, top-k, top-p, and what is taken from the distribution that is left."""
+"""From logits to ids: temperature, top-k, top-p, then a pick from the ids that are kept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from m3.sampling.settings import DecodingConfig
 
-_COLDEST = 1e-30  # what is colder draws like this, without dividing by 0
+_COLDEST = 1e-30  # lower temperatures are raised to this, to avoid a division by 0
 _BLOCK = 256  # ids whose probabilities are summed at once in a search
-_FIRST_LOOK = 1024  # so many likeliest ids usually hold top_p; sorting all of 64,000 takes 20 times as long
+_FIRST_LOOK = 1024  # this many likeliest ids usually contain top_p; sorting all of 64,000 takes 20 times as long
 
 
 def sample_digits(
@@ -49,7 +49,7 @@ def _pick(logits: Tensor, uniform: Tensor, temperature: Tensor, scheme: Decoding
     if scheme.is_greedy:
         return logits.argmax(-1)
     divisor = temperature.clamp(min=_COLDEST).to(logits.dtype)[:, None]
-    weights = (logits - logits.amax(-1, keepdim=True)).div_(divisor).exp_()  # probabilities but for a factor
+    weights = (logits - logits.amax(-1, keepdim=True)).div_(divisor).exp_()  # probabilities up to a factor
     if scheme.top_k is not None or scheme.top_p < 1:
         weights = weights * (weights >= _smallest_kept(weights, scheme.top_k, scheme.top_p))
     if scheme.pick == "mean":
@@ -80,7 +80,7 @@ def _smallest_kept(weights: Tensor, top_k: int | None, top_p: float) -> Tensor:
 
 
 def _quantile(weights: Tensor, level: Tensor) -> Tensor:
-    """(R, V) weights ≥ 0, (R,) float64 levels in (0, 1) → (R,) int64: the first id up to which lies more than this
+    """(R, V) weights ≥ 0, (R,) float64 levels in (0, 1) → (R,) int64: the first id whose cumulative weight exceeds this
     share of the row's sum. Its weight is positive.
     """
     if weights.shape[1] <= _BLOCK:
@@ -98,7 +98,7 @@ def _quantile(weights: Tensor, level: Tensor) -> Tensor:
 
 
 def _first_beyond(cumulative: Tensor, wanted: Tensor) -> Tensor:
-    """The first index of each row whose cumulative sum exceeds `wanted`, or what comes closest to it."""
+    """The first index of each row whose cumulative sum exceeds `wanted`, or the closest to it."""
     total = cumulative[:, -1]
     # Strictly below the total, so that rounding never ends beyond the last id of positive weight.
     wanted = torch.minimum(wanted, torch.nextafter(total, torch.zeros_like(total)))

@@ -81,7 +81,7 @@ class Manifest:
     settings: the configuration of each stage, without paths, devices and worker counts.
     source: name and fingerprint (sha256) of the data that went in.
     canvas: mode and size in pixels.
-    modalities: what is stored, in the order of their tokens in a row of the token table.
+    modalities: the stored ones, in the order of their tokens in a row of the token table.
     has_joints: False where no clip had joints; their tokens are then all invisible.
     variants: augmented versions of each sample stored beside it, () or ("flip",): members `{name}.flip.npy`.
     tokenizer: name, fingerprint (sha256 of the weights) and settings of the picture tokenizer.

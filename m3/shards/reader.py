@@ -41,7 +41,7 @@ def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
     if found != shard.sha256:
         size = content.seek(0, io.SEEK_END)
         raise ShardError(
-            f"{address(root, shard.name)}: sha256 {found[:12]}…, the manifest says {shard.sha256[:12]}…: the file is "
+            f"{address(root, shard.name)}: sha256 {found[:12]}…, but {shard.sha256[:12]}… in the manifest: the file is "
             f"damaged or was replaced (expected {shard.num_pairs} samples, found {_num_whole(content)} whole ones in "
             f"{size:,} bytes); {_REMEDY}"
         )
@@ -88,7 +88,7 @@ def samples_of(
             if num_samples <= shard.num_pairs:
                 yield sample
     if num_samples != shard.num_pairs:
-        raise ShardError(f"{where}: {num_samples} samples, the manifest says {shard.num_pairs}; {_REMEDY}")
+        raise ShardError(f"{where}: {num_samples} samples, but {shard.num_pairs} in the manifest; {_REMEDY}")
 
 
 def _samples(content: IO[bytes], wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -117,7 +117,7 @@ def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> np.n
     Returns:
         (S · (1 + number of variants),) uint16.
     Raises:
-        ShardError naming the member that is missing or holds something else than the manifest says.
+        ShardError naming the member that is missing or does not match the manifest.
     """
     versions = ["", *(f".{variant}" for variant in manifest.variants)]
     parts = [

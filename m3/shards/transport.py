@@ -1,6 +1,6 @@
 """Reads the files of a data set from a local folder or a remote address.
 
-A root is a folder, `http://…`, `https://…`, any other address that fsspec knows (`s3://bucket/…`, `gs://bucket/…`), or
+A root is a folder, `http://…`, `https://…`, any address that fsspec supports (`s3://bucket/…`, `gs://bucket/…`), or
 `pipe:COMMAND {}`: a shell command that prints a file, in which {} is replaced by the file's name.
 """
 
@@ -39,7 +39,7 @@ def address(root: str | Path, name: str) -> str:
     if not root.startswith(_PIPE):
         return f"{root.rstrip('/')}/{name}"
     if "{}" not in root:
-        raise ValueError(f"{root}: a command needs {{}} where the name of the file stands, as in pipe:cat data/{{}}")
+        raise ValueError(f"{root}: a command needs {{}} in place of the file's name, as in pipe:cat data/{{}}")
     return root.replace("{}", shlex.quote(name))
 
 

@@ -82,11 +82,11 @@ def _faults_of_clips(manifest: Manifest, splits_of_clip: dict[str, set[str]]) ->
     for split in SPLITS:
         found = sum(split in splits for splits in splits_of_clip.values())
         if found != manifest.num_clips[split]:
-            yield f"{split} holds pairs of {found} clips, the manifest says {manifest.num_clips[split]}"
+            yield f"{split} holds pairs of {found} clips, but {manifest.num_clips[split]} in the manifest"
     if manifest.settings.get("split", {}).get("unit") != "pair":
         for clip, splits in splits_of_clip.items():
             if len(splits) > 1:
-                yield f"clip {clip} is in {' and '.join(sorted(splits))}: what is tested was trained on"
+                yield f"clip {clip} is in {' and '.join(sorted(splits))}: test clips were trained on"
 
 
 def _unlisted(root: Path, shards: list[tuple[str, Shard]]) -> list[Path]:

@@ -150,7 +150,7 @@ class MaskedTraining(pl.LightningModule):
 
     @property
     def evaluated_model(self) -> EncoderDecoder:
-        """What is evaluated: `ema_model` where there is one, else `model`."""
+        """The model to evaluate: `ema_model` where there is one, else `model`."""
         return self.model if self.ema_model is None else self.ema_model
 
     @property

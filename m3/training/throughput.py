@@ -1,7 +1,7 @@
 """The metrics of a run besides its losses: time, speed, data wait, memory, gradient norm, learning rate.
 
-Not Lightning's `ThroughputMonitor`: it synchronizes with the device in every step, knows one FLOP count per batch of a
-fixed size, and logs nothing on waiting for data.
+Not Lightning's `ThroughputMonitor`: it synchronizes with the device in every step, takes one FLOP count per batch of a
+fixed size, and does not log the time spent waiting for data.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def interpreters_of(table: ModalityTable) -> dict[str, Interpreter]:
 
 
 def without_interpreter(table: ModalityTable) -> dict[str, str]:
-    """Modality of a frame without an interpreter → what that means, for people."""
+    """Modality of a frame without an interpreter → the consequence, as text for users."""
     names = [name for name in frame_modalities(table) if name not in interpreters_of(table)]
     vocabularies = {name: _vocabulary(table, name).name for name in names}
     return {

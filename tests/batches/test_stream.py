@@ -181,8 +181,8 @@ def test_the_order_depends_on_seed_and_epoch_alone_and_the_buffer_mixes(world) -
 
     assert order(3, 7, 1) == order(3, 7, 1) != order(3, 7, 0) and order(4, 7, 0) != order(3, 7, 0) != order(3, 8, 0)
     unmixed, mixed = order(3, 1, 0), order(3, NUM_PAIRS, 0)
-    neighbours = [sum(abs(a - b) == 1 for a, b in zip(o, o[1:])) for o in (unmixed, mixed)]
-    assert neighbours[0] >= NUM_PAIRS - 4 and neighbours[1] < 12  # 4 shards, each in one piece; by chance 2 of 49
+    neighbors = [sum(abs(a - b) == 1 for a, b in zip(o, o[1:])) for o in (unmixed, mixed)]
+    assert neighbors[0] >= NUM_PAIRS - 4 and neighbors[1] < 12  # 4 shards, each in one piece; by chance 2 of 49
     plain = StreamedSplit(str(world), Manifest.load(world), "train", modality_table(), 3, 1)
     first = Counter(next(plain.samples(StreamWorker(0, 1), NUM_PAIRS * epoch)).sample // 16 for epoch in range(60))
     assert set(first) == {0, 1, 2, 3} and min(first.values()) > 6  # 15 expected of each shard
@@ -247,7 +247,7 @@ def test_a_damaged_shard_is_noticed_before_a_sample_of_it_is_used(world, request
         seen.extend(s.sample for s in islice(split_at(root, buffer=1).samples(StreamWorker(0, 1)), NUM_PAIRS))
     assert not set(seen) & set(range(16, 32))
     listed = Manifest.load(world).shards["train"][1].sha256
-    for said in ("train/000001.tar", f"the manifest says {listed[:12]}", "expected 16 samples",
+    for said in ("train/000001.tar", f"but {listed[:12]}… in the manifest", "expected 16 samples",
                  f"found {DAMAGES[damage]} whole", "copy it again", "preprocess.py"):  # fmt: skip
         assert said in str(raised.value)
     if transport == "s3" and damage is one_byte_changed:  # from a process of its own, too
@@ -268,7 +268,7 @@ def test_a_count_that_is_not_the_manifests_is_noticed(world, listed: int) -> Non
     shards[0] = replace(shards[0], num_pairs=listed)
     wrong = replace(manifest, shards={**manifest.shards, "train": tuple(shards)})
     split = StreamedSplit(str(world), wrong, "train", modality_table())
-    with pytest.raises(ShardError, match=rf"000000.tar: 16 samples, the manifest says {listed}"):
+    with pytest.raises(ShardError, match=rf"000000.tar: 16 samples, but {listed} in the manifest"):
         list(split.samples(StreamWorker(0, 1)))
 
 

@@ -68,8 +68,8 @@ def test_a_changed_shard_is_refused(data: Path):
 @pytest.mark.parametrize(
     "change, reason",
     [
-        (lambda pairs: pairs[:-1], "2 samples, the manifest says 3"),
-        (lambda pairs: [*pairs, tokenized_pair(99)], "4 samples, the manifest says 3"),
+        (lambda pairs: pairs[:-1], "2 samples, but 3 in the manifest"),
+        (lambda pairs: [*pairs, tokenized_pair(99)], "4 samples, but 3 in the manifest"),
         (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "coords": np.full((3, 13), 8192, np.uint16)})]
          + pairs[1:], "coords.npy has id 8192, legal are 0 … 8191"),
         (lambda pairs: [replace(pairs[0], tokens={**pairs[0].tokens, "tok_rgb": np.zeros((3, 2), np.uint16)})]

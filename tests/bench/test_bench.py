@@ -1,4 +1,4 @@
-"""The benchmark's baseline is the same model and the same law of masks; the benchmarks themselves run."""
+"""The benchmark's baseline is the same model and the same distribution of masks; the benchmarks themselves run."""
 
 from __future__ import annotations
 

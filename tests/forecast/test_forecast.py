@@ -219,19 +219,19 @@ def test_motion_by_hand() -> None:
 
 
 def test_motion_cells() -> None:
-    centres = cell_centers()
-    assert centres.shape == (UNSEEN_MOTION, 2) and (centres[UNSEEN_MOTION // 2] == 0).all()
-    assert np.array_equal(encode_motion(centres, np.ones(len(centres), bool)), np.arange(UNSEEN_MOTION))
+    centers = cell_centers()
+    assert centers.shape == (UNSEEN_MOTION, 2) and (centers[UNSEEN_MOTION // 2] == 0).all()
+    assert np.array_equal(encode_motion(centers, np.ones(len(centers), bool)), np.arange(UNSEEN_MOTION))
     rng = np.random.default_rng(0)
     moved = rng.uniform(-0.9, 0.9, (5000, 2)) * rng.random((5000, 1)) ** 2
-    error = np.abs(centres[encode_motion(moved, np.ones(5000, bool))] - moved)
+    error = np.abs(centers[encode_motion(moved, np.ones(5000, bool))] - moved)
     sizes = 0.0185 * np.hypot(1, moved / 0.1)  # of the cells there: asinh's derivative, 2 asinh(10) / 33 apart
     assert (error < 0.55 * sizes).all() and error[np.abs(moved) < 0.05].max() < 0.011
     assert (encode_motion(np.array([[9.0, -9.0]]), np.array([True])) == 32).all()  # last column, first row
     table = blurred_cells(0.05)
     assert np.allclose(table.sum(1), 1, atol=1e-5) and table[-1, -1] == 1
     a, b, c = (int(encode_motion(np.array(xy), np.array(True))) for xy in ((0.0, 0.0), (0.05, 0.0), (0.3, 0.3)))
-    distance = math.dist(centres[a], centres[b])
+    distance = math.dist(centers[a], centers[b])
     assert table[a, b] / table[a, a] == pytest.approx(math.exp(-(distance**2) / (2 * 0.05**2)), rel=1e-4)
     assert table[c].argmax() == c
 
@@ -251,11 +251,11 @@ def test_mirrored_tokens_are_those_of_mirrored_joints() -> None:
 
 def test_the_best_place_against_points() -> None:
     """The probability that points drawn from a distribution are hit, by counting them."""
-    rng, centres = np.random.default_rng(0), cell_centers()
+    rng, centers = np.random.default_rng(0), cell_centers()
     for trial in range(4):
         middles, widths = rng.uniform(-0.2, 0.2, (2, 2)), rng.uniform(0.02, 0.06, 2)
         points = middles[rng.integers(2, size=20_000)] + rng.normal(0, widths[0], (20_000, 2))
-        p = np.bincount(encode_motion(points, np.ones(len(points), bool)), minlength=len(centres)) / len(points)
+        p = np.bincount(encode_motion(points, np.ones(len(points), bool)), minlength=len(centers)) / len(points)
         found = best_places(torch.from_numpy(p).float()[None], 0.05)[0].numpy()
 
         def num_hit(place: np.ndarray, points: np.ndarray = points) -> float:
@@ -305,8 +305,8 @@ def test_blurred_targets_by_hand() -> None:
     hidden = model(inputs, targets)
     loss, sums = training_loss(model, hidden, targets, torch.ones(3), motion_blur=0.04)
     log_p = (hidden @ model.head_of(2).weight.T).double().log_softmax(-1).detach().numpy()
-    centres = cell_centers()
-    shares = np.exp(-((centres - centres[UNSEEN_MOTION // 2]) ** 2).sum(1) / (2 * 0.04**2))
+    centers = cell_centers()
+    shares = np.exp(-((centers - centers[UNSEEN_MOTION // 2]) ** 2).sum(1) / (2 * 0.04**2))
     expected = -(log_p[:, :-1] @ (shares / shares.sum())).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-5) and sums[2].item() == pytest.approx(expected, rel=1e-5)
     plain, _ = training_loss(model, hidden, targets, torch.ones(3))

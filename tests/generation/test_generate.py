@@ -107,7 +107,7 @@ def test_max_samples_and_frames(random_world):
         ("pictures.num_folders=-1", "pictures.num_folders=-1"),
         ("pictures.num_reported=-1", "pictures.num_reported=-1"),
         ("rollout.sample_schemes.tok_rgb_next.temperature=-1", "sampling.schemes.tok_rgb_next.temperature=-1"),
-        ("joints=walk.csv", "joints=walk.csv: of which picture"),
+        ("joints=walk.csv", "joints=walk.csv: needs the picture"),
         ("input=nowhere.mp4", "input=nowhere.mp4: no such file"),
         ("sampling.given=[coords]", "sampling.given: a roll-out goes on from a picture"),
         ("device=abacus", "device=abacus"),
@@ -203,12 +203,12 @@ def test_a_source_that_did_not_make_the_shards_is_refused(filmed, tmp_path):
     write_world(tmp_path, num_clips=2)
     with pytest.raises(ValueError, match="source=penn_action is not what the shards were made of"):
         generate.run(config(filmed, "source=penn_action", f"source.root={tmp_path}"))
-    with pytest.raises(ValueError, match="does not say which canvas|another fingerprint|other settings"):
+    with pytest.raises(ValueError, match="does not record the canvas|another fingerprint|other settings"):
         generate.run(config(filmed, "source=poses", f"source.labels={filmed / 'penn' / 'labels'}"))
 
 
 def test_joints_that_differ_from_the_shards_are_refused(filmed, tmp_path):
-    """Frames of a clip that was labelled anew would not be those of the tokens; the files' identity is the same."""
+    """Frames of a clip that was relabeled would not be those of the tokens; the files' identity is the same."""
     source, split = PennAction(filmed / "penn"), TokenTable.open(filmed / "data", "test")
     chains = find_chains(split.pairs, 2, "first")
     table = instantiate(MODALITIES)

@@ -117,7 +117,7 @@ def test_from_nothing(world, tmp_path):
     assert made.made.prompts.chains[0].title == "from nothing"
     drawn = [each.tokens.ids["tok_rgb"][0, 0].tobytes() for each in made.made.samples]
     assert len(set(drawn)) == 3
-    with pytest.raises(ValueError, match="sampling.given=.. gives nothing of it"):
+    with pytest.raises(ValueError, match="not used, because sampling.given=.. is empty"):
         generated(world, "sampling.given=[]", everything, "input=me.jpg")
 
 

@@ -133,7 +133,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
             prompts_of(tmp_path, [tmp_path / name])
     with pytest.raises(FileNotFoundError, match="joints=.*nowhere.csv"):
         prompts_of(tmp_path, [tmp_path / "a.png"], joints=tmp_path / "nowhere.csv")
-    with pytest.raises(ValueError, match="for which of the 2 files"):
+    with pytest.raises(ValueError, match="one file for the 2 files"):
         prompts_of(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"], joints=tmp_path / "b.csv")
 
 

@@ -107,7 +107,7 @@ def test_generation_and_training_take_the_folder(loaded: LoadedModel, random_wor
         ("config.json", lambda text: b"{}", "not a model of m3"),
         ("config.json", lambda text: b"[1]", "not a model of m3"),
         ("config.json", lambda text: text[:50], "config.json: no JSON"),
-        ("config.json", lambda text: text.replace(b'"tokenizer"', b'"tokeniser"'), "config.json: .*data.tokenizer$"),
+        ("config.json", lambda text: text.replace(b'"tokenizer"', b'"tokenizers"'), "config.json: .*data.tokenizer$"),
         ("config.json", lambda text: text.replace(b'"canvas_size"', b'"canvas"'), "config.json: .*data.canvas_size$"),
         ("config.json", lambda text: text.replace(b'"step"', b'"steps"'), "config.json: .*training.step$"),
         ("config.json", lambda text: text.replace(b'"width": 32', b'"width": 48'), "cannot be built"),

@@ -21,10 +21,10 @@ from m3.tokens.joints import JointCodec
 SIZE = 64
 
 
-class Grey(PictureTokenizer):
-    """Decodes id n as a picture of grey value n."""
+class Gray(PictureTokenizer):
+    """Decodes id n as a picture of gray value n."""
 
-    name, fingerprint = "grey", "00"
+    name, fingerprint = "gray", "00"
 
     def encode(self, pixels):
         raise AssertionError("a contact sheet encodes nothing")
@@ -62,13 +62,13 @@ def write_data(root: Path, variants: tuple[str, ...] = ()):
     return replace(small_manifest(), shards=shards, variants=variants, **fields)
 
 
-def centre(picture: Image.Image) -> tuple[int, ...]:
+def center(picture: Image.Image) -> tuple[int, ...]:
     return picture.getpixel((picture.width // 4, picture.height // 2))
 
 
 def test_panels_are_frames_and_decoded_tokens(tmp_path: Path):
     manifest = write_data(tmp_path)
-    pairs = sheet_pairs(tmp_path, manifest, Grey(), Source(), StretchCanvas(SIZE), num_pairs=5, cell_px=128)
+    pairs = sheet_pairs(tmp_path, manifest, Gray(), Source(), StretchCanvas(SIZE), num_pairs=5, cell_px=128)
     assert len(pairs) == 5
     clips = [shown.title.split()[1][:3] for shown in pairs]
     assert set(clips) == {"000", "001", "002"} and clips == sorted(clips)
@@ -78,12 +78,12 @@ def test_panels_are_frames_and_decoded_tokens(tmp_path: Path):
         assert split == "train" and int(successor) == reference + 1 and "SSIM 0.500   a person walking" in shown.title
         names, pictures = zip(*shown.panels)
         assert names == ("reference", "reference, tokenized", "successor", "successor, tokenized")
-        assert [centre(picture) for picture in pictures] == [
+        assert [center(picture) for picture in pictures] == [
             (10 * clip + reference, 0, 0), (100,) * 3, (10 * clip + reference + 1, 0, 0), (200,) * 3,
         ]  # fmt: skip
         for picture in pictures:  # the head at (48, 16) of 64 px
             assert sum(abs(a - b) for a, b in zip(picture.getpixel((96, 32)), (250, 247, 240))) < 30
-    again = sheet_pairs(tmp_path, manifest, Grey(), Source(), StretchCanvas(SIZE), num_pairs=5, cell_px=128)
+    again = sheet_pairs(tmp_path, manifest, Gray(), Source(), StretchCanvas(SIZE), num_pairs=5, cell_px=128)
     assert [shown.title for shown in again] == [shown.title for shown in pairs]
     sheet = contact_sheet(pairs)
     assert sheet.width > 8 * 128 and sheet.height > 3 * 128
@@ -91,8 +91,8 @@ def test_panels_are_frames_and_decoded_tokens(tmp_path: Path):
 
 def test_flips_and_data_without_pictures_or_source(tmp_path: Path):
     manifest = write_data(tmp_path, ("flip",))
-    shown = sheet_pairs(tmp_path, manifest, Grey(), None, None, num_pairs=1, cell_px=32)[0]
-    assert [(name, centre(picture)[0]) for name, picture in shown.panels] == [
+    shown = sheet_pairs(tmp_path, manifest, Gray(), None, None, num_pairs=1, cell_px=32)[0]
+    assert [(name, center(picture)[0]) for name, picture in shown.panels] == [
         ("reference, tokenized", 100), ("reference, flipped", 101),
         ("successor, tokenized", 200), ("successor, flipped", 201),
     ]  # fmt: skip
@@ -104,5 +104,5 @@ def test_flips_and_data_without_pictures_or_source(tmp_path: Path):
 def test_no_random_state_is_touched(tmp_path: Path):
     manifest = write_data(tmp_path)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    contact_sheet(sheet_pairs(tmp_path, manifest, Grey(), None, None, num_pairs=2, cell_px=32))
+    contact_sheet(sheet_pairs(tmp_path, manifest, Gray(), None, None, num_pairs=2, cell_px=32))
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()

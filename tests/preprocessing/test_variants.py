@@ -116,7 +116,7 @@ def test_left_and_right_change_places() -> None:
     assert np.array_equal(twice.xy, xy) and np.array_equal(twice.is_visible, is_visible)
     # a point and the pixel under it stay together
     picture = np.zeros((1, 4, 8, 3), np.uint8)
-    picture[0, 1, 2] = 255  # its centre is (2.5, 1.5)
+    picture[0, 1, 2] = 255  # its center is (2.5, 1.5)
     assert mirror_pictures(picture)[0, 1, 5].tolist() == [255] * 3  # 8 − 2.5 = 5.5
     assert mirror_pictures(picture).sum() == picture.sum()
 

@@ -90,7 +90,7 @@ def test_counts_and_text_tokenizer(data: Path):
     (data / "text_tokenizer.json").write_text("{}")
     stored = {"file": "text_tokenizer.json", "sha256": sha256(b"{}").hexdigest(), "num_ids": 1}
     replace(manifest, text_tokenizer=stored, num_clips={**manifest.num_clips, "train": 2}).save(data)
-    assert verify_dataset(data)[1] == ["train holds pairs of 1 clips, the manifest says 2"]
+    assert verify_dataset(data)[1] == ["train holds pairs of 1 clips, but 2 in the manifest"]
     (data / "text_tokenizer.json").write_text(json.dumps({"other": 1}))
     assert "not the text tokenizer that the manifest lists" in verify_dataset(data)[1][1]
 
