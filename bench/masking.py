@@ -7,7 +7,7 @@ implementations of the published budgets (`drop`): one with `torch.distributions
 loaders is usually written, and one with NumPy alone. First all of them must give the same mean budgets. The target is
 30,000 samples/s on two cores.
 
-Token table: whole batches of (590,) ids, read at random from a memory-mapped file of 20,000 rows that lies in the page
+Token table: whole batches of (590,) ids, read at random from a memory-mapped file of 20,000 rows in the page
 cache. The target is 50,000 samples/s.
 
 Speed: the median of rounds of about half a second each.

@@ -90,7 +90,7 @@ def score(
     scores = _summarized(found, compared.clips, metrics)
     for action, rows in _rows_of_actions(compared.action):
         chosen = {
-            name: {line: Ratio(each.numerator[rows], each.denominator[rows]) for line, each in series.items()}
+            name: {label: Ratio(each.numerator[rows], each.denominator[rows]) for label, each in series.items()}
             for name, series in found.items()
         }
         for whole, part in zip(scores, _summarized(chosen, compared.clips[rows], metrics)):
@@ -133,8 +133,10 @@ def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: M
     scores = []
     for name, ratios in found.items():
         spec = metrics[name]
-        series = {line: _series(ratio, spec, bootstrap) for line, ratio in ratios.items()}
-        gains = {line: _gain(ratios["model"], ratios[line], spec, bootstrap) for line in BASELINES if line in ratios}
+        series = {label: _series(ratio, spec, bootstrap) for label, ratio in ratios.items()}
+        gains = {
+            label: _gain(ratios["model"], ratios[label], spec, bootstrap) for label in BASELINES if label in ratios
+        }
         scores.append(Score(spec, series, gains))
     return scores
 
