@@ -35,7 +35,7 @@ from m3.generation.inpainting import Inpainting, InpaintingResult
 from m3.generation.input_files import preparation, prompts_of_files
 from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
-from m3.generation.rollout import find_chains
+from m3.generation.rollout import find_chains, whole_successor
 from m3.metrics import Score
 from m3.reporting.inpainting import write_inpainting
 from m3.reporting.outputs import About, Amounts, write_generation
@@ -96,8 +96,6 @@ def run(cfg: DictConfig) -> Result:
     generator = _generator(cfg)
     if generator.rolls_out:
         generator.check_roll_out()
-    elif missing := generator.missing_successors:
-        print(f"completes pairs: a roll-out needs all of the successor, sampling.generate lacks {', '.join(missing)}")
     made = generator.generate(_prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1))
     scores = generator.scores(made)
     write_generation(out, made, scores, generator.metrics, amounts, _about(cfg, generator))
@@ -125,6 +123,7 @@ def _loaded(cfg: DictConfig) -> LoadedModel:
 def _generator(cfg: DictConfig) -> Generator:
     sampling: Sampling = instantiate(cfg.sampling)
     loaded = _loaded(cfg)
+    sampling = whole_successor(sampling, loaded.table, has_references=cfg.input is None)
     sampling.for_table(loaded.table)
     tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
     samples = plain(cfg.rollout.sample_schemes)
@@ -177,7 +176,7 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
 
 
 def _about(cfg: DictConfig, generator: Generator) -> About:
-    loaded = generator.loaded
+    loaded, sampling = generator.loaded, generator.sampling
     binding = {key: loaded.data[key] for key in BINDING}
     is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
     data = plain(cfg.data) if is_of_split else {"root": None, "split": None}
@@ -190,7 +189,7 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
         "input": paths or None,
         "seed": cfg.seed,
         "rollout": plain(cfg.rollout),
-        "sampling": plain(cfg.sampling),
+        "sampling": plain(cfg.sampling) | {"given": list(sampling.given), "generate": list(sampling.generate)},
     }
     origin = f"{cfg.data.root} ({cfg.data.split})" if is_of_split else ", ".join(paths) or "nothing"
     settings = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,10 +114,6 @@ class Frames:
         """Some sequences and frames, by NumPy indices of the first one or two dimensions that keep both."""
         values = {name: value[index] for name, value in self.values.items()}
         return Frames(values, self.is_present[index], None if self.tokens is None else self.tokens[index])
-
-    def samples(self, rows: Sequence[int]) -> Frames:
-        """The sequences of some rows, in that order."""
-        return self[list(rows)]
 
     def still(self) -> Frames:
         """The baseline "nothing moves": every successor is the reference frame."""

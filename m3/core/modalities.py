@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from torch.nn import ModuleDict
+
 from m3.core.joints import NUM_JOINTS
 from m3.core.validation import check
 
@@ -78,6 +80,15 @@ _VOCABULARY_OF = {
     "coords_next": JOINTS,
     "motion": MOTION,
 }
+
+_VOCABULARY_NAMED = {vocabulary.name: vocabulary for vocabulary in _VOCABULARY_OF.values()}
+
+_RESERVED_MODALITIES = ("captions", "clip", "meta", "reference_frame", "successor_frame")
+"""Names of other members of shards and of arrays in tokens.npz."""
+
+_RESERVED_VOCABULARIES = ("base", "lookup", "table")
+"""Modules of `m3.vocabularies` that are no interpreters, and the head of `logits=table`. Heads are also keys of a
+`ModuleDict`, whose own attributes cannot be keys."""
 
 _LENGTH_OF = {JOINTS: COORDS_LENGTH, MOTION: MOTION_LENGTH}
 
@@ -175,12 +186,15 @@ class ModalityTable:
         num_ids = {vocabulary.name: vocabulary.num_ids for vocabulary in _VOCABULARY_OF.values()}
         for modality, entry in (self.extra_vocabularies or {}).items():
             key = f"modalities.extra_vocabularies.{modality}"
-            if not _WORD.fullmatch(modality) or modality.endswith(_NEXT) or modality in _VOCABULARY_OF:
+            is_word = isinstance(modality, str) and _WORD.fullmatch(modality) is not None
+            if not is_word or modality.endswith(_NEXT) or modality in {*_VOCABULARY_OF, *_RESERVED_MODALITIES}:
                 raise ValueError(f"{key}: need a new name of a-z, 0-9 and _ that does not end in {_NEXT}")
             if not isinstance(entry, Mapping) or entry.keys() != {"name", "num_ids"}:
                 raise ValueError(f"{key}={entry!r}: need name and num_ids")
             if not isinstance(entry["name"], str) or not _WORD.fullmatch(entry["name"]):
                 raise ValueError(f"{key}.name={entry['name']!r}: need a word of a-z, 0-9 and _")
+            if entry["name"] in _RESERVED_VOCABULARIES or hasattr(ModuleDict(), entry["name"]):
+                raise ValueError(f"{key}.name={entry['name']!r}: this name is reserved, choose another")
             check(f"{key}.num_ids", entry["num_ids"], int, low=1, high=MAX_VOCAB_SIZE)
             if num_ids.setdefault(entry["name"], entry["num_ids"]) != entry["num_ids"]:
                 raise ValueError(
@@ -191,7 +205,9 @@ class ModalityTable:
         if name in _VOCABULARY_OF:
             return _VOCABULARY_OF[name]
         extra = (self.extra_vocabularies or {}).get(frame_of(name)[0])
-        return None if extra is None else Vocabulary(extra["name"], extra["num_ids"])
+        if extra is None:
+            return None
+        return _VOCABULARY_NAMED.get(extra["name"]) or Vocabulary(extra["name"], extra["num_ids"])
 
     def _check_columns(self) -> None:
         unknown = [name for name in self.modalities if self._vocabulary_of(name) is None]

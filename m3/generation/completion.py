@@ -35,6 +35,7 @@ def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> di
     assert given is not None, "decoded frames keep their tokens"
     for frame, generated in generated_frames(made).items():
         if not made.truth.is_present[:, frame].any():
+            found[FRAMES[frame]] = []
             continue
         order = [1 - frame, frame]
         is_given = {name: known[:, frame] for name, known in given.is_known.items()}

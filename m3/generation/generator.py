@@ -33,7 +33,7 @@ class Generator:
     sampling: what is given and generated, and how.
     seed: of the sampling. batch_size: samples at a time; changes nothing but speed, up to rounding.
     num_samples: random samples of each prompt, besides the prediction; 1: none.
-    sample_schemes: per-modality overrides of the decoding settings used for random samples.
+    sample_schemes: per-modality overrides of the decoding settings used for random samples; "default" for all others.
     """
 
     loaded: LoadedModel
@@ -82,13 +82,6 @@ class Generator:
         """Whether a whole successor is generated, with nothing of it given, so that it can be the next reference."""
         given = {frame_of(named_modality(entry))[1] for entry in self.sampling.given}
         return rolls_out(self.sampling.generate, self.table) and 1 not in given
-
-    @property
-    def missing_successors(self) -> list[str]:
-        """Modalities that a roll-out would need to generate too; empty where only a reference is generated."""
-        generated = set(self.sampling.generate)
-        successors = rolled_modalities(self.table).values()
-        return [name for name in successors if name not in generated] if generated & set(successors) else []
 
     def decoded(self, tokens: TokenFrames) -> Frames:
         return decode(tokens, self.interpreters, self.context)
@@ -168,8 +161,11 @@ class Generator:
             return {"": score(compared, wanted, on_metric)}
 
     def _sample_schemes(self, schemes: Sequence[DecodingConfig]) -> list[DecodingConfig]:
-        changed = [self.sampling.scheme(each.modality, self.sample_schemes.get(each.modality)) for each in schemes]
+        changed = [self.sampling.scheme(each.modality, self._changes(each.modality)) for each in schemes]
         return [each.for_table(self.table) for each in changed]
+
+    def _changes(self, modality: str) -> Mapping[str, Any] | None:
+        return self.sample_schemes.get(modality, self.sample_schemes.get("default"))
 
     def _lacks_joints(self, prompts: Prompts, is_given: Tensor) -> bool:
         """Whether joints without annotation are to be given and are not generated."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from m3.core.modalities import ModalityTable, frame_of, successor_of
 from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
-from m3.sampling.settings import DecodingConfig
+from m3.sampling.settings import DecodingConfig, Sampling
 
 
 def find_chains(
@@ -78,6 +78,24 @@ def rolls_out(generated: Sequence[str], table: ModalityTable) -> bool:
     """Whether the generated modalities include all of the successor."""
     rolled = rolled_modalities(table)
     return bool(rolled) and {*rolled.values()} <= {*generated}
+
+
+def whole_successor(sampling: Sampling, table: ModalityTable, has_references: bool = True) -> Sampling:
+    """The sampling, which also gives and generates the modalities of `extra_vocabularies` if it generates all others.
+
+    The defaults of `conf/sampling` name only the modalities that m3 itself has.
+
+    has_references: False where prompts have none of the extra modalities to give, as files have not.
+    """
+    extra = table.extra_vocabularies or {}
+    rolled = rolled_modalities(table)
+    own = {later for name, later in rolled.items() if name not in extra}
+    if not own or not own <= set(sampling.generate):
+        return sampling
+    unnamed = [later for later in rolled.values() if later not in sampling.generate]
+    is_giving = has_references and len(sampling.given) > 0
+    given = [name for name, later in rolled.items() if is_giving and later in unnamed and name not in sampling.given]
+    return replace(sampling, given=[*sampling.given, *given], generate=[*sampling.generate, *unnamed])
 
 
 def check_schemes(schemes: Sequence[DecodingConfig], table: ModalityTable) -> None:

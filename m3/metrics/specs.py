@@ -5,6 +5,7 @@ A metric is added by one entry of `METRICS`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -58,7 +59,7 @@ def _identity(ratios: np.ndarray) -> np.ndarray:
 class MetricSpec:
     """A metric.
 
-    name: key in metrics.json. modality: of a frame, "coords" or "tok_rgb", that it scores.
+    name: key in metrics.json. modality: the modality of a frame that it scores, such as "coords".
     measure: (frames of a series, comparison) → (N, T) `Ratio`, or None where frames or truth lack what it needs. With
         `series` = ("sample",) the first argument is the list of samples.
     unit: "share", "px", "dB" or "levels". is_better: which values are better.
@@ -67,7 +68,7 @@ class MetricSpec:
     transform: from ratios of sums to the score, such as √.
     is_error: the ratio before `transform` is better where it is lower.
     is_percent: a share that is shown in percent.
-    short: label in the tables of first scores; None: not among them. headline: its place there.
+    short: label in the tables of first scores; None: not among them. headline: its place there, default last.
     series: the series that it is computed for, a part of `SERIES`.
     needs_annotation: only samples whose truth has annotated joints are scored.
     needs_truth: False for properties of the samples alone.
@@ -89,7 +90,7 @@ class MetricSpec:
     is_error: bool = False
     is_percent: bool = False
     short: str | None = None
-    headline: int = 0
+    headline: int = sys.maxsize
     series: Sequence[str] = field(default=_ROLL_OUTS)
     needs_annotation: bool = False
     needs_truth: bool = True

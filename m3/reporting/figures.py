@@ -15,6 +15,7 @@ from m3.generation.generation import Generation
 from m3.vocabularies import Interpreter
 
 _GAP = 6
+_UNKNOWN = "not known"
 _BLANK = (32, 32, 32)
 """RGB of a cell without a picture."""
 
@@ -46,19 +47,37 @@ class Panel:
     canvas_size: int
 
     def cell(self, sample: int, horizon: int, cell_px: int) -> Image.Image:
-        """One frame, cell_px on each side; gray where the frame is not present."""
+        """One frame, cell_px on each side; gray where the frame is not present, or a lone modality is unknown."""
         frames = self.frames
         if not frames.is_present[sample, horizon]:
-            gray = Image.new("RGB", (cell_px, cell_px), NO_FRAME)
-            center, font = (cell_px / 2, cell_px / 2), _font(cell_px * 0.08)
-            words = "clip has ended" if frames.is_present[sample, 1:].any() else "not known"
-            ImageDraw.Draw(gray).text(center, words, fill=FAINT, font=font, anchor="mm")
-            return gray
+            return _gray_cell(cell_px, "clip has ended" if frames.is_present[sample, 1:].any() else _UNKNOWN)
+        if self._is_unknown(sample, horizon):
+            return _gray_cell(cell_px, _UNKNOWN)
         cell = Image.new("RGB", (cell_px, cell_px), _BLANK)
         for name, interpreter in self.layers:
             if name in frames.values:
                 cell = interpreter.draw(frames.values[name][sample, horizon], cell, self.canvas_size)
         return cell
+
+    def _is_unknown(self, sample: int, horizon: int) -> bool:
+        """Whether the one modality that the panel shows has no known token in the frame."""
+        name, interpreter = self.layers[0] if self.layers else ("", None)
+        if len(self.layers) != 1 or interpreter is None or interpreter.is_overlay or self.frames.tokens is None:
+            return False
+        is_known = self.frames.tokens.is_known.get(name)
+        return is_known is not None and not is_known[sample, horizon].any()
+
+
+def _gray_cell(cell_px: int, words: str) -> Image.Image:
+    gray = Image.new("RGB", (cell_px, cell_px), NO_FRAME)
+    center, font = (cell_px / 2, cell_px / 2), _font(cell_px * 0.08)
+    ImageDraw.Draw(gray).text(center, words, fill=FAINT, font=font, anchor="mm")
+    return gray
+
+
+def _label(pen: ImageDraw.ImageDraw, name: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """A panel's name, in lines where it is wider than its place."""
+    return name if pen.textlength(name, font=font) <= width else name.replace(", ", "\n")
 
 
 def views(interpreters: Mapping[str, Interpreter]) -> list[tuple[str, list[tuple[str, Interpreter]]]]:
@@ -84,9 +103,10 @@ def panels(
 
 def rollout_panels(made: Generation, rows: Sequence[int], num_samples: int) -> list[Panel]:
     """Some roll-outs, random samples of the same references, and the truth if there is any."""
-    shown = [("predicted", made.predicted.samples(rows))]
-    shown += [(f"sample {n}", each.samples(rows)) for n, each in enumerate(made.samples[:num_samples], 1)]
-    if (truth := made.truth.samples(rows)).is_present[:, 1:].any():
+    chosen = list(rows)
+    shown = [("predicted", made.predicted[chosen])]
+    shown += [(f"sample {n}", each[chosen]) for n, each in enumerate(made.samples[:num_samples], 1)]
+    if (truth := made.truth[chosen]).is_present[:, 1:].any():
         shown.append(("truth", truth))
     return panels(shown, made.interpreters, made.canvas_size)
 
@@ -114,7 +134,8 @@ def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -
         pen.text((left, top + title_px // 2), titles[n], fill=FAINT, font=small, anchor="lm")
         for row, panel in enumerate(shown):
             y = top + title_px + row * step
-            pen.text((left - margin, y + cell_px // 2), panel.name, fill=INK, font=font, anchor="rm")
+            label = _label(pen, panel.name, font, left - 2 * margin)
+            pen.text((left - margin, y + cell_px // 2), label, fill=INK, font=font, anchor="rm")
             for column in range(num_columns):
                 sheet.paste(panel.cell(n, column, cell_px), (left + column * step, y))
     _write_legend(pen, (left, sheet.height - line_px // 2), small)
@@ -148,7 +169,7 @@ def column_sheet(columns: Sequence[Panel], titles: Sequence[str], cell_px: int) 
     pen = ImageDraw.Draw(sheet)
     for column, panel in enumerate(columns):
         x = 2 * _GAP + column * step
-        pen.text((x, line_px // 2), panel.name, fill=INK, font=font, anchor="lm")
+        pen.text((x, line_px // 2), _label(pen, panel.name, font, cell_px), fill=INK, font=font, anchor="lm")
         for n in range(len(titles)):
             sheet.paste(panel.cell(n, 0, cell_px), (x, line_px + n * block + title_px))
     for n, title in enumerate(titles):

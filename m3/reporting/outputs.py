@@ -33,6 +33,7 @@ FOLDER = "samples"
 _SHEET_SAMPLES = 3
 """Random samples of one reference in a sheet; the folders hold all."""
 _REPORTED_CELL_PX = 128
+_PARTLY_GIVEN = "parts of it were given"
 _FILES = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
           "tokens.npz", FOLDER)  # fmt: skip
 
@@ -148,22 +149,29 @@ def _write_completion(
 
     write_png(out / "generated.png", sheet(choose_samples(chains, amounts.num_samples), amounts.cell_px))
     write_npz(out / "tokens.npz", completion_arrays(made))
-    frames = {}
-    for frame, found in scores.items():
-        generated = generated_frames(made)[FRAMES.index(frame)]
-        scored = {name: spec for name, spec in metrics.items() if spec.modality in generated and not spec.rollouts_only}
+    frames, absent = {}, dict(made.undecoded)
+    for frame, generated in generated_frames(made).items():
+        specs = {name: spec for name, spec in metrics.items() if spec.modality in generated and not spec.rollouts_only}
         undecoded = {name: reason for name, reason in made.undecoded.items() if name in generated}
-        frames[frame] = metrics_record(found, {}, metrics=scored, undecoded=undecoded)
+        has_truth = bool(made.truth.is_present[:, frame].any())
+        record = metrics_record(scores[FRAMES[frame]], {}, has_truth, specs, undecoded)
+        for name in [name for name in specs if name in record["absent"]]:
+            if specs[name].is_of_tokens and _is_partly_given(made, frame, specs[name].modality):
+                record["absent"][name] = _PARTLY_GIVEN
+            absent[f"{specs[name].title}, {FRAMES[frame]}"] = record["absent"][name]
+        frames[FRAMES[frame]] = record
     record = {"schema_version": SCHEMA_VERSION, **about.facts, "num_samples": len(chains), "frames": frames}
-    if made.undecoded:
-        record["absent"] = dict(made.undecoded)
     write_json(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
     for frame, found in scores.items():
         print_scores(console, found, f"{frame} of {len(chains)} pairs")
     lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}."
-    return Report("Generated", lead, out / "generated.png", None, scores, made.undecoded, strips)
+    return Report("Generated", lead, out / "generated.png", None, scores, absent, strips)
+
+
+def _is_partly_given(made: Generation, frame: int, modality: str) -> bool:
+    return made.given.tokens is not None and bool(made.given.tokens.is_known[modality][:, frame].any())
 
 
 def write_sample_folders(out: Path, made: Generation, rows: Sequence[int], cell_px: int) -> list[Path]:

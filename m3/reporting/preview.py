@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from m3.core.frames import rolled_modalities
 from m3.core.modalities import ModalityTable, frame_of
 from m3.core.validation import check
 from m3.generation.prompts import prompts_of_split
-from m3.generation.rollout import check_schemes, find_chains, roll_out
+from m3.generation.rollout import check_schemes, find_chains, roll_out, whole_successor
 from m3.metrics import Comparison, Score, score
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.reporting.figures import choose_samples, panels, rollout_sheet
@@ -28,7 +27,8 @@ from m3.sampling.settings import Sampling
 from m3.shards.manifest import MANIFEST_NAME
 from m3.tokens.base import PictureTokenizer
 from m3.training.module import MaskedTraining
-from m3.vocabularies import DecodingContext, decode, interpreters_of, metrics_of
+from m3.vocabularies import DecodingContext, decode, interpreters_of, metrics_of, without_interpreter
+from m3.vocabularies.picture import PictureInterpreter
 
 _KEY = "callbacks.preview"
 
@@ -78,11 +78,11 @@ class Preview(pl.Callback):
         self.scores: list[Score] = []
         self._is_announced = False
         self.obstacle = _obstacle(root, table, sampling)
-        self.has_pictures = False
+        self.has_pictures, self.undecoded = False, dict[str, str]()
         if root is None or self.obstacle is not None:
             return
         try:
-            self.schemes = _whole_successor(sampling, table).for_table(table)
+            self.schemes = whole_successor(sampling, table).for_table(table)
             check_schemes(self.schemes, table)
         except ValueError as error:
             raise ValueError(f"{_KEY}.{error}; callbacks=none draws no previews") from None
@@ -91,9 +91,11 @@ class Preview(pl.Callback):
         self.has_pictures = (tokenizer.name, tokenizer.fingerprint) == (stored["name"], stored["fingerprint"])
         self.data_tokenizer = stored["name"]
         self.context = DecodingContext(tokenizer, split.manifest.canvas_size)
-        self.interpreters = interpreters_of(table)
+        self.interpreters, self.undecoded = interpreters_of(table), without_interpreter(table)
         if not self.has_pictures:
-            self.interpreters.pop("tok_rgb", None)
+            self.interpreters = {
+                name: each for name, each in self.interpreters.items() if not isinstance(each, PictureInterpreter)
+            }
         self.metrics = {name: spec for name, spec in metrics_of(table).items() if spec.in_preview}
         chains = find_chains(split.pairs, num_frames, "first")
         chains = [chains[n] for n in choose_samples(chains, num_samples)]
@@ -108,7 +110,9 @@ class Preview(pl.Callback):
             self._is_announced = True
             if self.obstacle is not None:
                 print(f"no previews: {self.obstacle} (callbacks=none silences this)", flush=True)
-            elif not self.has_pictures:
+            for name, reason in self.undecoded.items():
+                print(f"previews: {name}: {reason}", flush=True)
+            if self.obstacle is None and not self.has_pictures:
                 print(
                     f"previews show skeletons without pictures: the data have tokens of another tokenizer, "
                     f"{self.data_tokenizer}; tokenizer@{_KEY}.tokenizer={self.data_tokenizer} draws them",
@@ -153,13 +157,6 @@ def _obstacle(root: str | None, table: ModalityTable, sampling: Sampling) -> str
     if not (Path(root) / MANIFEST_NAME).is_file():
         return f"data.root={root} is no data set on this machine"
     return None
-
-
-def _whole_successor(sampling: Sampling, table: ModalityTable) -> Sampling:
-    """The sampling; modalities of `extra_vocabularies` that it does not name are generated last."""
-    extra, rolled = table.extra_vocabularies or {}, rolled_modalities(table)
-    unnamed = [later for name, later in rolled.items() if name in extra and later not in sampling.generate]
-    return replace(sampling, generate=[*sampling.generate, *unnamed])
 
 
 def _reference_columns(table: ModalityTable) -> Tensor:

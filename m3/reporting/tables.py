@@ -11,6 +11,9 @@ from rich.table import Table
 from m3.metrics import MetricSpec, Score
 from m3.metrics.specs import first_metrics
 
+_COLUMNS = 5
+"""Scores of one table: 80 characters hold no more."""
+
 _SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n"}
 
 
@@ -40,13 +43,19 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
     if found:
         legend = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
         console.print(f"{of_what}; {legend}:", highlight=False)
-        table = _table(["", "n", *(heading(score.spec) for score in found)])
-        for k in range(len(found[0].num_samples)):
-            if any(score.num_samples[k] for score in found):
-                most = max(score.num_samples[k] for score in found)
-                table.add_row(f"+{k + 1}", str(most), *(_cell(score, k) for score in found))
-        console.print(table)
+        for start in range(0, len(found), _COLUMNS):
+            console.print(_score_table(found[start : start + _COLUMNS]))
     _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
+
+
+def _score_table(scores: Sequence[Score]) -> Table:
+    """A row per horizon with a truth, a column per score."""
+    table = _table(["", "n", *(heading(score.spec) for score in scores)])
+    for k in range(len(scores[0].num_samples)):
+        if any(score.num_samples[k] for score in scores):
+            most = max(score.num_samples[k] for score in scores)
+            table.add_row(f"+{k + 1}", str(most), *(_cell(score, k) for score in scores))
+    return table
 
 
 def _print_samples(console: Console, scores: Sequence[Score]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from m3.core.frames import Frames, TokenFrames, frame_modalities
 from m3.core.modalities import ModalityTable, Vocabulary, successor_of
@@ -24,7 +25,9 @@ def interpreter_of(vocabulary: Vocabulary) -> Interpreter | None:
         if error.name != module_name:  # a module that the interpreter needs
             raise
         return None
-    return getattr(module, "INTERPRETER", None)
+    if not isinstance(found := getattr(module, "INTERPRETER", None), Interpreter):
+        raise ValueError(f"{module.__file__}: need an Interpreter under the name INTERPRETER")
+    return found
 
 
 def interpreters_of(table: ModalityTable) -> dict[str, Interpreter]:
@@ -50,8 +53,9 @@ def metrics_of(table: ModalityTable) -> dict[str, MetricSpec]:
     known = interpreters_of(table)
     for name in frame_modalities(table):
         if name not in {spec.modality for spec in METRICS.values()}:
-            specs.append(accuracy_spec(name, f"{name} tokens right", f"share of {name} tokens that are the truth's"))
-            specs += known[name].metrics(name) if name in known else ()
+            accuracy = accuracy_spec(name, f"{name} tokens right", f"share of {name} tokens that are the truth's")
+            own = known[name].metrics(name) if name in known else ()
+            specs += [replace(spec, in_preview=True) for spec in (accuracy, *own)]
     return {spec.name: spec for spec in specs}
 
 

@@ -14,6 +14,7 @@ from support.tiny_world import frame
 from m3.batches.table import TokenTable
 from m3.core.frames import Frames
 from m3.core.joints import JOINT_NAMES
+from m3.metrics.specs import NO_TRUTH
 from m3.reporting.token_files import completion_arrays
 from m3.tokens.joints import JointCodec
 
@@ -98,11 +99,14 @@ def test_both_frames_are_scored_apart(world):
 def test_unconditional_generation_needs_no_data(world):
     options = ["data.root=nowhere", f"out={world / 'free'}", "rollout.num_samples=3"]
     made = completed(world, "", "tok_rgb,coords", *options)
-    assert made.scores == {} and not any(known.any() for known in made.made.given.tokens.is_known.values())
+    assert made.scores == {"reference": []} and not any(
+        known.any() for known in made.made.given.tokens.is_known.values()
+    )
     tokens = np.load(world / "free" / "tokens.npz", allow_pickle=False)
     assert tokens["sample_coords"].shape == (3, 1, 39) and not tokens["is_truth_coords"].any()
     assert len({each.tobytes() for each in tokens["sample_coords"]}) == 3
-    assert json.loads((world / "free" / "metrics.json").read_text())["frames"] == {}
+    record = json.loads((world / "free" / "metrics.json").read_text())["frames"]["reference"]
+    assert record["scores"] == {} and record["absent"]["psnr"] == record["absent"]["joint_error"] == NO_TRUTH
 
 
 def test_the_pose_of_a_picture_of_ones_own(world, tmp_path):

@@ -21,7 +21,7 @@ from support.tiny_world import frame
 
 import generate
 from m3.core.frames import Frames
-from m3.core.modalities import ModalityTable
+from m3.core.modalities import PICTURE, ModalityTable
 from m3.generation.prompts import with_generated_reference
 from m3.metrics import Comparison, MetricSpec
 from m3.metrics.measures import Ratio
@@ -145,11 +145,31 @@ def test_the_model_sees_the_depths_that_were_generated(world, tmp_path):
     assert (one.ids["coords"][:, 2] != other.ids["coords"][:, 2]).any()
 
 
-def test_a_sampling_that_leaves_it_out_rolls_nothing_out(world, tmp_path):
-    """A successor without depths is not whole: it is completed, and cannot be a reference."""
-    made = generate.run(config(world, "sampling.given=[tok_rgb,coords,tok_depth]", f"out={tmp_path}")).made
-    assert not made.is_rollout and set(made.generated) == {"coords_next", "tok_rgb_next"}
+def test_the_default_sampling_gives_and_generates_it(world, tmp_path):
+    """As its last modality, by the scheme "default"; random samples are drawn, by sample_schemes.default."""
+    result = generate.run(config(world, "rollout.frames=2", "rollout.num_samples=3", f"out={tmp_path}"))
+    assert result.made.is_rollout and result.made.generated == ["coords_next", "tok_rgb_next", "tok_depth_next"]
+    assert result.made.given.tokens.is_known["tok_depth"][:, 0].all()
+    assert len({each.tokens.ids["tok_depth"][:, 1].tobytes() for each in result.made.samples}) == 3
+    sampling = json.loads(result.metrics.read_text())["sampling"]
+    assert sampling["given"] == ["tok_rgb", "coords", "tok_depth"] and sampling["generate"] == result.made.generated
+
+
+def test_a_sampling_that_leaves_out_more_completes(world, tmp_path):
+    """A successor that is not whole cannot be a reference."""
+    made = generate.run(config(world, "sampling.generate=[coords_next]", f"out={tmp_path}")).made
+    assert not made.is_rollout and made.generated == ["coords_next"]
     assert not made.predicted.tokens.is_known["tok_depth"][:, 1].any()
+
+
+def test_a_photo_is_rolled_out_without_it(world, tmp_path):
+    """A picture of one's own has no depths: they are unknown in the reference, and generated from then on."""
+    Image.fromarray(frame(0)).save(tmp_path / "me.png")
+    options = ["rollout.frames=2", f"input={tmp_path / 'me.png'}", f"out={tmp_path / 'out'}"]
+    made = generate.run(config(world, *options)).made
+    assert made.is_rollout and not made.given.tokens.is_known["tok_depth"].any()
+    is_known = made.predicted.tokens.is_known["tok_depth"]
+    assert not is_known[:, 0].any() and is_known[:, 1:].all()
 
 
 def test_it_is_completed_and_its_tokens_are_scored(world, tmp_path, capsys):
@@ -181,7 +201,9 @@ def test_it_is_generated_from_nothing(world, tmp_path):
     given = ["sampling.given=[]", "sampling.generate=[tok_depth]", f"+sampling.schemes.tok_depth={SCHEME}"]
     result = generate.run(config(world, *given, f"out={tmp_path}", "data.root=nowhere"))
     assert result.made.predicted.tokens.is_known["tok_depth"][:, 0].all()
-    assert "tok_depth" in result.made.undecoded and result.scores == {}
+    assert "tok_depth" in result.made.undecoded and result.scores == {"reference": []}
+    absent = json.loads(result.metrics.read_text())["frames"]["reference"]["absent"]
+    assert absent.keys() == {"tok_depth", "tok_depth_accuracy"} and "no ground truth" in absent["tok_depth_accuracy"]
 
 
 def test_where_it_has_no_truth_it_is_not_scored(world, tmp_path):
@@ -221,7 +243,13 @@ def test_a_vocabulary_name_that_is_no_word_is_refused(world, name):
         table_of(world, name)
 
 
-@pytest.mark.parametrize("name", ["base", "lookup", "os", "json", "sys", "step"])
+@pytest.mark.parametrize("name", ["base", "lookup", "table", "keys", "training"])
+def test_a_reserved_vocabulary_name_is_refused(world, name):
+    with pytest.raises(ValueError, match="modalities.extra_vocabularies.tok_depth.name=.*reserved"):
+        table_of(world, name)
+
+
+@pytest.mark.parametrize("name", ["os", "json", "sys", "step"])
 def test_a_module_that_is_no_interpreter_is_none(world, name, monkeypatch):
     """The name may come from a checkpoint of somebody else's: only m3/vocabularies is looked at."""
     table, asked = table_of(world, name), []
@@ -321,3 +349,15 @@ def test_values_may_be_records_of_arrays():
     for name in ("meters", "is_seen"):
         assert (getattr(mixed, name)[:, 0] == getattr(made, name)[:, 0]).all()
         assert (getattr(mixed, name)[:, 1:] == getattr(true, name)[:, 1:]).all()
+
+
+def test_a_second_camera_shares_the_head_of_pictures(world):
+    """A modality of a vocabulary that m3 has is one more of its modalities: the same ids, digits and head."""
+    settings = {key: value for key, value in modalities(world / "conf").items() if not key.startswith("_")}
+    size = len(settings["modalities"])
+    settings["vocab_sizes"] = [65536] * size
+    settings["extra_vocabularies"] = {"tok_depth": {"name": "picture", "num_ids": 64000}}
+    table = ModalityTable(**settings)
+    assert {table.vocabularies[table.index(name)] for name in ("tok_rgb", "tok_depth")} == {PICTURE}
+    with pytest.raises(ValueError, match="num_ids=64: vocabulary picture has 64000 ids"):
+        ModalityTable(**settings | {"extra_vocabularies": {"tok_depth": {"name": "picture", "num_ids": 64}}})
