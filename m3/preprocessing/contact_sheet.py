@@ -16,13 +16,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
+from m3.core.modalities import Vocabulary, frame_of
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
-from m3.shards.manifest import Manifest, token_members
+from m3.shards.manifest import PAIR_MODALITIES, Manifest, token_members
 from m3.shards.reader import read_shard
-from m3.tokens.base import PictureTokenizer, to_frames
+from m3.tokens.base import NoTokenizer, PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
+from m3.vocabularies import DecodingContext, interpreter_of
 from m3.vocabularies.joints import draw_skeleton
+from m3.vocabularies.picture import PictureInterpreter
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -71,6 +74,7 @@ def sheet_pairs(
             _panel(name, picture, tokens.get(joints), codec, cell_px)
             for name, picture, joints in _pictures(frames, tokens, tokenizer)
         ]
+        panels += _interpreted(manifest, tokens, tokenizer, cell_px)
         if panels:
             pairs.append(SheetPair(_title(split, key, meta, captions), tuple(panels)))
     return pairs
@@ -150,6 +154,22 @@ def _pictures(
                     )
             elif frame not in frames and joints in tokens:
                 yield frame + (", flipped" if variant else ""), None, joints
+
+
+def _interpreted(
+    manifest: Manifest, tokens: dict[str, np.ndarray], tokenizer: PictureTokenizer | None, cell_px: int
+) -> Iterator[tuple[str, Image.Image]]:
+    """Name and picture of each modality besides those of `_pictures`, where its vocabulary has an interpreter."""
+    context, is_present = DecodingContext(tokenizer or NoTokenizer(), manifest.canvas_size), np.ones((1, 1), bool)
+    for modality in (each for each in manifest.modalities if each.name not in PAIR_MODALITIES):
+        interpreter = interpreter_of(Vocabulary(modality.vocabulary, modality.num_ids))
+        if interpreter is None or (tokenizer is None and isinstance(interpreter, PictureInterpreter)):
+            continue
+        ids = tokens[modality.name].reshape(1, 1, -1).astype(np.int64)
+        value = interpreter.decode(ids, np.ones(ids.shape, bool), is_present, context)[0, 0]
+        name, frame = frame_of(modality.name)
+        blank = Image.new("RGB", (cell_px, cell_px), BLANK)
+        yield f"{('reference', 'successor')[frame]}, {name}", interpreter.draw(value, blank, manifest.canvas_size)
 
 
 def _panel(

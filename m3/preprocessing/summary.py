@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from m3.shards.manifest import CONTACT_SHEET_NAME, PAIR_MODALITIES, Manifest
+from m3.core.modalities import Vocabulary
+from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest
 from m3.shards.transport import address
+from m3.vocabularies import interpreter_of
 
 _BAR_LENGTH = 24
 _NUM_SHOWN = 5
@@ -78,8 +80,9 @@ def _facts(manifest: Manifest) -> list[str]:
         lines.append(f"visible joints: {100 * statistics['visible_joints']:.1f}%{extra}")
     if not manifest.has_joints:
         lines.append("no clip has joints: those in the data set are all invisible")
-    if undrawn := [modality.name for modality in manifest.modalities if modality.name not in PAIR_MODALITIES]:
-        lines.append(f"{', '.join(undrawn)}: not in the contact sheet, which shows pictures and poses")
+    vocabularies = {each.name: Vocabulary(each.vocabulary, each.num_ids) for each in manifest.modalities}
+    if undrawn := [name for name, vocabulary in vocabularies.items() if interpreter_of(vocabulary) is None]:
+        lines.append(f"{', '.join(undrawn)}: not in the contact sheet, without an interpreter (docs/extending.md)")
     lines += [f"{split} is empty, as split.ratios asks" for split in manifest.shards if not manifest.num_pairs(split)]
     return lines
 

@@ -4,6 +4,14 @@ Vocabulary NAME is interpreted by `m3/vocabularies/NAME.py`; to add one, see doc
 """
 
 from m3.vocabularies.base import DecodingContext, Interpreter
-from m3.vocabularies.lookup import decode, interpreters_of, metrics_of, without_interpreter
+from m3.vocabularies.lookup import decode, interpreter_of, interpreters_of, metrics_of, without_interpreter
 
-__all__ = ["DecodingContext", "Interpreter", "decode", "interpreters_of", "metrics_of", "without_interpreter"]
+__all__ = [
+    "DecodingContext",
+    "Interpreter",
+    "decode",
+    "interpreter_of",
+    "interpreters_of",
+    "metrics_of",
+    "without_interpreter",
+]

@@ -98,7 +98,9 @@ def test_a_new_source(checkout: Path) -> None:
 
 
 def test_a_new_modality(checkout: Path) -> None:
-    """Trained, rolled out, drawn and scored."""
+    """Shown in the contact sheet, trained, rolled out, drawn and scored."""
+    with Image.open(checkout / "data/depth/contact_sheet.png") as sheet:
+        assert sheet.width > 2 * 4 * 192  # two pairs of four panels: two pictures, two depths
     rows = (checkout / "outputs/train/depth/csv/version_0/metrics.csv").read_text(encoding="utf-8")
     assert "eval/loss_tok_depth_next" in rows
     tokens = np.load(checkout / "out/depth/tokens.npz", allow_pickle=False)
