@@ -18,7 +18,7 @@ from m3.checkpoint.files import newest_checkpoint, read_checkpoint
 from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_pretrained
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
 from m3.checkpoint.resume_check import BINDING, differences, missing
-from m3.core.files import write_text_atomic
+from m3.core.files import make_folder, write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.core.renames import current_config
 from m3.model.encoder_decoder import EncoderDecoder
@@ -71,7 +71,7 @@ class LoadedModel:
         folder, subject = Path(folder), self._subject
         evaluations = [each for file in scores for each in read_evaluations(file, subject)]
         card = model_card(subject, evaluations, license, repository)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_pretrained(folder, self.model, self.config, self.data, self.step)
         write_text_atomic(folder / CARD, card)
         return folder

@@ -22,6 +22,7 @@ from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
 from m3.core.devices import torch_device
 from m3.core.errors import one_line_errors
+from m3.core.files import make_folder
 from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
 from m3.core.modalities import PICTURE
@@ -96,7 +97,9 @@ def run(cfg: DictConfig) -> Result:
     generator = _generator(cfg)
     if generator.rolls_out:
         generator.check_roll_out()
-    made = generator.generate(_prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1))
+    prompts = _prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1)
+    make_folder(out)
+    made = generator.generate(prompts)
     scores = generator.scores(made)
     write_generation(out, made, scores, generator.metrics, amounts, _about(cfg, generator))
     return Result(made, scores, out)
@@ -235,7 +238,7 @@ def main(cfg: DictConfig) -> float | ReadyTrial:
         stop_with_sweep()
         with one_line_errors():
             value = _generate(cfg)
-        write_result(Path(cfg.out), value)
+            write_result(Path(cfg.out), value)
     return value
 
 

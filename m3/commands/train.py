@@ -291,8 +291,8 @@ def _assemble_and_fit(cfg: DictConfig) -> float:
         parts = assemble(cfg)
     with one_line_errors(OSError, NonFiniteError, ShardError, SettingError):  # CheckpointWriteError is an OSError
         done = fit(cfg, parts)
-    if done.trainer.is_global_zero:
-        write_result(parts.run_dir, done.last_eval_loss)
+        if done.trainer.is_global_zero:
+            write_result(parts.run_dir, done.last_eval_loss)
     return done.last_eval_loss
 
 

@@ -100,6 +100,14 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, unless it is there. Raises WriteError where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_error(error, path) from error
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` as the file `path`. Raises WriteError where that fails."""
     with atomic_file(path) as file:

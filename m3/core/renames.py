@@ -161,12 +161,17 @@ def _current(node: Any, path: tuple[str, ...], keys_set: set[str], is_stored: bo
             value = _current(node[key], (*path, name), keys_set, is_stored)
             made[name] = _merged(made[name], value, (*path, name), keys_set) if name in made else value
     if isinstance(made.get("_target_"), str):
-        made["_target_"] = current_target(made["_target_"])
+        old = made["_target_"]
+        made["_target_"] = current_target(old)
+        if made["_target_"] != old and not is_stored:
+            _warn(old, old, made["_target_"])
     return {name: made[name] for name in dict.fromkeys(names.values())}
 
 
 def _renamed(path: tuple[str, ...], key: Any, is_stored: bool) -> Any:
-    return current_key(".".join([*path, key]), is_stored).rpartition(".")[2] if isinstance(key, str) else key
+    if not isinstance(key, str) or "." in key:  # one key with a dot in it, not a path
+        return key
+    return current_key(".".join([*path, key]), is_stored).rpartition(".")[2]
 
 
 def _merged(value: Any, of_old_name: Any, path: tuple[str, ...], keys_set: set[str]) -> Any:

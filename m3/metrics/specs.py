@@ -44,11 +44,11 @@ _SAMPLES_ONLY = ("sample",)
 
 NO_TRUTH = "no ground truth: a picture alone, or nothing, was given"
 _NO_JOINTS = "no joints: the truth is not annotated, or the model has none"
-_NO_PICTURES = "no pictures: the model has none"
+_NO_PICTURES = "no pictures: the model or the ground truth has none"
 _NO_PIXELS = "shards hold no pixels: give the data's source=…"
 _NO_SAMPLES_OF_JOINTS = "one roll-out of each reference, or no joints: give rollout.num_samples=8"
 _NO_SAMPLES_OF_PICTURES = "one roll-out of each reference, or no pictures: give rollout.num_samples=8"
-_NOT_BOTH = "no pictures or no joints: the model lacks one of them"
+_NOT_BOTH = "no pictures or no joints: the model or the ground truth lacks one of them"
 
 
 def _identity(ratios: np.ndarray) -> np.ndarray:

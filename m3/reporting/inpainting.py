@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from m3.core.files import make_folder
 from m3.core.palette import BLANK, INK, PAPER
 from m3.generation.inpainting import InpaintingResult
 from m3.reporting.files import write_json, write_png
@@ -20,7 +21,7 @@ _CELL_PX, _GAP = 168, 8
 
 def write_inpainting(out: Path, result: InpaintingResult, console: Console) -> None:
     """Writes both files to the folder `out` and prints the errors."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / "inpainting.json", result.record)
     write_png(out / "inpainting.png", inpainting_sheet(result))
     print_inpainting(console, result.record, out)

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from m3.core.files import make_folder
 from m3.core.frames import Chain
 from m3.core.validation import check
 from m3.generation.completion import FRAMES, generated_frames
@@ -85,7 +86,6 @@ def write_generation(
 
     scores: those of roll-outs under "", those of completed pairs by frame. metrics: those of the model.
     """
-    out.mkdir(parents=True, exist_ok=True)
     _clear(out)
     console = Console()
     for name, reason in made.undecoded.items():
@@ -180,7 +180,7 @@ def write_sample_folders(out: Path, made: Generation, rows: Sequence[int], cell_
     for n in rows:
         chain = made.prompts.chains[n]
         folder = out / FOLDER / folder_name(chain)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         shown = rollout_panels(made, [n], len(made.samples))
         write_png(folder / "rollout.png", rollout_sheet(shown, [chain.title], cell_px))
         write_gif(folder / "rollout.gif", rollout_animation(shown, [chain.title], cell_px))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from m3.core.files import write_text_atomic
+from m3.core.renames import current_overrides
 
 FILE = "trial.json"
 
@@ -76,7 +77,7 @@ def swept_settings(trials: list[Trial]) -> dict[str, list[str | None]]:
 
 def _settings(trial: Trial) -> dict[str, str]:
     """Key → value of each override."""
-    pairs = (override.partition("=") for override in trial.overrides)
+    pairs = (override.lstrip("+").partition("=") for override in current_overrides(trial.overrides))
     return {key: value for key, _, value in pairs}
 
 

@@ -56,7 +56,12 @@ def metrics_of(table: ModalityTable) -> dict[str, MetricSpec]:
             accuracy = accuracy_spec(name, f"{name} tokens right", f"share of {name} tokens that are the truth's")
             own = known[name].metrics(name) if name in known else ()
             specs += [replace(spec, in_preview=True) for spec in (accuracy, *own)]
-    return {spec.name: spec for spec in specs}
+    metrics: dict[str, MetricSpec] = {}
+    for spec in specs:
+        if spec.name in metrics:  # two modalities of one vocabulary
+            spec = replace(spec, name=f"{spec.modality}_{spec.name}", label=f"{spec.label}, {spec.modality}")
+        metrics[spec.name] = spec
+    return metrics
 
 
 def decode(tokens: TokenFrames, interpreters: Mapping[str, Interpreter], context: DecodingContext) -> Frames:

@@ -204,3 +204,12 @@ def test_the_name_that_a_temporary_file_was_to_get(tmp_path: Path) -> None:
         temporary.touch()
     assert final_name("dataset.json.tmp") == final_name("dataset.json") == "dataset.json"
     assert final_name("a.tmp.b") == "a.tmp.b"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=f"cannot write {tmp_path}/file/out .*choose another place"):
+        files.make_folder(tmp_path / "file" / "out")

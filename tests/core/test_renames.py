@@ -178,3 +178,19 @@ def test_the_search_space_of_a_sweep() -> None:
 def test_a_configuration_with_current_names_stays_the_same_object() -> None:
     cfg = OmegaConf.create({"loss": {"reduction": "all"}, "n": "${loss.reduction}"})
     assert current_config(cfg) is cfg
+
+
+def test_keys_with_dots_are_no_paths():
+    config = {"logger": {"wandb": {"config": {"data.version": 1, "model.version": 2, "loss.average": "all"}}}}
+    assert current_config(config) == config
+
+
+def test_an_old_target_is_named_in_a_warning(caplog):
+    renames._warned.clear()
+    config = {"callbacks": {"preview": {"_target_": "m3.preview.Preview"}}}
+    assert current_config(config)["callbacks"]["preview"]["_target_"] == "m3.reporting.preview.Preview"
+    assert "m3.preview.Preview" in caplog.text and "m3.reporting.preview.Preview" in caplog.text
+    caplog.clear()
+    renames._warned.clear()
+    current_config(config, is_stored=True)
+    assert not caplog.text

@@ -361,3 +361,15 @@ def test_a_second_camera_shares_the_head_of_pictures(world):
     assert {table.vocabularies[table.index(name)] for name in ("tok_rgb", "tok_depth")} == {PICTURE}
     with pytest.raises(ValueError, match="num_ids=64: vocabulary picture has 64000 ids"):
         ModalityTable(**settings | {"extra_vocabularies": {"tok_depth": {"name": "picture", "num_ids": 64}}})
+
+
+def test_two_modalities_of_one_vocabulary_have_metrics_of_their_own(world, interpreted):
+    settings = {key: value for key, value in modalities(world / "conf").items() if not key.startswith("_")}
+    for key, values in (("modalities", ["tok_depth2", "tok_depth2_next"]), ("vocab_sizes", [NUM_DEPTHS] * 2),
+                        ("max_seq_lens", [4, 4]), ("input_alphas", [1, 1]), ("target_alphas", [1, 1])):  # fmt: skip
+        settings[key] = [*settings[key], *values]
+    depth = settings["extra_vocabularies"]["tok_depth"]
+    settings["extra_vocabularies"] = {"tok_depth": depth, "tok_depth2": depth}
+    metrics = metrics_of(ModalityTable(**settings))
+    assert metrics["depth_error"].modality == "tok_depth"
+    assert metrics["tok_depth2_depth_error"].modality == "tok_depth2"

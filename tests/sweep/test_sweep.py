@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
 import signal
@@ -227,6 +228,13 @@ TRIALS = [
     Trial(2, ("optim.lr=0.1", "model=[a]", "seed=0"), "killed", None, 3.0, "SIGKILL"),
     Trial(3, ("optim.lr=0.01", "seed=0"), "done", 1.5, 60.0),
 ]
+
+
+def test_a_renamed_key_has_one_column() -> None:
+    """Trials of a sweep that began under the old name, and that goes on under the new one."""
+    trials = [dataclasses.replace(TRIALS[0], overrides=(override,)) for override in
+              ("loss.average=present", "loss.average=all", "loss.reduction=token")]  # fmt: skip
+    assert swept_settings(trials) == {"loss.reduction": ["present", "all", "token"]}
 
 
 def test_swept_settings_are_those_that_differ() -> None:
