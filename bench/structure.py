@@ -5,7 +5,7 @@
     python bench/structure.py --roll-out checkpoint=outputs/train/demo data.root=outputs/data/demo_128px out=out
 
 A room is a package or module at the top of m3/. An arrow is a pair of rooms of which the first imports the second. A
-roll-out is one run of generate.py in this process: files and functions of m3 that it enters are counted with
+roll-out is one run of generate.py in this process: files and functions of m3 and of the script that it enters are counted with
 `sys.setprofile` (decorated, nested and inherited functions each once, by file and line), and the moves from one file of
 m3 to another, calls and returns.
 """
@@ -60,17 +60,17 @@ def atomic_writes(package: Path) -> list[str]:
 
 
 class Trail:
-    """What the code of a package passes while it is watched."""
+    """What the code of a checkout passes while it is watched."""
 
-    def __init__(self, package: Path) -> None:
-        self.package = str(package)
+    def __init__(self, checkout: Path) -> None:
+        self.code = str(checkout / "m3"), str(checkout / "generate.py")
         self.functions: set[tuple[str, int]] = set()
         self.moves = 0
         self._file = ""
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        if not code.co_filename.startswith(self.package):
+        if not code.co_filename.startswith(self.code):
             return
         if event == "call" and not code.co_name.startswith("<"):
             self.functions.add((code.co_filename, code.co_firstlineno))
@@ -94,7 +94,7 @@ def main() -> None:
         sys.argv = [str(options.checkout / "generate.py"), *options.roll_out]
         import generate  # noqa: F401  what importing runs is not part of a roll-out
 
-        trail = Trail(package)
+        trail = Trail(options.checkout.resolve())
         sys.setprofile(trail)
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
