@@ -5,9 +5,9 @@
     python bench/structure.py --roll-out checkpoint=outputs/train/demo data.root=outputs/data/demo_128px out=out
 
 A room is a package or module at the top of m3/. An arrow is a pair of rooms of which the first imports the second. A
-roll-out is one run of generate.py in this process: files and functions of m3 and of the script that it enters are counted with
-`sys.setprofile` (decorated, nested and inherited functions each once, by file and line), and the moves from one file of
-m3 to another, calls and returns.
+roll-out is one run of generate.py in this process: files and functions of m3 and of the script that it enters are
+counted with `sys.setprofile` (decorated, nested and inherited functions each once, by file and line), and the moves
+from one file to another, calls and returns.
 """
 
 from __future__ import annotations
