@@ -204,6 +204,7 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
         (folder / f"damaged{number}/train/000003.tar").write_bytes(content)
     with served(serve_http, folder) as http_port, served(serve_s3, folder) as s3_port:
         os.environ |= CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}"}
+        s3fs.S3FileSystem.clear_instance_cache()  # a client in this process may have another server's address
         store = s3fs.S3FileSystem()
         store.mkdir(BUCKET)
         store.put(f"{folder}/", f"{BUCKET}/", recursive=True)

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
 from m3.core.devices import torch_device
-from m3.core.pretrained import find_weights, fingerprint
 from m3.core.validation import check
+from m3.core.weights import find_weights, fingerprint
 
 REPOSITORY = "Salesforce/blip-image-captioning-base"
 WEIGHTS = ("config.json", "model.safetensors")

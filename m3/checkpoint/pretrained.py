@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from m3.checkpoint.resume_check import BINDING, missing
 from m3.core.files import write_atomic, write_text_atomic
-from m3.core.pretrained import find_weights, is_repository
+from m3.core.weights import find_weights, is_repository
 from m3.model.encoder_decoder import EncoderDecoder
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"

@@ -37,7 +37,7 @@ def frame_length(table: ModalityTable, name: str) -> int:
 
 
 @dataclass(frozen=True)
-class Chain:
+class PairChain:
     """Pairs of one clip, each pair's successor frame being the reference frame of the next.
 
     rows: of the token table. Row k − 1 ends at horizon k, so the truth reaches to horizon len(rows).

@@ -15,7 +15,7 @@ from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
 from m3.clips.video_files import VIDEO_SUFFIXES, VideoFiles
-from m3.core.frames import Chain, Frames, no_tokens
+from m3.core.frames import Frames, PairChain, no_tokens
 from m3.core.joints import Joints, pose_extent
 from m3.core.modalities import ModalityTable
 from m3.core.types import Clip, PairInfo
@@ -175,11 +175,11 @@ def _decoded(path: Path, name: str, joints: Path | None, how: Preparation) -> _D
         raise ValueError(f"input={path}: {error}") from error
 
 
-def _chain(name: str, clip: _DecodedClip, extent: float | None) -> Chain:
+def _chain(name: str, clip: _DecodedClip, extent: float | None) -> PairChain:
     pairs = zip(clip.indices, clip.indices[1:])
     infos = [PairInfo(f"{name}-{a:06d}", name, a, b, clip.action, extent) for a, b in pairs]
     alone = PairInfo(f"{name}-000000", name, 0, 0, clip.action, extent)
-    return Chain(tuple(range(len(infos))), tuple(infos or [alone]))
+    return PairChain(tuple(range(len(infos))), tuple(infos or [alone]))
 
 
 def _indices(clip: Clip, miner: ChainMiner | Stride) -> list[int]:

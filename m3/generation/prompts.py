@@ -14,8 +14,8 @@ from torch import Tensor
 from m3.batches.table import TokenTable
 from m3.core.frames import (
     NOTHING,
-    Chain,
     Frames,
+    PairChain,
     Poses,
     TokenFrames,
     frame_modalities,
@@ -45,7 +45,7 @@ class Prompts:
     real: (N, T + 1) frames: the original pictures on the canvas, "tok_rgb"; None where only tokens are available.
     """
 
-    chains: list[Chain]
+    chains: list[PairChain]
     tokens: TokenFrames
     sample: np.ndarray
     previous: Frames | None = None
@@ -115,7 +115,7 @@ class Prompts:
         return found
 
 
-def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[Chain], num_frames: int) -> Prompts:
+def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[PairChain], num_frames: int) -> Prompts:
     """The references of chains of a split; the frames that follow them are their truth."""
     tokens = split.columns(table)
     return Prompts(
@@ -127,7 +127,7 @@ def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[Chain
 
 
 def _previous(
-    pairs: Sequence[PairInfo], tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain], codec: JointCodec
+    pairs: Sequence[PairInfo], tokens: np.ndarray, table: ModalityTable, chains: Sequence[PairChain], codec: JointCodec
 ) -> Frames | None:
     if "coords" not in rolled_modalities(table):
         return None
@@ -136,7 +136,7 @@ def _previous(
     return Frames({"coords": Poses(xy, is_visible)}, (rows >= 0)[:, None])
 
 
-def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[Chain]) -> np.ndarray:
+def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[PairChain]) -> np.ndarray:
     """(N,) int: the row of the pair that ends where a chain begins, −1 where the clip has none in the split.
 
     Its reference is the frame before the chain's reference; of several (`pairs=dense`) the nearest.
@@ -158,7 +158,7 @@ def no_previous(num_prompts: int) -> Frames:
 
 def prompt_of_nothing(table: ModalityTable, num_frames: int) -> Prompts:
     """One prompt with nothing given: unconditional generation."""
-    chain = Chain((), (PairInfo(NOTHING, NOTHING, 0, 0, None, None),))
+    chain = PairChain((), (PairInfo(NOTHING, NOTHING, 0, 0, None, None),))
     previous = no_previous(1) if "coords" in frame_modalities(table) else None
     return Prompts([chain], no_tokens(table, (1, num_frames + 1)), np.zeros(1, np.int64), previous)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from m3.clips.base import ClipError, ClipSource
 from m3.clips.canvas import Canvas
-from m3.core.frames import Chain, Frames, TokenFrames
+from m3.core.frames import Frames, PairChain, TokenFrames
 from m3.core.progress import track
 from m3.shards.manifest import Manifest
 from m3.tokens.joints import JointCodec
@@ -39,7 +39,7 @@ def check_source(source: ClipSource, settings: Mapping[str, Any], manifest: Mani
 
 
 def real_frames(
-    source: ClipSource, canvas: Canvas, chains: Sequence[Chain], truth: TokenFrames, has_joints: bool
+    source: ClipSource, canvas: Canvas, chains: Sequence[PairChain], truth: TokenFrames, has_joints: bool
 ) -> Frames:
     """(N, T + 1) frames: the pictures on the canvas, "tok_rgb", present where they could be read.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3.core.frames import Chain, TokenFrames, frame_modalities, no_tokens, rolled_modalities
+from m3.core.frames import PairChain, TokenFrames, frame_modalities, no_tokens, rolled_modalities
 from m3.core.modalities import ModalityTable, frame_of, successor_of
 from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
@@ -20,7 +20,7 @@ from m3.sampling.settings import DecodingConfig, Sampling
 
 def find_chains(
     pairs: Sequence[PairInfo], num_frames: int, starts: Literal["first", "disjoint"], max_samples: int | None = None
-) -> list[Chain]:
+) -> list[PairChain]:
     """The chains of pairs to roll out: each a reference with the truth that follows.
 
     Args:
@@ -52,13 +52,13 @@ def find_chains(
             row = row_of.get((clip, pairs[row].successor))
         used.update(rows)
         clips.add(clip)
-        chains.append(Chain(tuple(rows), tuple(pairs[row] for row in rows)))
+        chains.append(PairChain(tuple(rows), tuple(pairs[row] for row in rows)))
     if max_samples is not None and len(chains) > max_samples:
         chains = [chains[int(i)] for i in np.linspace(0, len(chains) - 1, max_samples).round()]
     return chains
 
 
-def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[Chain], num_frames: int) -> TokenFrames:
+def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[PairChain], num_frames: int) -> TokenFrames:
     """The frames of chains, from (num_pairs, S) rows of the token table, any integers. All tokens are known."""
     frames = no_tokens(table, (len(chains), num_frames + 1))
     for n, chain in enumerate(chains):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from m3.core.frames import Chain, Frames
+from m3.core.frames import Frames, PairChain
 from m3.core.palette import FAINT, INK, LEFT, NO_FRAME, PAPER, RIGHT
 from m3.generation.completion import FRAMES, generated_frames
 from m3.generation.generation import Generation
@@ -20,7 +20,7 @@ _BLANK = (32, 32, 32)
 """RGB of a cell without a picture."""
 
 
-def choose_samples(chains: Sequence[Chain], num_samples: int) -> list[int]:
+def choose_samples(chains: Sequence[PairChain], num_samples: int) -> list[int]:
     """Indices of the chains to show: long ones first, and of these one of each action before a second of any."""
     shown_of_action: Counter[str | None] = Counter()
     ranked = []

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from m3.core.files import make_folder
-from m3.core.frames import Chain
+from m3.core.frames import PairChain
 from m3.core.validation import check
 from m3.generation.completion import FRAMES, generated_frames
 from m3.generation.generation import Generation
@@ -189,7 +189,7 @@ def write_sample_folders(out: Path, made: Generation, rows: Sequence[int], cell_
     return folders
 
 
-def folder_name(chain: Chain) -> str:
+def folder_name(chain: PairChain) -> str:
     """CLIP-FRAME, like the keys of shards."""
     return f"{chain.pairs[0].clip}-{chain.pairs[0].reference:06d}"
 

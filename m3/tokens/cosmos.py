@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m3.core.devices import torch_device
 from m3.core.modalities import PICTURE, PICTURE_STRIDE
-from m3.core.pretrained import find_weights, fingerprint
+from m3.core.weights import find_weights, fingerprint
 from m3.tokens.base import PictureTokenizer, check_pixels
 
 REPOSITORY = "nvidia/Cosmos-0.1-Tokenizer-DI16x16"

@@ -17,7 +17,7 @@ from support.tiny_world import frame
 
 import generate
 from m3.checkpoint import LoadedModel
-from m3.core.frames import Chain, TokenFrames
+from m3.core.frames import PairChain, TokenFrames
 from m3.core.modalities import FSQ_LEVELS
 from m3.core.types import PairInfo
 from m3.generation.generation import Generation
@@ -199,7 +199,7 @@ def some_prompts(num_prompts: int, num_frames: int) -> Prompts:
     shape = num_prompts, num_frames + 1
     ids = {"tok_rgb": rng.integers(0, 64000, (*shape, 4)), "coords": rng.integers(0, 2, (*shape, 39))}
     is_known = {name: np.ones(each.shape, bool) for name, each in ids.items()}
-    chains = [Chain((n,), (PairInfo("k", f"c{n}", 0, 1, None, 20.0),)) for n in range(num_prompts)]
+    chains = [PairChain((n,), (PairInfo("k", f"c{n}", 0, 1, None, 20.0),)) for n in range(num_prompts)]
     tokens = TokenFrames(ids, is_known, np.ones(shape, bool))
     return Prompts(chains, tokens, np.arange(num_prompts), no_previous(num_prompts))
 

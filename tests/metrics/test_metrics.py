@@ -16,7 +16,7 @@ from torchmetrics.classification import BinaryF1Score
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from m3 import metrics
-from m3.core.frames import Chain, Frames
+from m3.core.frames import Frames, PairChain
 from m3.core.types import PairInfo
 from m3.generation import prompts
 from m3.metrics import METRICS, Comparison, measures
@@ -337,7 +337,7 @@ def test_the_pair_before_a_chain():
 
     pairs = [pair("a", 0, 3), pair("a", 3, 5), pair("b", 1, 3), pair("a", 2, 5), pair("a", 5, 6)]
     starts = [pairs[0], pairs[1], pairs[2], pairs[4]]
-    chains = [Chain((0,), (start,)) for start in starts]
+    chains = [PairChain((0,), (start,)) for start in starts]
     assert prompts.previous_rows(pairs, chains).tolist() == [-1, 0, -1, 1]
 
 

@@ -5,7 +5,7 @@ from PIL import Image, ImageChops
 from support.frames import frames_of, without
 
 from m3.core import palette
-from m3.core.frames import Chain, Frames
+from m3.core.frames import Frames, PairChain
 from m3.core.joints import JOINT_NAMES
 from m3.core.types import PairInfo
 from m3.reporting import figures
@@ -134,8 +134,8 @@ def test_animation_and_files(tmp_path):
 
 
 def test_shown_samples_are_long_and_of_different_actions():
-    def chain(action: str, length: int) -> Chain:
-        return Chain(tuple(range(length)), (PairInfo("k", "c", 0, 1, action, None),) * length)
+    def chain(action: str, length: int) -> PairChain:
+        return PairChain(tuple(range(length)), (PairInfo("k", "c", 0, 1, action, None),) * length)
 
     chains = [chain("jump", 6), chain("jump", 6), chain("bowl", 3), chain("golf_swing", 6), chain("bowl", 6)]
     assert figures.choose_samples(chains, 3) == [0, 3, 4]

@@ -253,7 +253,7 @@ def test_without_network_the_cached_files_are_used(published, hub_cache):
 def test_only_the_two_files_are_downloaded_from_the_hub(published, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "m3.core.pretrained.snapshot_download",
+        "m3.core.weights.snapshot_download",
         lambda *names, **options: asked.append((names, options)) or str(published),
     )
     CosmosTokenizer(device="cpu")
