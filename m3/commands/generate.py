@@ -38,6 +38,7 @@ from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
 from m3.generation.rollout import find_chains, whole_successor
 from m3.metrics import Score
+from m3.reporting.forecast import write_forecast
 from m3.reporting.inpainting import write_inpainting
 from m3.reporting.outputs import About, Amounts, write_generation
 from m3.sampling.given import GivenEntry
@@ -82,7 +83,9 @@ def run_forecast(cfg: DictConfig) -> ForecastResult:
     """Scores the forecasts described by `cfg`, conf/generate.yaml with a `forecast`. Raises as `run` does."""
     cfg = _checked(cfg)
     benchmark: Benchmark = instantiate(cfg.forecast)
-    return benchmark.run(_loaded(cfg), Path(cfg.out))
+    result = benchmark.run(_loaded(cfg))
+    write_forecast(Path(cfg.out), result, Console())
+    return result
 
 
 def run(cfg: DictConfig) -> Result:

@@ -1,23 +1,16 @@
-"""The forecasting benchmark: forecasts for all test clips of a folder of label files, their scores, forecast.json."""
+"""The forecasting benchmark: forecasts for all test clips of a folder of label files, and their scores."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from m3.checkpoint import LoadedModel
 from m3.clips.canvas import PadCanvas
-from m3.core.files import write_text_atomic
-from m3.core.modalities import NUM_HORIZONS
 from m3.core.progress import track
 from m3.core.types import Rejection
 from m3.core.validation import check
@@ -25,7 +18,6 @@ from m3.forecast.forecaster import Forecaster
 from m3.forecast.protocol import THRESHOLD, ForecastClip, HitCounts, nothing_moves, read_clips, score_forecast
 
 SCHEMA_VERSION = 1
-RECORD_NAME = "forecast.json"
 
 
 @dataclass(frozen=True)
@@ -55,14 +47,14 @@ class ForecastResult:
 
     scores: over all sequences. by_action: the same per action.
     num_clips: number of scored clips. skipped: label files that were not scored, with the reason.
-    path: the written forecast.json.
+    record: content of forecast.json.
     """
 
     scores: Scores
     by_action: dict[str, Scores]
     num_clips: int
     skipped: list[Rejection]
-    path: Path
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,8 @@ class Benchmark:
         if not isinstance(self.mirror, bool):
             raise ValueError(f"forecast.mirror={self.mirror!r}: choose true or false")
 
-    def run(self, loaded: LoadedModel, out: Path) -> ForecastResult:
-        """Forecasts, scores, prints a table and writes `out`/forecast.json.
+    def run(self, loaded: LoadedModel) -> ForecastResult:
+        """Forecasts and scores.
 
         Raises:
             FileNotFoundError or ValueError for a folder without test clips, ValueError for a model of other modalities.
@@ -109,11 +101,8 @@ class Benchmark:
         action_scores = {action: _scores(by_action[action]) for action in sorted(by_action)}
         scores = _scores([pair for pairs in by_action.values() for pair in pairs])
         num_clips = len({clip.id for clip, _ in batches})
-        result = ForecastResult(scores, action_scores, num_clips, skipped, out / RECORD_NAME)
-        out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(result.path, json.dumps(self._record(result, loaded), indent=1) + "\n")
-        report(result)
-        return result
+        result = ForecastResult(scores, action_scores, num_clips, skipped, {})
+        return replace(result, record=self._record(result, loaded))
 
     def _batches(self, clips: list[ForecastClip]) -> Iterator[tuple[ForecastClip, np.ndarray]]:
         """Pairs of a clip and the (N,) first frames of up to `batch_size` of its sequences."""
@@ -149,28 +138,3 @@ class Benchmark:
 
 def _scores(pairs: list[tuple[HitCounts, HitCounts]]) -> Scores:
     return Scores(*(HitCounts.total(counts) for counts in zip(*pairs)))
-
-
-def report(result: ForecastResult) -> None:
-    """Prints the scores per horizon and the most frequent reasons for skipped files."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in ("step", "model", "nothing moves", "gain"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for k, (model, still) in enumerate(zip(result.scores.model.pck, result.scores.nothing_moves.pck)):
-        if model is None or still is None:
-            table.add_row(f"+{k + 1}", "–", "–", "–")
-            continue
-        style = "bold green" if model > still else "bold"
-        table.add_row(f"+{k + 1}", f"[{style}]{model:.2f}[/]", f"{still:.2f}", f"{model - still:+.2f}")
-    console = Console()
-    sequences = f"{result.scores.model.num_sequences:,} sequences of {result.num_clips:,} clips, {NUM_HORIZONS} steps"
-    console.print(
-        f"PCK@{THRESHOLD:g} in percent, {sequences}; {len(result.skipped):,} label files skipped", highlight=False
-    )
-    console.print(table)
-    reasons: dict[str, int] = {}
-    for each in result.skipped:
-        reasons[each.reason] = reasons.get(each.reason, 0) + 1
-    for reason, number in sorted(reasons.items(), key=lambda item: -item[1])[:5]:
-        console.print(f"skipped   {number:,}: {reason}", highlight=False, soft_wrap=True)
-    console.print(f"scores    {result.path}", highlight=False, soft_wrap=True)

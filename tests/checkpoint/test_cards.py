@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 from omegaconf import OmegaConf
 from PIL import Image
+from rich.console import Console
 from support import forecast_runs
 from support.inpainting_world import run as inpainting_run
 from support.random_world import completed, config
@@ -18,6 +19,7 @@ from support.random_world import completed, config
 import generate
 from m3.checkpoint import LoadedModel, load_model
 from m3.forecast.benchmark import Benchmark
+from m3.reporting.forecast import write_forecast
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,8 @@ def test_in_painting(inpainting_world: Path, tmp_path) -> None:
 
 def test_forecasts(forecaster: LoadedModel, tmp_path) -> None:
     forecast_runs.write_labels(tmp_path / "labels", 3)
-    made = Benchmark(str(tmp_path / "labels"), max_sequences=5, dtype="fp32").run(forecaster, tmp_path)
+    made = Benchmark(str(tmp_path / "labels"), max_sequences=5, dtype="fp32").run(forecaster)
+    write_forecast(tmp_path, made, Console(quiet=True))
     card = card_of(forecaster, tmp_path / "model", tmp_path / "forecast.json")
     results = results_of(card)
     for horizon, (value, still) in enumerate(zip(made.scores.model.pck, made.scores.nothing_moves.pck), start=1):
@@ -106,7 +109,8 @@ def test_forecasts(forecaster: LoadedModel, tmp_path) -> None:
     assert "experiment=penn_forecast checkpoint=FOLDER" in card.text and "from it alone" in card.text
     # The shared model forecasts as the one it was made of.
     shared = load_model(tmp_path / "model")
-    again = Benchmark(str(tmp_path / "labels"), max_sequences=5, dtype="fp32").run(shared, tmp_path)
+    again = Benchmark(str(tmp_path / "labels"), max_sequences=5, dtype="fp32").run(shared)
+    write_forecast(tmp_path, again, Console(quiet=True))
     assert again.scores.model.pck == made.scores.model.pck
     assert len(card_of(forecaster, tmp_path / "again", tmp_path / "forecast.json").data.eval_results) == 16
 

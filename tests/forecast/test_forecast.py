@@ -395,7 +395,7 @@ def test_train_and_score(world: tuple[Path, Path], tmp_path: Path, capsys: pytes
     loaded = load_model(tmp_path / "run")
     loaded.data.pop("canvas")
     with pytest.raises(ValueError, match="checkpoint: not trained on whole frames"):
-        Benchmark(str(labels)).run(loaded, tmp_path / "d")
+        Benchmark(str(labels)).run(loaded)
 
 
 def test_learns_a_motion_that_a_pose_tells(tmp_path: Path) -> None:
