@@ -40,6 +40,13 @@ RENAMED_KEYS: dict[str, str] = {
 "*" stands for one part, a leading "**" for any number of parts, also none.
 """
 
+_DEFAULTS: dict[str, Any] = {
+    "loss.reduction": "present",
+    "**.sampling.schemes.*.order": "maskgit",
+    "**.sampling.schemes.*.encoder_interval": 1,
+}
+"""Values of the renamed keys in conf/ when they were renamed."""
+
 Config = TypeVar("Config", DictConfig, dict[str, Any])
 
 _OVERRIDE = re.compile(r"(?P<sign>~|\+\+|\+|)(?P<key>[^-=@/~+][^=@/]*)(?:=(?P<value>.*))?", re.DOTALL)
@@ -77,7 +84,8 @@ def current_config(config: Config, overrides: Sequence[str] = (), is_stored: boo
     """A configuration with the current names of keys, of `_target_`s, and of keys in interpolations.
 
     Where a key is present under both names, as when a user's file with the old name was merged into the defaults, the
-    value of the old name is taken, unless `overrides` set the new one.
+    value of the old name is taken, unless `overrides` set the new one. An old name with the default value, as in a
+    user's copy of conf/train.yaml, changes nothing: options chosen after it may have set the new one.
 
     Args:
         config: composed, or read from a checkpoint or a file; it is not changed.
@@ -180,7 +188,8 @@ def _merged(value: Any, of_old_name: Any, path: tuple[str, ...], keys_set: set[s
     if isinstance(value, dict) and isinstance(of_old_name, dict):
         both = {k: _merged(value[k], v, (*path, str(k)), keys_set) if k in value else v for k, v in of_old_name.items()}
         return {**value, **both}
-    return of_old_name
+    is_default = any(_pattern(key).fullmatch(".".join(path)) and of_old_name == _DEFAULTS[key] for key in _DEFAULTS)
+    return value if is_default else of_old_name
 
 
 def _with_current_interpolations(text: str, path: Sequence[str], is_stored: bool) -> str:

@@ -194,3 +194,11 @@ def test_an_old_target_is_named_in_a_warning(caplog):
     renames._warned.clear()
     current_config(config, is_stored=True)
     assert not caplog.text
+
+
+def test_a_copied_default_under_its_old_name_does_not_undo_a_later_option():
+    """A user's copy of the old conf/train.yaml, and experiment=m3 after it, which sets the new name."""
+    copied = {"loss": {"average": "present", "reduction": "all"}}
+    assert current_config(copied) == {"loss": {"reduction": "all"}}
+    chosen = {"loss": {"average": "token", "reduction": "all"}}
+    assert current_config(chosen) == {"loss": {"reduction": "token"}}
