@@ -86,7 +86,7 @@ _VOCABULARY_NAMED = {vocabulary.name: vocabulary for vocabulary in _VOCABULARY_O
 _RESERVED_MODALITIES = ("captions", "clip", "meta", "reference_frame", "successor_frame")
 """Names of other members of shards and of arrays in tokens.npz."""
 
-_RESERVED_VOCABULARIES = ("base", "lookup", "table")
+RESERVED_VOCABULARIES = ("base", "lookup", "table")
 """Modules of `m3.vocabularies` that are no interpreters, and the head of `logits=table`. Heads are also keys of a
 `ModuleDict`, whose own attributes cannot be keys."""
 
@@ -193,7 +193,7 @@ class ModalityTable:
                 raise ValueError(f"{key}={entry!r}: need name and num_ids")
             if not isinstance(entry["name"], str) or not _WORD.fullmatch(entry["name"]):
                 raise ValueError(f"{key}.name={entry['name']!r}: need a word of a-z, 0-9 and _")
-            if entry["name"] in _RESERVED_VOCABULARIES or hasattr(ModuleDict(), entry["name"]):
+            if entry["name"] in RESERVED_VOCABULARIES or hasattr(ModuleDict(), entry["name"]):
                 raise ValueError(f"{key}.name={entry['name']!r}: this name is reserved, choose another")
             check(f"{key}.num_ids", entry["num_ids"], int, low=1, high=MAX_VOCAB_SIZE)
             if num_ids.setdefault(entry["name"], entry["num_ids"]) != entry["num_ids"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from m3.core.frames import Frames, TokenFrames, frame_modalities
-from m3.core.modalities import ModalityTable, Vocabulary, successor_of
+from m3.core.modalities import RESERVED_VOCABULARIES, ModalityTable, Vocabulary, successor_of
 from m3.metrics.specs import METRICS, MetricSpec, accuracy_spec
 from m3.vocabularies.base import DecodingContext, Interpreter
 
@@ -15,9 +15,11 @@ from m3.vocabularies.base import DecodingContext, Interpreter
 def interpreter_of(vocabulary: Vocabulary) -> Interpreter | None:
     """The INTERPRETER of `m3/vocabularies/NAME.py`, or None where there is no such module.
 
-    The name may come from a checkpoint: the modality table has checked that it is a word, so that nothing outside this
-    package can be imported.
+    The name may come from a checkpoint or a manifest: only words are looked up, so nothing outside this package can be
+    imported.
     """
+    if not vocabulary.name.isidentifier() or vocabulary.name in RESERVED_VOCABULARIES:
+        return None
     module_name = f"{__package__}.{vocabulary.name}"
     try:
         module = importlib.import_module(module_name)

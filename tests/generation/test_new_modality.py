@@ -21,13 +21,20 @@ from support.tiny_world import frame
 
 import generate
 from m3.core.frames import Frames
-from m3.core.modalities import PICTURE, ModalityTable
+from m3.core.modalities import PICTURE, ModalityTable, Vocabulary
 from m3.generation.prompts import with_generated_reference
 from m3.metrics import Comparison, MetricSpec
 from m3.metrics.measures import Ratio
 from m3.reporting.figures import completion_sheet, rollout_panels
 from m3.shards.manifest import StoredModality
-from m3.vocabularies import DecodingContext, Interpreter, interpreters_of, metrics_of, without_interpreter
+from m3.vocabularies import (
+    DecodingContext,
+    Interpreter,
+    interpreter_of,
+    interpreters_of,
+    metrics_of,
+    without_interpreter,
+)
 
 NUM_DEPTHS = 64
 DEPTH = StoredModality("tok_depth", (2, 2), "depth", NUM_DEPTHS)
@@ -373,3 +380,11 @@ def test_two_modalities_of_one_vocabulary_have_metrics_of_their_own(world, inter
     metrics = metrics_of(ModalityTable(**settings))
     assert metrics["depth_error"].modality == "tok_depth"
     assert metrics["tok_depth2_depth_error"].modality == "tok_depth2"
+
+
+@pytest.mark.parametrize("name", ["../x", "os.path", "lookup.importlib", "", ".", "base", "lookup", "a b"])
+def test_a_name_in_a_manifest_imports_nothing(name, monkeypatch):
+    """dataset.json names vocabularies too, which no modality table has checked."""
+    asked = []
+    monkeypatch.setattr("importlib.import_module", asked.append)
+    assert interpreter_of(Vocabulary(name, 4)) is None and asked == []
