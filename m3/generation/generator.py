@@ -19,7 +19,7 @@ from m3.generation.completion import completion_scores
 from m3.generation.generation import Generation
 from m3.generation.prompts import Prompts, with_generated_reference
 from m3.generation.rollout import check_schemes, num_steps, roll_out, rolls_out
-from m3.metrics import Comparison, MetricSpec, Score, constant_velocity, score
+from m3.metrics import Comparison, MetricSpec, Score, constant_velocity, damped_velocity, score
 from m3.sampling.given import named_modality
 from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.base import PictureTokenizer
@@ -136,9 +136,10 @@ class Generator:
         prompts, truth, predicted = made.prompts, made.truth, made.predicted
         if made.is_reference_generated:
             truth = with_generated_reference(truth, predicted)
-        moving = None
+        moving = damped = None
         if prompts.previous is not None and "coords" in truth.values:
             moving = constant_velocity(truth, prompts.previous, self.context.codec)
+            damped = damped_velocity(truth, prompts.previous, self.context.codec)
         compared = Comparison(
             predicted,
             truth,
@@ -147,6 +148,7 @@ class Generator:
             action=prompts.actions,
             has_joints=prompts.has_joints,
             constant_velocity=moving,
+            damped_velocity=damped,
             real=prompts.real,
             argmax=made.argmax,
             samples=made.samples,

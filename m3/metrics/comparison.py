@@ -21,7 +21,7 @@ class Comparison:
     clip: (N,) labels of the clips; None: each sample is a clip of its own.
     action: (N,) labels, None for unknown ones; None: no scores by action.
     has_joints: (N,) bool, True where the ground truth has annotated joints; None: everywhere.
-    constant_velocity: that baseline.
+    constant_velocity, damped_velocity: these baselines.
     real: (N, T + 1) frames: the pictures before the tokenizer, "tok_rgb".
     argmax: the roll-outs with the likeliest id everywhere.
     samples: several random roll-outs of each reference.
@@ -35,6 +35,7 @@ class Comparison:
     action: Sequence[str | None] | None = None
     has_joints: np.ndarray | None = None
     constant_velocity: Frames | None = None
+    damped_velocity: Frames | None = None
     real: Frames | None = None
     argmax: Frames | None = None
     samples: Sequence[Frames] = ()
@@ -56,6 +57,7 @@ class Comparison:
             "model": self.predicted,
             "nothing_moves": self.truth.still(),
             "constant_velocity": self.constant_velocity,
+            "damped_velocity": self.damped_velocity,
             "tokenizer": None if self.real is None else self.truth,
             "real_reference": None if self.real is None else _copied_reference(self.real),
             "reference_joints": _with_reference_joints(self.predicted, self.truth),

@@ -1,4 +1,4 @@
-"""Several samples of one future: the mean score, the score of the best, and the diversity."""
+"""Several samples of one future: the mean score, the scores of the best and the median, and the diversity."""
 
 from __future__ import annotations
 
@@ -22,14 +22,32 @@ def best_of(ratios: Sequence[Ratio], is_error: bool) -> Ratio:
 
     is_error: the lowest is the best.
     """
-    numerator, denominator = (
-        np.stack([getattr(each, part) for each in ratios]) for part in ("numerator", "denominator")
-    )
-    scores = quotient(numerator, denominator)  # (S, N, T)
+    numerator, denominator, scores = _stacked(ratios)
     worst = np.inf if is_error else -np.inf
     scores = np.where(np.isnan(scores), worst, scores)
     best = (scores.argmin(0) if is_error else scores.argmax(0))[None]
     return Ratio(np.take_along_axis(numerator, best, 0)[0], np.take_along_axis(denominator, best, 0)[0])
+
+
+def median_of(ratios: Sequence[Ratio]) -> Ratio:
+    """At each place (N, T) the median of the scores of the samples that are scored there.
+
+    Of an even number it is the mean of the two in the middle. The places are weighted by the mean of the samples'
+    denominators: they differ where what is scored depends on the prediction, as in the F1 of visible joints.
+    """
+    _, denominator, scores = _stacked(ratios)
+    is_scored = ~np.isnan(scores)  # (S, N, T)
+    weight = denominator.sum(0) / is_scored.sum(0).clip(1)
+    median = np.nanmedian(np.where(is_scored.any(0), scores, 0.0), 0)
+    return Ratio(median * weight, weight)
+
+
+def _stacked(ratios: Sequence[Ratio]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numerators, denominators and scores of S samples, (S, N, T); the score is NaN where a sample is not scored."""
+    numerator, denominator = (
+        np.stack([getattr(each, part) for each in ratios]) for part in ("numerator", "denominator")
+    )
+    return numerator, denominator, quotient(numerator, denominator)
 
 
 def joint_diversity_px(samples: Sequence[Frames]) -> Ratio | None:

@@ -10,7 +10,7 @@ import numpy as np
 from m3.metrics.bootstrap import ClipBootstrap, interval, quotient
 from m3.metrics.comparison import Comparison
 from m3.metrics.measures import Ratio
-from m3.metrics.samples import best_of, mean_of
+from m3.metrics.samples import best_of, mean_of, median_of
 from m3.metrics.specs import BASELINES, METRICS, MetricSpec
 
 
@@ -113,7 +113,11 @@ def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
     if "sample" in spec.series and compared.samples:
         of_samples = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
         if of_samples:
-            found |= {"sample": mean_of(of_samples), "best_of_n": best_of(of_samples, spec.is_error)}
+            found |= {
+                "sample": mean_of(of_samples),
+                "best_of_n": best_of(of_samples, spec.is_error),
+                "median_of_n": median_of(of_samples),
+            }
     ratios = {name: ratio for name, ratio in found.items() if ratio is not None}
     if "model" not in ratios:
         return {}

@@ -25,8 +25,10 @@ SERIES = {
     "argmax": "the roll-outs with the likeliest id everywhere",
     "sample": "the mean over the rollout.num_samples random roll-outs of each reference",
     "best_of_n": "the best of these, chosen by the truth for each score, roll-out and horizon",
+    "median_of_n": "the median over these of the score of each roll-out and horizon",
     "nothing_moves": "every successor is the reference: its tokens, decoded, and its joints",
     "constant_velocity": "joints keep their velocity from the frame before the reference; only where there is one",
+    "damped_velocity": "joints move on by 0.7 of their last displacement, each further step by 0.6 of the step before",
     "tokenizer": "the truth's tokens, decoded: the upper bound for this tokenizer",
     "real_reference": "the real reference frame, copied",
     "reference_joints": "the predicted pictures with the reference's joints: above it, the picture moved with them",
@@ -34,11 +36,12 @@ SERIES = {
 }
 """Series of a score and what they are. The model comes first."""
 
-BASELINES = ("nothing_moves", "constant_velocity")
+BASELINES = ("nothing_moves", "constant_velocity", "damped_velocity")
 """Series that the model is compared with, pair by pair."""
 
-_ROLL_OUTS = ("model", "nothing_moves", "constant_velocity", "argmax", "sample", "best_of_n")
-_PICTURES_ONLY = ("model", "nothing_moves", "tokenizer", "real_reference", "argmax", "sample", "best_of_n")
+_SAMPLES = ("argmax", "sample", "best_of_n", "median_of_n")
+_ROLL_OUTS = ("model", *BASELINES, *_SAMPLES)
+_PICTURES_ONLY = ("model", "nothing_moves", "tokenizer", "real_reference", *_SAMPLES)
 _AGREEMENT = ("model", "reference_joints", "truth")
 _SAMPLES_ONLY = ("sample",)
 

@@ -19,8 +19,10 @@ LOOKS = {
     "argmax": ("argmax", "#8f2d56", (0, (5, 1)), "P"),
     "sample": ("samples, mean", "#3a6ea5", "-", "x"),
     "best_of_n": ("best of the samples", "#3a6ea5", (0, (1, 1)), "*"),
+    "median_of_n": ("median of the samples", "#6a8fc3", (0, (3, 1, 1, 1)), "p"),
     "nothing_moves": ("nothing moves", "#4a4e69", "--", "s"),
     "constant_velocity": ("constant velocity", "#2a9d8f", "-.", "^"),
+    "damped_velocity": ("damped velocity", "#76b041", (0, (4, 1, 1, 1, 1, 1)), "<"),
     "tokenizer": ("tokenizer's ceiling", "#e09f3e", ":", "D"),
     "real_reference": ("real reference, copied", "#8d99ae", "--", "v"),
     "reference_joints": ("joints of the reference", "#8d99ae", "--", "v"),
@@ -30,6 +32,8 @@ LOOKS = {
 
 _INK, _FAINT = "#22262e", "#9aa0aa"
 _NUM_COLUMNS = 4
+_LEGEND_COLUMNS = 2
+"""Entries of the legend below each column of panels: the longest label fits."""
 
 
 def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
@@ -37,7 +41,12 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     shown = [score for score in scores if any(value is not None for value in score.first.value)]
     columns = min(_NUM_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.95), dpi=130, facecolor="white", layout="constrained")
+    present = {name for score in shown for name in score.series}
+    order = [label for name, (label, *_) in LOOKS.items() if name in present]
+    legend_columns = min(len(order), _LEGEND_COLUMNS * columns)
+    legend_rows = -(-len(order) // max(1, legend_columns))
+    height = 2.7 * rows + 0.75 + 0.2 * max(1, legend_rows)
+    figure = Figure(figsize=(3.5 * columns, height), dpi=130, facecolor="white", layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis, score in zip(axes, shown):
         _panel(axis, score)
@@ -46,11 +55,10 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     for axis in axes[max(0, len(shown) - columns) : len(shown)]:
         axis.set_xlabel("horizon (frames ahead)", color=_INK, fontsize=9)
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
-    order = [label for label, *_ in LOOKS.values() if label in lines]
     figure.suptitle(title, color=_INK, fontsize=12, x=0.01, ha="left")
     if order:
         handles = [lines[label] for label in order]
-        figure.legend(handles, order, loc="outside lower center", ncols=len(order), frameon=False, fontsize=9)
+        figure.legend(handles, order, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return Image.open(buffer).convert("RGB")

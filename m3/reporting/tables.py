@@ -14,7 +14,7 @@ from m3.metrics.specs import first_metrics
 _COLUMNS = 5
 """Scores of one table: 80 characters hold no more."""
 
-_SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n"}
+_SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n", "median_of_n": "median of n"}
 
 
 def verdict(score: Score, k: int) -> str:
@@ -63,7 +63,7 @@ def _print_samples(console: Console, scores: Sequence[Score]) -> None:
     if not shown:
         return
     horizons = [k for k in range(len(shown[0].num_samples)) if any(score.num_samples[k] for score in shown)]
-    console.print("several samples of each reference; sample: their mean; best of n: by the truth:", highlight=False)
+    console.print("several samples of each reference: mean, best (chosen by the truth), median:", highlight=False)
     table = _table(["", "", *(f"+{k + 1}" for k in horizons)])
     for score in shown:
         is_diversity = not score.spec.needs_truth

@@ -58,7 +58,8 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     # Only the second chain of clip a has a frame before it, and ends after one horizon.
     errors = record["scores"]["joint_error"]["horizons"]
     assert errors[0]["constant_velocity"] > 0 and errors[0]["constant_velocity_num_samples"] == 1
-    assert errors[1]["constant_velocity"] is None
+    assert errors[0]["damped_velocity"] > 0 and errors[0]["damped_velocity_num_samples"] == 1
+    assert errors[1]["constant_velocity"] is None and errors[1]["damped_velocity"] is None
     assert 0 <= generate.mean_pck(result.all_scores) <= 1
     names = ("rollout.png", "rollout.gif", "scores.png")
     sheet, animation, plot = (Image.open(result.out / name) for name in names)

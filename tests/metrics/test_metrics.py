@@ -230,13 +230,15 @@ def naive_joint_scores(frames: Frames, truth: Frames, extent, horizon: int, rows
 def test_every_joint_score_by_a_naive_loop():
     compared = random_roll_outs()
     scores, predicted, truth, extent = by_name(compared), compared.predicted, compared.truth, compared.extent
-    poses, moving = truth.values["coords"], compared.constant_velocity
+    poses, moving, damped = truth.values["coords"], compared.constant_velocity, compared.damped_velocity
     still = frames_of(truth.is_present, xy=np.repeat(poses.xy[:, :1], 4, 1),
                       is_visible=np.repeat(poses.is_visible[:, :1], 4, 1))  # fmt: skip
     everyone = list(range(12))
     runs = [n for n in everyone if compared.action[n] == "run"]
     for horizon in (1, 2, 3):
-        for series, frames in {"model": predicted, "nothing_moves": still, "constant_velocity": moving}.items():
+        for series, frames in {
+            "model": predicted, "nothing_moves": still, "constant_velocity": moving, "damped_velocity": damped
+        }.items():  # fmt: skip
             for name, expected in naive_joint_scores(frames, truth, extent, horizon, everyone).items():
                 assert scores[name].series[series].value[horizon - 1] == pytest.approx(expected), (name, series)
         for name, expected in naive_joint_scores(predicted, truth, extent, horizon, runs).items():
@@ -296,22 +298,34 @@ def test_token_accuracy_by_a_naive_loop():
             assert scores["coords_accuracy"].series[series].value[k] == pytest.approx(right / count)
             assert scores["tok_rgb_accuracy"].series[series].value[k] == pytest.approx(pictures_right / pictures)
     assert scores["coords_accuracy"].series["constant_velocity"].value[0] is not None
-    assert "constant_velocity" not in scores["tok_rgb_accuracy"].series
+    assert not {"constant_velocity", "damped_velocity"} & scores["tok_rgb_accuracy"].series.keys()
 
 
-# Constant velocity.
+# Constant and damped velocity.
 
 
-def test_constant_velocity_by_hand():
+def moved_on(baseline) -> tuple[Frames, Frames]:
+    """Roll-outs whose joints moved by (2, −3) to (50, 50), and their reference; sample 1 has no frame before it."""
     truth = three_roll_outs().truth
     truth.values["coords"].xy[:, 0] = 50.0
     is_visible = np.ones((3, 1, 13), bool)
     is_visible[..., 4] = False  # before; joint 12 is invisible in the reference
     has_previous = np.array([[True], [False], [True]])
     previous = frames_of(has_previous, xy=np.full((3, 1, 13, 2), [48.0, 53.0]), is_visible=is_visible)
-    made = metrics.constant_velocity(truth, previous, JointCodec(256))
+    return baseline(truth, previous, JointCodec(256)), truth
+
+
+@pytest.mark.parametrize(
+    ("baseline", "places"),
+    [
+        (metrics.constant_velocity, [[50, 50], [52, 47], [54, 44]]),
+        (metrics.damped_velocity, [[50, 50], [51.4, 47.9], [52.24, 46.64]]),  # 0.7, then 0.7 + 0.42 displacements
+    ],
+)
+def test_velocities_by_hand(baseline, places):
+    made, truth = moved_on(baseline)
     moving = made.values["coords"]
-    assert moving.xy[0, :, 0].tolist() == [[50, 50], [52, 47], [54, 44]]
+    assert moving.xy[0, :, 0] == pytest.approx(np.array(places))
     assert (moving.xy[0, :, [4, 12]] == 50).all()
     assert made.is_present.tolist() == [[True] * 3, [False] * 3, [True] * 3]
     assert (moving.is_visible == truth.values["coords"].is_visible[:, :1]).all()
@@ -329,6 +343,14 @@ def test_constant_velocity_is_right_about_straight_lines_and_absent_without_a_pr
     scores = by_name(replace(compared, constant_velocity=nowhere))
     line = scores["joint_error"].series["constant_velocity"]
     assert line.value == [None, None] and line.num_samples == [0, 0]
+
+
+def test_damped_velocity_ends_where_the_steps_of_a_geometric_series_end():
+    truth = frames_of(np.ones((1, 41), bool), xy=np.full((1, 41, 13, 2), 100.0))
+    previous = frames_of(np.ones((1, 1), bool), xy=np.full((1, 1, 13, 2), [96.0, 104.0]))
+    xy = metrics.damped_velocity(truth, previous, JointCodec(256)).values["coords"].xy
+    assert np.diff(xy[0, :4, 0, 0]) == pytest.approx([4 * 0.7, 4 * 0.42, 4 * 0.252])
+    assert xy[0, -1, 0] == pytest.approx([100 + 4 * 1.75, 100 - 4 * 1.75])
 
 
 def test_the_pair_before_a_chain():

@@ -12,7 +12,7 @@ from support.random_roll_outs import by_name, random_roll_outs
 
 from m3 import metrics
 from m3.metrics.measures import Ratio
-from m3.metrics.samples import best_of, joint_diversity_px, mean_of, picture_diversity
+from m3.metrics.samples import best_of, joint_diversity_px, mean_of, median_of, picture_diversity
 from m3.metrics.specs import NO_TRUTH
 from m3.reporting import metrics_file, plots
 
@@ -28,14 +28,30 @@ def test_mean_and_best_by_hand():
     assert (lowest.numerator[:, 0].tolist(), lowest.denominator[:, 0].tolist()) == ([1, 2, 1], [2, 4, 2])
 
 
-def test_argmax_sample_and_best_of_n_by_a_naive_loop():
+def test_median_by_hand():
+    """Four roll-outs at one horizon: scored in all three samples, in two, in one, in none."""
+    scores = [(0.2, 0.5, 0.3), (0.4, None, 0.8), (None, 0.9, None), (None, None, None)]
+    counts = [(10.0, 10.0, 10.0), (4.0, 0.0, 8.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0)]
+    ratios = [
+        Ratio(
+            np.array([[(scores[n][s] or 0.0) * counts[n][s]] for n in range(4)]),
+            np.array([[counts[n][s]] for n in range(4)]),
+        )
+        for s in range(3)
+    ]
+    median = median_of(ratios)
+    assert median.denominator[:, 0].tolist() == [10, 6, 2, 0]
+    assert median.numerator[:, 0] == pytest.approx([3.0, 0.6 * 6, 1.8, 0.0])
+
+
+def test_argmax_and_several_samples_by_a_naive_loop():
     compared = random_roll_outs()
     scores, truth = by_name(compared), compared.truth
     true_poses, true_pictures = truth.values["coords"], truth.values["tok_rgb"]
     for horizon in (1, 2, 3):
         errors = np.full((3, 12), np.nan)  # mean error of each sample of each roll-out
         distances, counts = 0.0, 0
-        best, best_count = 0.0, 0
+        best, median, best_count = 0.0, 0.0, 0
         for n in range(12):
             is_seen = true_poses.is_visible[n, horizon]
             if not truth.is_present[n, horizon] or not is_seen.any():
@@ -46,15 +62,19 @@ def test_argmax_sample_and_best_of_n_by_a_naive_loop():
                 errors[s, n] = of_joints.mean()
                 distances, counts = distances + of_joints.sum(), counts + len(of_joints)
             best, best_count = best + errors[:, n].min() * is_seen.sum(), best_count + is_seen.sum()
+            median += sorted(errors[:, n])[1] * is_seen.sum()
         series = scores["joint_error"].series
         assert series["sample"].value[horizon - 1] == pytest.approx(distances / counts)
         assert series["best_of_n"].value[horizon - 1] == pytest.approx(best / best_count)
+        assert series["median_of_n"].value[horizon - 1] == pytest.approx(median / best_count)
         rows = [n for n in range(12) if truth.is_present[n, horizon]]
         made = np.stack([each.values["tok_rgb"][rows, horizon].astype(float) for each in compared.samples])
         squared = np.square(made - true_pictures[rows, horizon]).mean((2, 3, 4))  # (3, rows)
         psnr = scores["psnr"].series
         assert psnr["sample"].value[horizon - 1] == pytest.approx(10 * np.log10(255**2 / squared.mean()))
         assert psnr["best_of_n"].value[horizon - 1] == pytest.approx(10 * np.log10(255**2 / squared.min(0).mean()))
+        middle = np.sort(squared, 0)[1].mean()
+        assert psnr["median_of_n"].value[horizon - 1] == pytest.approx(10 * np.log10(255**2 / middle))
     alone = by_name(replace(compared, predicted=compared.argmax, argmax=None, samples=()))
     for name in ("pck@0.1", "visibility_f1", "ssim", "psnr_real", "tok_rgb_accuracy", "coords_accuracy"):
         assert scores[name].series["argmax"] == alone[name].series["model"], name
@@ -122,7 +142,7 @@ def test_samples_are_in_the_record_and_in_the_plot():
     scores = metrics.score(compared)
     record = json.loads(json.dumps(metrics_file.metrics_record(scores, {}), allow_nan=False))
     horizon = record["scores"]["pck@0.1"]["horizons"][0]
-    assert {"argmax", "sample", "best_of_n"} < set(record["series"])
+    assert {"argmax", "sample", "best_of_n", "median_of_n"} < set(record["series"])
     assert horizon["best_of_n"] > horizon["sample"] and len(horizon["sample_ci95"]) == 2
     alone = plots.scores_plot(metrics.score(replace(compared, argmax=None, samples=())), "")
     assert plots.scores_plot(scores, "").tobytes() != alone.tobytes()

@@ -127,7 +127,8 @@ def test_the_fields_of_a_metric_agree(spec: MetricSpec):
     assert spec.unit in ("share", "px", "dB", "levels") and spec.is_better in ("higher", "lower", "neither")
     assert spec.label and spec.description and spec.why_absent
     assert set(spec.series) <= set(SERIES) and len(set(spec.series)) == len(spec.series)
-    assert ("sample" in spec.series) == ("best_of_n" in spec.series) or not spec.needs_truth
+    of_samples = {"best_of_n", "median_of_n"}
+    assert of_samples & set(spec.series) == (of_samples if spec.needs_truth and "sample" in spec.series else set())
     if spec.needs_truth:
         assert spec.series[0] == "model"
     else:

@@ -70,7 +70,8 @@ def test_numbers_are_those_of_the_scores(page):
     scores = by_name(random_roll_outs())
     error = scores["joint_error"].series
     table = re.search(r"<h3>joint error \(px\)</h3>.*?</table>", page, re.DOTALL)[0]
-    for name in ("model", "nothing_moves", "constant_velocity", "argmax", "sample", "best_of_n"):
+    for name in ("model", "nothing_moves", "constant_velocity", "damped_velocity", "argmax", "sample", "best_of_n",
+                 "median_of_n"):  # fmt: skip
         assert f"{error[name].value[2]:.1f}<small>{error[name].low[2]:.1f}…{error[name].high[2]:.1f}</small>" in table
     assert f">{100 * scores['pck@0.1'].model[0]:.1f}<" in page
     assert f"{scores['joint_error'].by_action['jump'].model[0]:.1f}<small>" in page

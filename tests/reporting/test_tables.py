@@ -27,7 +27,8 @@ def test_the_model_is_beside_nothing_moves_and_samples_are_below():
     for k in range(3):
         assert f"{100 * pck.model[k]:.1f} | {100 * pck.nothing_moves[k]:.1f}" in text
         assert f"{error.model[k]:.1f} | {error.nothing_moves[k]:.1f}" in text
-        assert f"{error.series['best_of_n'].value[k]:.1f}" in text.split("several samples")[1]
+        for name in ("sample", "best_of_n", "median_of_n"):
+            assert f"{error.series[name].value[k]:.1f}" in text.split("several samples")[1]
     assert "diversity of joints (px)" in text
     assert "several samples" not in printed(metrics.score(replace(compared, argmax=None, samples=())))
 

@@ -53,6 +53,7 @@ def random_roll_outs(num_samples: int = 12, num_horizons: int = 3) -> Comparison
         clip=np.repeat(list("abcdef"), num_samples // 6),
         action=["run", "jump"] * (num_samples // 2 - 1) + ["run", None],
         constant_velocity=metrics.constant_velocity(truth, previous, codec),
+        damped_velocity=metrics.damped_velocity(truth, previous, codec),
         real=real,
         argmax=argmax,
         samples=samples,
