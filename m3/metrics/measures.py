@@ -46,6 +46,32 @@ def pck(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray, extent: np.n
     return _sums((is_correct & is_scored).astype(float), is_scored)
 
 
+def has_moved(true_xy: np.ndarray, reference_xy: np.ndarray, extent: np.ndarray, a: float) -> np.ndarray:
+    """(N, T, 13) bool: the joints whose true place is more than a · L from their place in the reference.
+
+    Args:
+        true_xy: (N, T, 13, 2) canvas pixels.
+        reference_xy: (N, 1, 13, 2) canvas pixels.
+        extent: (N,) L in canvas pixels; no joint of a sample with NaN has moved.
+    """
+    return np.linalg.norm(reference_xy - true_xy, axis=-1) > a * extent[:, None, None]
+
+
+def motion_ratio(xy: np.ndarray, true_xy: np.ndarray, reference_xy: np.ndarray, is_scored: np.ndarray) -> Ratio:
+    """Mean distance of the scored joints from their place in the reference, over that of the truth.
+
+    A sample whose true joints have not moved at all has a denominator of 0: its motion counts, and raises the ratio of
+    all samples, but it is not among the samples that are counted as scored.
+
+    Args:
+        xy, true_xy: (N, T, 13, 2) canvas pixels.
+        reference_xy: (N, 1, 13, 2) canvas pixels.
+        is_scored: (N, T, 13) bool, the joints visible in the truth and in the reference.
+    """
+    moved, truly_moved = (np.linalg.norm(each - reference_xy, axis=-1) for each in (xy, true_xy))
+    return Ratio(*(np.where(is_scored, each, 0.0).sum(-1) for each in (moved, truly_moved)))
+
+
 def joint_error_px(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray) -> Ratio:
     """Mean distance in canvas pixels over the scored joints; shapes as in `pck`."""
     return _sums(np.where(is_scored, np.linalg.norm(xy - true_xy, axis=-1), 0.0), is_scored)

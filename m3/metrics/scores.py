@@ -36,7 +36,8 @@ class Score:
 
     spec: the metric.
     series: "model" and the series beside it (`m3.metrics.specs.SERIES`). The diversity has "sample" alone.
-    gains: baseline → how much better the model is on the samples that the baseline has too; positive is better.
+    gains: baseline → how much better the model is on the samples that the baseline has too; positive is better. Empty
+        where neither higher nor lower values are better.
     by_action: action → the same score over its samples.
     """
 
@@ -113,11 +114,11 @@ def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
     if "sample" in spec.series and compared.samples:
         of_samples = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
         if of_samples:
-            found |= {
-                "sample": mean_of(of_samples),
-                "best_of_n": best_of(of_samples, spec.is_error),
-                "median_of_n": median_of(of_samples),
-            }
+            found["sample"] = mean_of(of_samples)
+            if "best_of_n" in spec.series:
+                found["best_of_n"] = best_of(of_samples, spec.is_error)
+            if "median_of_n" in spec.series:
+                found["median_of_n"] = median_of(of_samples)
     ratios = {name: ratio for name, ratio in found.items() if ratio is not None}
     if "model" not in ratios:
         return {}
@@ -138,9 +139,8 @@ def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: M
     for name, ratios in found.items():
         spec = metrics[name]
         series = {label: _series(ratio, spec, bootstrap) for label, ratio in ratios.items()}
-        gains = {
-            label: _gain(ratios["model"], ratios[label], spec, bootstrap) for label in BASELINES if label in ratios
-        }
+        baselines = [] if spec.is_better == "neither" else [label for label in BASELINES if label in ratios]
+        gains = {label: _gain(ratios["model"], ratios[label], spec, bootstrap) for label in baselines}
         scores.append(Score(spec, series, gains))
     return scores
 

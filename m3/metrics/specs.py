@@ -65,7 +65,9 @@ class MetricSpec:
     name: key in metrics.json. modality: the modality of a frame that it scores, such as "coords".
     measure: (frames of a series, comparison) → (N, T) `Ratio`, or None where frames or truth lack what it needs. With
         `series` = ("sample",) the first argument is the list of samples.
-    unit: "share", "px", "dB" or "levels". is_better: which values are better.
+    unit: "share", "ratio", "px", "dB" or "levels".
+    is_better: which values are better. "neither" for properties, such as the amount of motion: no value of one makes a
+        prediction better, so it has no gains over baselines and no best of several samples.
     label: for plots and reports, without the unit. description: of the value, a phrase.
     why_absent: the reason given where it cannot be computed.
     transform: from ratios of sums to the score, such as √.
@@ -78,7 +80,8 @@ class MetricSpec:
     is_of_tokens: it compares ids; in a completion only where no part of the modality was given.
     rollouts_only: not computed for completions.
     in_preview, by_action: shown in training's previews; in the report's table by action.
-    chance: value of a random guess, drawn in plots; None: none.
+    chance, of_truth: value of a random guess, and of the truth itself where that is not a series; drawn in plots.
+        None: none.
     """
 
     name: str
@@ -102,11 +105,12 @@ class MetricSpec:
     in_preview: bool = False
     by_action: bool = False
     chance: float | None = None
+    of_truth: float | None = None
 
     @property
     def shown_unit(self) -> str:
-        """The unit as displayed: "%", "px", "dB", "levels", or "" for a share."""
-        return "%" if self.is_percent else "" if self.unit == "share" else self.unit
+        """The unit as displayed: "%", "px", "dB", "levels", or "" for a share or a ratio."""
+        return "%" if self.is_percent else "" if self.unit in ("share", "ratio") else self.unit
 
     @property
     def factor(self) -> int:
@@ -116,7 +120,7 @@ class MetricSpec:
     @property
     def num_digits(self) -> int:
         """Digits after the point of the displayed number."""
-        return 1 if self.shown_unit else 3
+        return 1 if self.shown_unit else 2 if self.unit == "ratio" else 3
 
     @property
     def short_title(self) -> str:
@@ -134,13 +138,19 @@ class MetricSpec:
 
 
 class _Horizons(NamedTuple):
-    """Two sets of poses at the horizons. xy: (N, T, 13, 2). is_visible: (N, T, 13). is_present: (N, T) of both."""
+    """Two sets of poses at the horizons, and the true reference.
+
+    xy: (N, T, 13, 2). is_visible: (N, T, 13). is_present: (N, T) of both. reference_xy: (N, 1, 13, 2).
+    is_in_reference: (N, 1, 13) joints visible in it.
+    """
 
     xy: np.ndarray
     is_visible: np.ndarray
     true_xy: np.ndarray
     is_truly_visible: np.ndarray
     is_present: np.ndarray
+    reference_xy: np.ndarray
+    is_in_reference: np.ndarray
 
     @property
     def is_scored(self) -> np.ndarray:
@@ -153,7 +163,15 @@ def _poses(frames: Frames, compared: Comparison) -> _Horizons | None:
         return None
     poses, true = frames.values["coords"], compared.truth.values["coords"]
     is_present = (compared.truth.is_present & frames.is_present)[:, 1:]
-    return _Horizons(poses.xy[:, 1:], poses.is_visible[:, 1:], true.xy[:, 1:], true.is_visible[:, 1:], is_present)
+    return _Horizons(
+        poses.xy[:, 1:],
+        poses.is_visible[:, 1:],
+        true.xy[:, 1:],
+        true.is_visible[:, 1:],
+        is_present,
+        true.xy[:, :1],
+        true.is_visible[:, :1] & compared.truth.is_present[:, :1, None],
+    )
 
 
 def _has_successors(frames: Frames, modality: str) -> bool:
@@ -163,12 +181,16 @@ def _has_successors(frames: Frames, modality: str) -> bool:
     return modality in frames.tokens.ids and bool(frames.tokens.is_known[modality][:, 1:].any())
 
 
-def _pck(threshold: float) -> Callable[[Frames, Comparison], Ratio | None]:
+def _pck(threshold: float, moved_only: bool) -> Callable[[Frames, Comparison], Ratio | None]:
     def measure(frames: Frames, compared: Comparison) -> Ratio | None:
         poses = _poses(frames, compared)
         if poses is None:
             return None
-        return measures.pck(poses.xy, poses.true_xy, poses.is_scored, compared.extent, threshold)
+        is_scored = poses.is_scored
+        if moved_only:
+            has_moved = measures.has_moved(poses.true_xy, poses.reference_xy, compared.extent, threshold)
+            is_scored = is_scored & poses.is_in_reference & has_moved
+        return measures.pck(poses.xy, poses.true_xy, is_scored, compared.extent, threshold)
 
     return measure
 
@@ -176,6 +198,14 @@ def _pck(threshold: float) -> Callable[[Frames, Comparison], Ratio | None]:
 def _joint_error(frames: Frames, compared: Comparison) -> Ratio | None:
     poses = _poses(frames, compared)
     return None if poses is None else measures.joint_error_px(poses.xy, poses.true_xy, poses.is_scored)
+
+
+def _motion_ratio(frames: Frames, compared: Comparison) -> Ratio | None:
+    poses = _poses(frames, compared)
+    if poses is None:
+        return None
+    is_scored = poses.is_scored & poses.is_in_reference
+    return measures.motion_ratio(poses.xy, poses.true_xy, poses.reference_xy, is_scored)
 
 
 def _visibility_f1(frames: Frames, compared: Comparison) -> Ratio | None:
@@ -278,12 +308,17 @@ def _diversity(
     return measure_all
 
 
-def pck_spec(threshold: float, description: str, headline: int, **options: Any) -> MetricSpec:
-    """Percentage of correct keypoints at a threshold in units of L."""
-    label = f"PCK@{threshold:g}"
+def pck_spec(threshold: float, description: str, headline: int, moved_only: bool = False, **options: Any) -> MetricSpec:
+    """Percentage of correct keypoints at a threshold in units of L.
+
+    moved_only: over the joints that truly moved by more than the threshold from the reference, where they are visible
+        too. "Nothing moves" has 0.
+    """
+    name, label = ("pck_moved", f"PCK@{threshold:g}, moved joints") if moved_only else ("pck", f"PCK@{threshold:g}")
+    short = f"moved@{threshold:g}" if moved_only else label
     return MetricSpec(
-        f"pck@{threshold:g}", "coords", _pck(threshold), "share", "higher", label, description, _NO_JOINTS,
-        is_percent=True, short=label, headline=headline, needs_annotation=True, in_preview=True, **options,
+        f"{name}@{threshold:g}", "coords", _pck(threshold, moved_only), "share", "higher", label, description,
+        _NO_JOINTS, is_percent=True, short=short, headline=headline, needs_annotation=True, in_preview=True, **options,
     )  # fmt: skip
 
 
@@ -323,7 +358,20 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "joint_error", "coords", _joint_error, "px", "lower", "joint error",
             "mean distance over the truth's visible joints, in canvas pixels", _NO_JOINTS, is_error=True,
-            short="joint error", headline=3, needs_annotation=True, in_preview=True, by_action=True,
+            short="joint error", headline=5, needs_annotation=True, in_preview=True, by_action=True,
+        ),
+        pck_spec(
+            0.05,
+            "PCK@0.05 over the joints that are truly more than 0.05 L from the reference, and visible there too",
+            3, moved_only=True,
+        ),
+        MetricSpec(
+            "motion_ratio", "coords", _motion_ratio, "ratio", "neither", "motion, predicted over true",
+            "mean distance of the joints from the reference over the true mean, of joints visible in the truth and the "
+            "reference: 1 is the true amount of motion, in whatever direction",
+            "no joints, or none that moves: the truth is not annotated, or the model has none", short="motion ratio",
+            headline=4, series=("model", *BASELINES, "argmax", "sample"), needs_annotation=True, in_preview=True,
+            of_truth=1.0,
         ),
         MetricSpec(
             "visibility_f1", "coords", _visibility_f1, "share", "higher", "visibility F1", "F1 of the visible joints",
@@ -332,12 +380,12 @@ METRICS: dict[str, MetricSpec] = {
         _picture_spec(
             "psnr", measures.squared_error, "PSNR, decoded truth",
             "against the truth's tokens, decoded; of the mean squared error over all pictures, 100 dB where it is 0",
-            unit="dB", transform=measures.psnr_db, is_error=True, short="PSNR", headline=4, in_preview=True,
+            unit="dB", transform=measures.psnr_db, is_error=True, short="PSNR", headline=6, in_preview=True,
             by_action=True,
         ),
         _picture_spec(
             "ssim", measures.ssim, "SSIM, decoded truth", "against the truth's tokens, decoded", short="SSIM",
-            headline=5, in_preview=True,
+            headline=7, in_preview=True,
         ),
         _picture_spec(
             "psnr_real", measures.squared_error, "PSNR, real frame", "against the real frame on the canvas", unit="dB",

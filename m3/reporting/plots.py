@@ -76,10 +76,12 @@ def _panel(axis: Axes, score: Score) -> None:
         width, front = (2.2, 3) if name == "model" else (1.4, 2)
         axis.plot(horizons, value, linestyle=style, color=color, label=label, linewidth=width, zorder=front,
                   marker=marker, markersize=3.5)  # fmt: skip
-    if (chance := score.spec.chance) is not None:
-        axis.axhline(chance, color=_FAINT, linewidth=1)
-        axis.annotate("chance", (0.98, chance), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
-                      textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip
+    for name, level in (("chance", score.spec.chance), ("the truth", score.spec.of_truth)):
+        if level is not None:
+            axis.axhline(level, color=_FAINT, linewidth=1)
+            axis.annotate(name, (0.98, level), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
+                          textcoords="offset points", color=_FAINT, fontsize=8)  # fmt: skip
+    if score.spec.chance is not None:
         axis.set_ylim(top=1.02)
     arrow = {"higher": " ↑", "lower": " ↓"}.get(score.spec.is_better, "")
     axis.set_title(f"{score.spec.title}{arrow}", fontsize=10, color=_INK, loc="left")

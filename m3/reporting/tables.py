@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,8 +11,8 @@ from rich.table import Table
 from m3.metrics import MetricSpec, Score
 from m3.metrics.specs import first_metrics
 
-_COLUMNS = 5
-"""Scores of one table: 80 characters hold no more."""
+_WIDTH = 80
+"""Characters of a table with several scores."""
 
 _SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n", "median_of_n": "median of n"}
 
@@ -43,9 +43,20 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
     if found:
         legend = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
         console.print(f"{of_what}; {legend}:", highlight=False)
-        for start in range(0, len(found), _COLUMNS):
-            console.print(_score_table(found[start : start + _COLUMNS]))
+        for table in score_tables(found):
+            console.print(table)
     _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
+
+
+def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
+    """The scores in as few tables as their width allows."""
+    unlimited = Console(width=1000)
+    start = 0
+    for end in range(1, len(scores) + 1):
+        is_last = end == len(scores)
+        if is_last or unlimited.measure(_score_table(scores[start : end + 1])).maximum > _WIDTH:
+            yield _score_table(scores[start:end])
+            start = end
 
 
 def _score_table(scores: Sequence[Score]) -> Table:

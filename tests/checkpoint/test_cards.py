@@ -58,8 +58,12 @@ def test_roll_outs(loaded: LoadedModel, rolled_out: Path, tmp_path) -> None:
     assert (card.data.library_name, card.data.license, card.data.model_name) == ("m3", "cc-by-4.0", "walker")
     assert card.data.tags == ["m3", "human-motion", "masked-modeling"]
     results, scores = results_of(card), json.loads(rolled_out.read_text())["scores"]
-    assert len(results) == 5 * 3
-    for metric, factor in (("pck@0.05", 100), ("pck@0.1", 100), ("joint_error", 1), ("psnr", 1), ("ssim", 1)):
+    factors = {
+        "pck@0.05": 100, "pck@0.1": 100, "joint_error": 1, "pck_moved@0.05": 100, "motion_ratio": 1, "psnr": 1,
+        "ssim": 1,
+    }  # fmt: skip
+    assert len(results) == len(factors) * 3
+    for metric, factor in factors.items():
         for at in scores[metric]["horizons"]:
             result = results["Roll-outs of human motion", metric, at["horizon"]]
             assert result.metric_value == pytest.approx(at["model"] * factor, abs=1e-3)

@@ -122,7 +122,9 @@ def test_the_pose_of_a_picture_of_ones_own(world, tmp_path):
 def test_a_model_of_poses_alone(world):
     made = completed(world, "coords_next", "coords", f"checkpoint={world / 'poses'}", f"out={world / 'poses_out'}")
     names = {score.name for score in made.scores["reference"]}
-    assert names == {"pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy"}
+    assert names == {
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "coords_accuracy"
+    }  # fmt: skip
 
 
 def test_samples_do_not_depend_on_their_batch(world):

@@ -47,7 +47,7 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
     assert set(record["absent"]) == {"psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"}
     assert set(record["by_action"]) == {"jump"}
-    assert len(record["scores"]) == 10
+    assert len(record["scores"]) == 12
     for name, entry in record["scores"].items():
         if name.startswith("agreement"):  # of clip a at horizons that clip b does not reach nothing is known
             continue

@@ -22,6 +22,7 @@ from m3.generation import prompts
 from m3.metrics import METRICS, Comparison, measures
 from m3.metrics.bootstrap import ClipBootstrap, interval
 from m3.metrics.measures import Ratio
+from m3.metrics.specs import BASELINES
 from m3.reporting import metrics_file, plots
 from m3.reporting.files import write_json
 from m3.tokens.joints import JointCodec
@@ -46,6 +47,26 @@ def test_pck_by_hand():
     assert value(measures.joint_error_px(xy, true_xy, is_scored)) == pytest.approx((10 + 5 + 9.99 + 0 + 20) / 5)
     without = measures.pck(xy, true_xy, is_scored, np.array([100.0, np.nan]), 0.1)
     assert without.denominator.tolist() == [[4], [0]]
+
+
+def test_pck_of_moved_joints_and_motion_ratio_by_hand():
+    """One roll-out at two horizons with L = 100; joints 0 … 4 are scored, the reference is at (10, 10)."""
+    reference = np.full((1, 1, 13, 2), 10.0)
+    true_xy, xy = np.full((2, 1, 2, 13, 2), 10.0)
+    true_xy[0, 0, :6, 0] += [0, 5, 5.01, 20, 20, 90]  # 5 is not more than 0.05 L; joint 5 is not scored
+    xy[0, 0, :6, 1] += [3, 0, 5.01, 0, 0, 90]
+    xy[0, 0, 3:5, 0] += [20, 15.01]  # errors of the joints 2 … 4: 5.01 · √2, 0, 4.99
+    is_scored = np.zeros((1, 2, 13), bool)
+    is_scored[..., :5] = True
+    extent = np.array([100.0])
+    has_moved = measures.has_moved(true_xy, reference, extent, 0.05)
+    assert has_moved[0, 0].nonzero()[0].tolist() == [2, 3, 4, 5] and not has_moved[0, 1].any()
+    moved = measures.pck(xy, true_xy, is_scored & has_moved, extent, 0.05)
+    assert (moved.numerator.tolist(), moved.denominator.tolist()) == ([[2, 0]], [[3, 0]])
+    ratio = measures.motion_ratio(xy, true_xy, reference, is_scored)
+    assert ratio.numerator == pytest.approx(np.array([[3 + 0 + 5.01 + 20 + 15.01, 0]]))
+    assert ratio.denominator == pytest.approx(np.array([[0 + 5 + 5.01 + 20 + 20, 0]]))
+    assert not measures.has_moved(true_xy, reference, np.array([np.nan]), 0.05).any()
 
 
 def test_visibility_f1_by_hand_and_by_torchmetrics():
@@ -206,10 +227,33 @@ def test_no_visible_joint_leaves_the_pictures_scored():
     assert scores["psnr"].num_samples == [3, 2] and scores["agreement"].model == [None, None]
 
 
+def test_of_motion_nothing_moves_has_none_and_the_truth_all():
+    compared = random_roll_outs()
+    compared.predicted.values["coords"].xy[:, 1] = compared.truth.values["coords"].xy[:, 1]
+    scores = by_name(compared)
+    moved, ratio = scores["pck_moved@0.05"], scores["motion_ratio"]
+    assert moved.nothing_moves == ratio.nothing_moves == [0, 0, 0]
+    assert moved.model[0] == ratio.model[0] == 1 and moved.model[1] < 1
+    assert list(moved.gains) == list(BASELINES) and moved.gains["nothing_moves"].value == moved.model
+    # No amount of motion is better by itself.
+    assert ratio.gains == {} and not {"best_of_n", "median_of_n"} & ratio.series.keys()
+    assert METRICS["motion_ratio"].text(0.814) == "0.81"
+
+
+def test_a_joint_that_the_reference_lacks_has_no_motion():
+    compared = random_roll_outs()
+    compared.truth.values["coords"].is_visible[:, 0] = False
+    scores = by_name(compared)
+    assert scores["motion_ratio"].model == scores["pck_moved@0.05"].model == [None] * 3
+    compared = random_roll_outs()
+    compared.truth.is_present[:, 0] = False
+    assert by_name(compared)["motion_ratio"].num_samples == [0, 0, 0]
+
+
 def naive_joint_scores(frames: Frames, truth: Frames, extent, horizon: int, rows: list[int]) -> dict[str, float]:
     poses, true_poses = frames.values["coords"], truth.values["coords"]
     hits5 = hits10 = count = claims = agreed = 0
-    distances = []
+    distances, moved_hits, moved_count, path, true_path = [], 0, 0, 0.0, 0.0
     for n in rows:
         if not (truth.is_present[n, horizon] and frames.is_present[n, horizon]):
             continue
@@ -223,8 +267,15 @@ def naive_joint_scores(frames: Frames, truth: Frames, extent, horizon: int, rows
                 hits5 += distance < 0.05 * extent[n]
                 hits10 += distance < 0.1 * extent[n]
                 count += 1
+                if true_poses.is_visible[n, 0, j]:
+                    start = true_poses.xy[n, 0, j]
+                    far = math.dist(true_poses.xy[n, horizon, j], start)
+                    path, true_path = path + math.dist(poses.xy[n, horizon, j], start), true_path + far
+                    moved_hits += far > 0.05 * extent[n] and distance < 0.05 * extent[n]
+                    moved_count += far > 0.05 * extent[n]
     return {"pck@0.05": hits5 / count, "pck@0.1": hits10 / count, "joint_error": sum(distances) / count,
-            "visibility_f1": 2 * agreed / claims}  # fmt: skip
+            "visibility_f1": 2 * agreed / claims, "pck_moved@0.05": moved_hits / moved_count,
+            "motion_ratio": path / true_path}  # fmt: skip
 
 
 def test_every_joint_score_by_a_naive_loop():
@@ -373,8 +424,8 @@ def test_metrics_json(tmp_path):
     record = json.loads(path.read_text())
     assert record["schema_version"] == 2 and record["split"] == "test"
     assert list(record["scores"]) == [
-        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim", "agreement",
-        "agreement@0.05"]  # fmt: skip
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "psnr", "ssim",
+        "agreement", "agreement@0.05"]  # fmt: skip
     assert list(record["absent"]) == [
         "psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy", "diversity_joints",
         "diversity_pictures"]  # fmt: skip

@@ -16,6 +16,12 @@ from m3.metrics.samples import best_of, joint_diversity_px, mean_of, median_of, 
 from m3.metrics.specs import NO_TRUTH
 from m3.reporting import metrics_file, plots
 
+OF_JOINTS = {
+    "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "coords_accuracy",
+    "diversity_joints",
+}  # fmt: skip
+"""The metrics of a model of joints alone."""
+
 
 def test_mean_and_best_by_hand():
     """Two samples, three roll-outs at one horizon; the third is not scored in the first sample."""
@@ -121,7 +127,7 @@ def test_what_has_no_truth_or_no_sense_is_not_scored():
         argmax=without(compared.argmax, "tok_rgb"),
         samples=[without(sample, "tok_rgb") for sample in compared.samples],
     ))  # fmt: skip
-    assert set(blind) == {"pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy", "diversity_joints"}
+    assert set(blind) == OF_JOINTS
     record = metrics_file.metrics_record(list(none.values()), {})
     assert "annotated" in record["absent"]["pck@0.1"]
     assert metrics_file.metrics_record([], {}, has_truth=False)["absent"]["psnr"] == NO_TRUTH
@@ -133,8 +139,7 @@ def test_a_modality_of_the_reference_alone_is_not_scored():
     for frames in (compared.predicted, compared.truth, compared.argmax, *compared.samples):
         frames.tokens.is_known["tok_rgb"][:, 1:] = False
         frames.tokens.ids["tok_rgb"][:, 1:] = frames.values["tok_rgb"][:, 1:] = 0
-    assert set(by_name(compared)) == {
-        "pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "coords_accuracy", "diversity_joints"}  # fmt: skip
+    assert set(by_name(compared)) == OF_JOINTS
 
 
 def test_samples_are_in_the_record_and_in_the_plot():

@@ -37,7 +37,7 @@ BINDING = {"canvas_size": 16, "canvas": "pad", "tokenizer": "none", "tokenizer_f
 @pytest.fixture
 def new(monkeypatch: pytest.MonkeyPatch) -> MetricSpec:
     """pck@0.2, by one entry."""
-    spec = pck_spec(0.2, "share of the truth's visible joints closer than 0.2 L", 6)
+    spec = pck_spec(0.2, "share of the truth's visible joints closer than 0.2 L", 8)
     monkeypatch.setitem(METRICS, spec.name, spec)
     return spec
 
@@ -78,7 +78,7 @@ def test_a_new_metric_is_printed(new):
     print_scores(Console(file=out, width=80), metrics.score(random_roll_outs()), "12 roll-outs")
     headers = [line for line in out.getvalue().splitlines() if "PCK@" in line]
     assert headers[0].split()[:2] == ["n", "PCK@0.1"] and headers[1].rstrip().endswith("PCK@0.2 %")
-    assert "…" not in out.getvalue()  # a table of its own: 80 characters hold no sixth column
+    assert "…" not in out.getvalue()  # a table of its own, with the pictures: 80 characters hold no sixth column
     assert f"{100 * share_within(0.2, 1):.1f} | " in out.getvalue()
 
 
@@ -111,7 +111,22 @@ def test_a_new_metric_is_on_a_card(new, tmp_path):
     shown = {each.args["horizon"]: each.number for each in found.values if each.metric == "pck@0.2"}
     assert list(shown) == [1, 2, 3] and shown[1] == pytest.approx(value, abs=1e-3)
     assert [row[0] for row in found.table[1:]] == [
-        "PCK@0.05, %", "PCK@0.1, %", "joint error, px", "PSNR, dB", "SSIM", "PCK@0.2, %"]  # fmt: skip
+        "PCK@0.05, %", "PCK@0.1, %", "joint error, px", "moved@0.05, %", "motion ratio", "PSNR, dB", "SSIM",
+        "PCK@0.2, %"]  # fmt: skip
+
+
+def test_scores_from_before_a_metric_was_added_are_still_read(tmp_path):
+    older = {name: spec for name, spec in METRICS.items() if name not in ("pck_moved@0.05", "motion_ratio")}
+    facts = {"step": 3, "num_samples": 12, "rollout": {}, "data": {"root": "data", "split": "test", **BINDING}}
+    record = metrics_record(metrics.score(random_roll_outs(), older), facts, metrics=older)
+    for entry in record["scores"].values():  # nor had they these series
+        for at in entry["horizons"]:
+            for name in [key for key in at if "damped_velocity" in key or "median_of_n" in key]:
+                del at[name]
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(record))
+    (found,) = read_evaluations(file, Subject(TABLE, BINDING, step=3, weights="w", num_parameters=1))
+    assert [row[0] for row in found.table[1:]] == ["PCK@0.05, %", "PCK@0.1, %", "joint error, px", "PSNR, dB", "SSIM"]
 
 
 def test_a_new_metric_is_in_the_metrics_of_generation_and_of_previews(new):
@@ -124,11 +139,12 @@ def test_a_new_metric_is_in_the_metrics_of_generation_and_of_previews(new):
 @pytest.mark.parametrize("spec", METRICS.values(), ids=list(METRICS))
 def test_the_fields_of_a_metric_agree(spec: MetricSpec):
     assert METRICS[spec.name] is spec and spec.modality in ("coords", "tok_rgb")
-    assert spec.unit in ("share", "px", "dB", "levels") and spec.is_better in ("higher", "lower", "neither")
+    assert spec.unit in ("share", "ratio", "px", "dB", "levels") and spec.is_better in ("higher", "lower", "neither")
     assert spec.label and spec.description and spec.why_absent
     assert set(spec.series) <= set(SERIES) and len(set(spec.series)) == len(spec.series)
     of_samples = {"best_of_n", "median_of_n"}
-    assert of_samples & set(spec.series) == (of_samples if spec.needs_truth and "sample" in spec.series else set())
+    has_best = "sample" in spec.series and spec.is_better != "neither"
+    assert of_samples & set(spec.series) == (of_samples if has_best else set())
     if spec.needs_truth:
         assert spec.series[0] == "model"
     else:
@@ -143,7 +159,7 @@ def test_the_fields_of_a_metric_agree(spec: MetricSpec):
 @pytest.mark.parametrize("spec", METRICS.values(), ids=list(METRICS))
 def test_is_error_and_is_better_agree(spec: MetricSpec):
     """`is_error` is about the ratio, from which the best sample is chosen; `is_better` about the score made of it."""
-    if not spec.needs_truth:
+    if spec.is_better == "neither":
         return
     ratios = np.array([0.1, 0.5, 0.9])
     values = spec.transform(ratios)
@@ -162,7 +178,7 @@ def test_headlines_and_names_for_people_are_unique():
     first = [spec for spec in METRICS.values() if spec.short is not None]
     assert sorted(spec.headline for spec in first) == list(range(1, len(first) + 1))
     assert [spec.name for spec in first_metrics(list(METRICS.values()))] == [
-        "pck@0.1", "pck@0.05", "joint_error", "psnr", "ssim"]  # fmt: skip
+        "pck@0.1", "pck@0.05", "pck_moved@0.05", "motion_ratio", "joint_error", "psnr", "ssim"]  # fmt: skip
     for titles in ([spec.short for spec in first], [spec.title for spec in METRICS.values()]):
         assert len(set(titles)) == len(titles)
 

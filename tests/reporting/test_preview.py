@@ -103,13 +103,15 @@ def scores_of_a_perfect_model(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_perfect_model_has_perfect_scores(data, tmp_path, monkeypatch) -> None:
     scores = scores_of_a_perfect_model(data, tmp_path, monkeypatch)
-    assert list(scores) == ["pck@0.05", "pck@0.1", "joint_error", "visibility_f1", "psnr", "ssim"]
+    assert list(scores) == [
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "psnr", "ssim"
+    ]  # fmt: skip
     assert (scores["pck@0.05"][0], scores["joint_error"][0], scores["psnr"][0]) == (1.0, 0.0, 100.0)
     assert all(values[1] is None for values in scores.values())
 
 
 def test_a_new_metric_is_previewed_by_one_entry(data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(METRICS, "pck@0.2", pck_spec(0.2, "share of joints closer than 0.2 L", 6))
+    monkeypatch.setitem(METRICS, "pck@0.2", pck_spec(0.2, "share of joints closer than 0.2 L", 8))
     assert scores_of_a_perfect_model(data, tmp_path, monkeypatch)["pck@0.2"] == [1.0, None]
 
 

@@ -10,7 +10,7 @@ from support.random_roll_outs import random_roll_outs
 
 from m3 import metrics
 from m3.metrics import METRICS, Score
-from m3.reporting.tables import print_scores
+from m3.reporting.tables import first_scores, heading, print_scores, score_tables
 
 
 def printed(scores: list[Score]) -> str:
@@ -31,6 +31,19 @@ def test_the_model_is_beside_nothing_moves_and_samples_are_below():
             assert f"{error.series[name].value[k]:.1f}" in text.split("several samples")[1]
     assert "diversity of joints (px)" in text
     assert "several samples" not in printed(metrics.score(replace(compared, argmax=None, samples=())))
+
+
+def test_tables_are_as_few_as_80_characters_allow():
+    scores = metrics.score(random_roll_outs())
+    short = [spec.short for spec in METRICS.values() if spec.short is not None]
+    for some, num_tables in ((scores, 2), ([score for score in scores if score.spec.modality == "coords"], 1)):
+        tables = list(score_tables(first_scores(some)))
+        assert len(tables) == num_tables
+        assert all(Console(width=1000).measure(table).maximum <= 80 for table in tables)
+        headers = [column.header for table in tables for column in table.columns[2:]]
+        assert headers == [heading(score.spec) for score in first_scores(some)]
+    assert len(first_scores(scores)) == len(short)
+    assert [len(list(score_tables(first_scores(scores)[:n]))) for n in (1, 2)] == [1, 1]
 
 
 def test_a_metric_without_the_baseline_shows_the_model():
