@@ -68,7 +68,7 @@ def write_random_data(root: Path, num_pairs: int) -> None:
             tokens[f"tok_rgb{suffix}"] = rng.integers(0, PICTURE.num_ids, GRID).astype(np.uint16)
             tokens[f"coords{suffix}"] = np.concatenate([places, is_visible]).astype(np.uint16)
         meta = {"clip": f"{split}{number}", "reference": 0, "successor": 1, "action": None, "pose_extent_px": None}
-        return TokenizedPair(f"{split}{number}-000000", tokens, None, meta)
+        return TokenizedPair(f"{split}{number}-000000", tokens, (), meta)
 
     num_clips = {"train": num_pairs, "eval": 1, "test": 0}
     Manifest(

@@ -105,7 +105,8 @@ class StreamedSplit:
         self._readers = []
         for variant in (None, _FLIP) if flip else (None,):
             columns_of(manifest, table, variant)  # raises where the data set does not match
-            self._readers.append(RowReader([stored[name] for name in table.modalities], variant))
+            modalities = [stored[name] for name in table.modalities]
+            self._readers.append(RowReader(modalities, variant, manifest.schema_version))
         self._members = frozenset(name for reader in self._readers for name in reader.members)
 
     def __len__(self) -> int:
@@ -214,7 +215,8 @@ class StreamedSplit:
                 if not 0 <= i < len(part.is_wanted) or not part.is_wanted[i]:
                     continue
                 reader = self._readers[int(part.is_flipped[i])]
-                tokens = self._checked(reader.read(members, f"{where}: {key}"), f"{where}: {key}")
+                tokens, _ = reader.read(members, f"{where}: {key}")
+                tokens = self._checked(tokens, f"{where}: {key}")
                 sample = int(self._first_samples[part.shard]) + part.first + i
                 yield (part.epoch, part.position + i), StreamedSample(tokens, sample, part.epoch)
 

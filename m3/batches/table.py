@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from m3.core.modalities import ModalityTable
 from m3.core.progress import track
 from m3.core.types import PairInfo
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
+from m3.shards.meta import pair_info, read_meta
 from m3.shards.reader import read_shard, token_row
 from m3.shards.transport import is_local
 
@@ -72,14 +73,14 @@ class TokenTable:
     def columns(self, table: ModalityTable, variant: str | None = None) -> np.ndarray:
         """(num_pairs, S') uint16: the tokens of a run's modalities, in the order of its modality table.
 
-        Memory-mapped where these are all of the data set's, in its order; otherwise a copy.
+        Memory-mapped where they are stored side by side in that order; otherwise a copy.
 
         variant: None, or one of the manifest's.
         Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the
         variant.
         """
         chosen = columns_of(self.manifest, table, variant)
-        if tuple(table.modalities) == tuple(modality.name for modality in self.manifest.modalities):
+        if all(left.stop == right.start for left, right in pairwise(chosen)):
             return self.tokens[:, chosen[0].start : chosen[-1].stop]
         return np.concatenate([self.tokens[:, columns] for columns in chosen], axis=1)
 
@@ -133,11 +134,7 @@ def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray,
     shards = manifest.shards[split]
     for shard in track(shards, len(shards), f"token table of {split}"):
         for key, members in read_shard(root, shard):
-            tokens[len(pairs)] = token_row(members, manifest, f"{root / shard.name}: {key}")
-            pairs.append(_info(key, json.loads(members["meta.json"])))
+            where = f"{root / shard.name}: {key}"
+            tokens[len(pairs)], _ = token_row(members, manifest, where)
+            pairs.append(pair_info(key, read_meta(members, where), where))
     return tokens, pairs
-
-
-def _info(key: str, meta: dict[str, Any]) -> PairInfo:
-    names = ("clip", "reference", "successor", "action", "pose_extent_px")
-    return PairInfo(key=key, **{name: meta[name] for name in names})

@@ -19,6 +19,7 @@ from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.commands.application import application, plain
 from m3.core.errors import one_line_errors
+from m3.core.modalities import frame_of
 from m3.core.signals import Interrupted, interruptible
 from m3.core.validation import check
 from m3.preprocessing.build import BuildOptions, BuildResult, BuildSpec, build_dataset
@@ -29,13 +30,19 @@ from m3.preprocessing.publish import find_published, publish, working_folder
 from m3.preprocessing.summary import print_summary
 from m3.preprocessing.tokenized_folders import TokenizedFolders
 from m3.reporting.files import write_png
-from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest, pair_modalities
+from m3.shards.manifest import (
+    CLIP_MODALITIES,
+    CONTACT_SHEET_NAME,
+    HISTORY_MODALITIES,
+    Manifest,
+    pair_modalities,
+    stored_for,
+)
 from m3.shards.transport import is_local
 from m3.shards.verify import verify_dataset
 from m3.tokens.base import NoTokenizer, PictureTokenizer
 
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
-PICTURE_MODALITIES = ("tok_rgb", "tok_rgb_next")
 NOT_IN_MANIFEST = ("root", "labels", "path", "device")
 """Keys of places and devices. The manifest has fingerprints of the content instead, so that data can be moved."""
 
@@ -56,20 +63,21 @@ def run(cfg: DictConfig) -> Manifest:
         encode_threads=cfg.encode_threads,
         strict=cfg.strict,
     )
-    if not isinstance(cfg.augment.flip, bool):
-        raise ValueError(f"augment.flip={cfg.augment.flip!r}: choose true or false")
+    for key, value in (("augment.flip", cfg.augment.flip), ("history", cfg.history)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key}={value!r}: choose true or false")
     if get_class(cfg.source._target_) is TokenizedFolders:
         return _pack(cfg)
     canvas, pairs = instantiate(cfg.canvas), instantiate(cfg.pairs)
     names = _stored_modalities(cfg, canvas)
-    if not any(name in names for name in PICTURE_MODALITIES):
+    if not any(_is_picture(name) for name in names):
         cfg = copy.deepcopy(cfg)
         cfg.tokenizer = {"_target_": f"{NoTokenizer.__module__}.{NoTokenizer.__qualname__}"}
     executor = instantiate(cfg.executor)
     tokenizer, captioner = instantiate(cfg.tokenizer), instantiate(cfg.captioner)
     splitter = instantiate(cfg.split)
     source = instantiate(cfg.source)  # last: the demo's writes its clips
-    preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures)
+    preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures, cfg.history)
     spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
     if (existing := _published(cfg, spec.identity())) is not None:
         return existing
@@ -101,31 +109,43 @@ def _pack(cfg: DictConfig) -> Manifest:
 
 
 def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
-    """The stored modalities of a pair: all that the tokenizer makes, or those of them that the modality table names.
+    """The stored modalities of a pair: all that tokenizer and history make, or those that the modality table needs.
 
     Raises ValueError where table and data do not fit each other.
     """
-    without = PICTURE_MODALITIES if get_class(cfg.tokenizer._target_) is NoTokenizer else ()
-    stored = {modality.name: modality for modality in pair_modalities(canvas.grid) if modality.name not in without}
+    has_pictures = get_class(cfg.tokenizer._target_) is not NoTokenizer
+    stored = {
+        modality.name: modality
+        for modality in pair_modalities(canvas.grid, CLIP_MODALITIES)
+        if (has_pictures or not _is_picture(modality.name)) and (cfg.history or modality.name not in HISTORY_MODALITIES)
+    }
     if cfg.get("modalities") is None:
         return tuple(stored)
     table = instantiate(cfg.modalities)
-    for name, length in zip(table.modalities, table.max_seq_lens):
+    needed = stored_for(table.modalities)
+    for name in needed:
         if name not in stored:
-            raise ValueError(f"modalities={list(table.modalities)}: tokenizer=none makes no {name}; choose another one")
-        if length != stored[name].length:
+            why = "history=false" if has_pictures or not _is_picture(name) else "tokenizer=none"
+            why = why if name in CLIP_MODALITIES else "preprocess.py"
+            raise ValueError(f"modalities={list(table.modalities)}: {why} makes no {name}; choose other modalities=…")
+    for name, length in zip(table.modalities, table.max_seq_lens):
+        if name in stored and length != stored[name].length:
             raise ValueError(
                 f"modalities.max_seq_lens: {length} tokens of {name}, but canvas.size={canvas.size} gives "
                 f"{stored[name].length}: choose another canvas.size or other modalities=…"
             )
-    return tuple(name for name in stored if name in table.modalities)
+    return needed
+
+
+def _is_picture(name: str) -> bool:
+    return frame_of(name)[0] == "tok_rgb"
 
 
 def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
     """The parts of the configuration that decide the bytes of the shards."""
     settings = plain(cfg)
     stages = {stage: _without_places(settings[stage]) for stage in STAGES}
-    layout = ("augment", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
+    layout = ("augment", "history", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
     return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 
 

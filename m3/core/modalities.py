@@ -93,6 +93,7 @@ RESERVED_VOCABULARIES = ("base", "lookup", "table")
 _LENGTH_OF = {JOINTS: COORDS_LENGTH, MOTION: MOTION_LENGTH}
 
 _NEXT = "_next"
+_PREVIOUS = "_prev"
 
 
 def successor_of(name: str) -> str:
@@ -101,7 +102,9 @@ def successor_of(name: str) -> str:
 
 
 def frame_of(name: str) -> tuple[str, int]:
-    """The modality of a frame and the frame, 0 reference or 1 successor: "coords_next" → ("coords", 1)."""
+    """The modality of a frame and the frame, −1 previous, 0 reference or 1 successor: "coords_next" → ("coords", 1)."""
+    if name.endswith(_PREVIOUS):
+        return name.removesuffix(_PREVIOUS), -1
     return (name.removesuffix(_NEXT), 1) if name.endswith(_NEXT) else (name, 0)
 
 
@@ -187,8 +190,14 @@ class ModalityTable:
         for modality, entry in (self.extra_vocabularies or {}).items():
             key = f"modalities.extra_vocabularies.{modality}"
             is_word = isinstance(modality, str) and _WORD.fullmatch(modality) is not None
-            if not is_word or modality.endswith(_NEXT) or modality in {*_VOCABULARY_OF, *_RESERVED_MODALITIES}:
-                raise ValueError(f"{key}: need a new name of a-z, 0-9 and _ that does not end in {_NEXT}")
+            if (
+                not is_word
+                or modality.endswith((_NEXT, _PREVIOUS))
+                or modality in {*_VOCABULARY_OF, *_RESERVED_MODALITIES}
+            ):
+                raise ValueError(
+                    f"{key}: need a new name of a-z, 0-9 and _ that does not end in {_NEXT} or {_PREVIOUS}"
+                )
             if not isinstance(entry, Mapping) or entry.keys() != {"name", "num_ids"}:
                 raise ValueError(f"{key}={entry!r}: need name and num_ids")
             if not isinstance(entry["name"], str) or not _WORD.fullmatch(entry["name"]):

@@ -31,6 +31,7 @@ class Clip:
     action: the label as the source spells it ("golf_swing"), or None.
     is_train: the source's own split, or None where it has none.
     notes: irregularities that did not prevent the clip's use, for the manifest.
+    fps: frames per second, or None where the source does not know its rate.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Clip:
     action: str | None = None
     is_train: bool | None = None
     notes: tuple[str, ...] = ()
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,17 @@ class Rejection:
 
 
 class FramePair(NamedTuple):
-    """A reference frame and its successor, as frame indices from 0, with their SSIM (None: not computed)."""
+    """Two frames of a clip, and the one before them. All are frame indices from 0.
+
+    reference, successor: the pair.
+    ssim: of the two, or None where it is not computed.
+    previous: the frame from which the motion came to the reference, earlier than it; None at the clip's start.
+    """
 
     reference: int
     successor: int
     ssim: float | None
+    previous: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,10 @@ class TokenizedPair:
     """One sample of a shard.
 
     key: "{clip}-{reference frame:06d}".
-    tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints.
+    tokens: modality name → uint16 array in its stored shape, (h, w) for pictures and (3, 13) for joints; without those
+        that the pair lacks: of the previous frame at the clip's start, of the joints of a clip without them.
     captions: none, one or several captions of the reference frame.
-    meta: clip, reference, successor, ssim, canvas, action, pose_extent_px (see `PairInfo`).
+    meta: see `m3.shards.meta.pair_meta`.
     """
 
     key: str
@@ -84,6 +93,8 @@ class PairInfo:
     action: the clip's label, or None.
     pose_extent_px: larger side, in canvas pixels, of the box around all 13 joints (invisible ones
         included) over all frames of the clip: the L of PCK@a. None for clips without joints.
+    previous: frame index of the previous frame (see `FramePair`), or None.
+    fps: frames per second of the clip, or None where it is not known.
     """
 
     key: str
@@ -92,6 +103,8 @@ class PairInfo:
     successor: int
     action: str | None
     pose_extent_px: float | None
+    previous: int | None = None
+    fps: float | None = None
 
 
 class TokenBatch(NamedTuple):

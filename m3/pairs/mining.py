@@ -1,4 +1,7 @@
-"""Pair miners: they choose the successor frame of each reference frame of a clip."""
+"""Pair miners: they choose the successor frame of each reference frame of a clip, and the frame before both.
+
+That previous frame is as far from the reference as the successor is, or the reference before it in a chain.
+"""
 
 from __future__ import annotations
 
@@ -57,23 +60,28 @@ class _SsimMiner(ABC):
 
 
 class Chain(_SsimMiner):
-    """Each successor is the next reference. Frames are read once, in order, and a pair's successor was read last."""
+    """Each successor is the next reference, the previous frame is the last reference.
+
+    Frames are read once, in order, and a pair's successor was read last.
+    """
 
     def _all_pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
         first = gray_picture(frames[0])
         fast_ssim = FastSsim(first.shape)
-        reference, candidate, reference_index = fast_ssim.empty(), fast_ssim.empty(), 0
+        reference, candidate, reference_index, previous = fast_ssim.empty(), fast_ssim.empty(), 0, None
         fast_ssim.fill(reference, first)
         for index in range(1, len(frames)):
             fast_ssim.fill(candidate, gray_picture(frames[index]))
             similarity = self._ssim_if_different(fast_ssim, reference, candidate)
             if similarity is not None:
-                yield FramePair(reference_index, index, similarity)
-                reference, candidate, reference_index = candidate, reference, index
+                yield FramePair(reference_index, index, similarity, previous)
+                reference, candidate, reference_index, previous = candidate, reference, index, reference_index
 
 
 class Dense(_SsimMiner):
     """Every frame is a reference once; a frame without a successor gives no pair.
+
+    The previous frame is as many frames before the reference as the successor is after it.
 
     References are processed in blocks: one pass over the frames compares each with all references of the block that
     have no successor yet, so that a frame is decoded once per block and not once per reference.
@@ -102,7 +110,7 @@ class Dense(_SsimMiner):
             for reference, moments in list(waiting.items()):
                 similarity = self._ssim_if_different(fast_ssim, moments, candidate)
                 if similarity is not None:
-                    found[reference] = FramePair(reference, index, similarity)
+                    found[reference] = FramePair(reference, index, similarity, _mirrored(reference, index))
                     free.append(waiting.pop(reference))
             if index in references:
                 waiting[index] = candidate
@@ -114,7 +122,9 @@ class Dense(_SsimMiner):
 
 
 class Stride:
-    """The successor is a fixed number of frames after its reference; pictures are not read.
+    """The successor is a fixed number of frames after its reference, the previous frame as many before it.
+
+    Pictures are not read.
 
     Args:
         step: a number of frames, or a fraction of the last frame's index ("1/17" or 0.25), rounded down to at least
@@ -141,7 +151,16 @@ class Stride:
         last = len(frames) - 1
         step = int(self._step) if self._step >= 1 else max(1, int(self._step * last))
         references = range(0, last - step + 1, 1 if self.starts == "every" else step)
-        return (FramePair(reference, reference + step, None) for reference in references[: self.max_pairs_per_clip])
+        return (
+            FramePair(reference, reference + step, None, _mirrored(reference, reference + step))
+            for reference in references[: self.max_pairs_per_clip]
+        )
+
+
+def _mirrored(reference: int, successor: int) -> int | None:
+    """The frame as far before the reference as the successor is after it, or None before the clip's start."""
+    previous = 2 * reference - successor
+    return previous if previous >= 0 else None
 
 
 def _parse_step(step: int | float | str) -> Fraction:

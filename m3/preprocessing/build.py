@@ -245,15 +245,17 @@ def _write(out: Path, staging: Staging, clip_ids: Sequence[str], spec: BuildSpec
         rejected=summary.rejected,
         notes=summary.notes,
         statistics=summary.statistics,
+        actions=summary.actions,
     )
     move_into_place(out, staging.root, manifest)
     return manifest
 
 
 class _Summary(NamedTuple):
-    """Totals over all clips, in the order of the source."""
+    """Totals over all clips, in the order of the source; actions: their labels, sorted."""
 
     clips: list[ClipPairs]
+    actions: tuple[str, ...]
     has_joints: bool
     rejected: tuple[Rejection, ...]
     notes: tuple[dict[str, str], ...]
@@ -261,17 +263,18 @@ class _Summary(NamedTuple):
 
 
 def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
-    clips, has_joints, rejected, notes, statistics = [], False, [], [], DatasetStatistics()
+    clips, actions, has_joints, rejected, notes, statistics = [], set(), False, [], [], DatasetStatistics()
     for clip_id in clip_ids:
         staged = staging.read(clip_id)
         if isinstance(staged, Rejection):
             rejected.append(staged)
         else:
             clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train))
+            actions |= {staged.action} if staged.action else set()
             has_joints = has_joints or staged.has_joints
             notes += [{"clip": staged.clip, "note": note} for note in staged.notes]
             statistics.add(staged)
-    return _Summary(clips, has_joints, tuple(rejected), tuple(notes), statistics.record())
+    return _Summary(clips, tuple(sorted(actions)), has_joints, tuple(rejected), tuple(notes), statistics.record())
 
 
 def _num_clips(samples: Sequence[PairRef]) -> int:

@@ -19,7 +19,8 @@ from m3.clips.canvas import Canvas
 from m3.core.modalities import Vocabulary, frame_of
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
-from m3.shards.manifest import PAIR_MODALITIES, Manifest, token_members
+from m3.shards.manifest import CLIP_MODALITIES, Manifest, token_members
+from m3.shards.meta import captions_of, read_meta, ssim_of
 from m3.shards.reader import read_shard
 from m3.tokens.base import NoTokenizer, PictureTokenizer, to_frames
 from m3.tokens.joints import JointCodec
@@ -67,8 +68,8 @@ def sheet_pairs(
     stored = token_members([modality.name for modality in manifest.modalities], manifest.variants)
     pairs = []
     for split, key, members in _random_samples(root, manifest, num_pairs, seed):
-        meta, captions = json.loads(members["meta.json"]), json.loads(members["captions.json"])
-        tokens = {name: _array(members[f"{name}.npy"]) for name in stored}
+        meta, captions = read_meta(members, key), captions_of(members, key)
+        tokens = {name: _array(members[f"{name}.npy"]) for name in stored if f"{name}.npy" in members}
         frames = {} if source is None or canvas is None else _frames(source, canvas, meta)
         panels = [
             _panel(name, picture, tokens.get(joints), codec, cell_px)
@@ -161,7 +162,7 @@ def _interpreted(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of each modality besides those of `_pictures`, where its vocabulary has an interpreter."""
     context, is_present = DecodingContext(tokenizer or NoTokenizer(), manifest.canvas_size), np.ones((1, 1), bool)
-    for modality in (each for each in manifest.modalities if each.name not in PAIR_MODALITIES):
+    for modality in (each for each in manifest.modalities if each.name not in CLIP_MODALITIES):
         interpreter = interpreter_of(Vocabulary(modality.vocabulary, modality.num_ids))
         if interpreter is None or (tokenizer is None and isinstance(interpreter, PictureInterpreter)):
             continue
@@ -186,11 +187,11 @@ def _panel(
     return name, picture
 
 
-def _title(split: str, key: str, meta: dict[str, Any], captions: list[str]) -> str:
+def _title(split: str, key: str, meta: dict[str, Any], captions: tuple[str, ...]) -> str:
     parts = [f"{split}  {key} to {meta['successor']}"]
-    if meta["ssim"] is not None:
-        parts.append(f"SSIM {meta['ssim']:.3f}")
-    parts += [captions[0]] if captions else [meta["action"]] if meta["action"] else []
+    if (ssim := ssim_of(meta)) is not None:
+        parts.append(f"SSIM {ssim:.3f}")
+    parts += captions[:1] or filter(None, [meta.get("action")])
     return "   ".join(parts)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from m3.clips.base import ClipError, ClipSource, DamagedFrame, FrameCache, first_frames, frames_before
 from m3.clips.canvas import Canvas, Window
-from m3.core.joints import NUM_JOINTS, Joints, mirror_joints, pose_extent
+from m3.core.joints import Joints, mirror_joints, pose_extent
+from m3.core.modalities import frame_of
 from m3.core.types import Clip, FramePair, Rejection
 from m3.preprocessing.staging import StagedClip, Unreadable
 from m3.shards.manifest import PAIR_MODALITIES
@@ -55,9 +56,10 @@ class PreparedClip:
 class ClipPreparer:
     """Clip id → pairs, joint tokens and canvas pictures. Picklable, for worker processes.
 
-    modalities: names of the stored modalities of a pair.
+    modalities: names of the stored modalities of a pair; those of the previous frame need `has_history`.
     has_flip: also make the tokens of the mirrored joints.
     is_captioned_by_sight: the captioner needs the pictures of reference frames, even if no picture tokens are stored.
+    has_history: keep the previous frame of each pair, as the miner found it.
     """
 
     source: ClipSource
@@ -66,6 +68,7 @@ class ClipPreparer:
     modalities: Sequence[str] = PAIR_MODALITIES
     has_flip: bool = False
     is_captioned_by_sight: bool = False
+    has_history: bool = True
 
     def __call__(self, clip_id: str) -> PreparedClip | Rejection:
         """The clip, or why it is not used."""
@@ -97,8 +100,8 @@ class ClipPreparer:
             raise ClipError(_reason(error)) from error
 
     def stores(self, kind: str) -> bool:
-        """Whether a modality of this kind ("tok_rgb", "coords"), of reference or successor, is stored."""
-        return kind in self.modalities or f"{kind}_next" in self.modalities
+        """Whether a modality of this kind ("tok_rgb", "coords"), of any frame of a pair, is stored."""
+        return any(frame_of(name)[0] == kind for name in self.modalities)
 
     def _prepare(self, clip: Clip) -> PreparedClip | Rejection:
         if clip.joints is None and not self.stores("tok_rgb"):
@@ -107,7 +110,9 @@ class ClipPreparer:
         pairs, pictures = self._mine(clip, window)
         if not pairs:
             return Rejection(clip.id, "; ".join((self._no_pair(len(clip.frames)), *clip.notes)))
-        frames = sorted({index for pair in pairs for index in (pair.reference, pair.successor)})
+        if not self.has_history:
+            pairs = [pair._replace(previous=None) for pair in pairs]
+        frames = self._stored_frames(pairs)
         shown = self._shown(pairs, frames)
         joints = None if clip.joints is None else window.joints(clip.joints)
         staged = StagedClip(
@@ -121,7 +126,8 @@ class ClipPreparer:
             pairs=tuple(pairs),
             captions=(),
             frames=tuple(frames),
-            tokens=self._joint_tokens(joints, frames) if self.stores("coords") else {},
+            tokens=self._joint_tokens(joints, frames) if joints is not None and self.stores("coords") else {},
+            fps=clip.fps,
         )
         return PreparedClip(staged, len(clip.frames), shown, self._carried(clip, window, shown, pictures))
 
@@ -153,6 +159,13 @@ class ClipPreparer:
                 take(pair.successor)
         return pairs, pictures
 
+    def _stored_frames(self, pairs: Sequence[FramePair]) -> list[int]:
+        """Indices of the frames of which tokens are stored, ascending."""
+        frames = {index for pair in pairs for index in (pair.reference, pair.successor)}
+        if any(frame_of(name)[1] == -1 for name in self.modalities):
+            frames |= {pair.previous for pair in pairs if pair.previous is not None}
+        return sorted(frames)
+
     def _shown(self, pairs: Sequence[FramePair], frames: Sequence[int]) -> tuple[int, ...]:
         if self.stores("tok_rgb"):
             return tuple(frames)
@@ -174,11 +187,9 @@ class ClipPreparer:
     def _max_pictures(self) -> int:
         return max(1, MAX_BYTES_OF_PICTURES // (3 * self.canvas.size**2))
 
-    def _joint_tokens(self, joints: Joints | None, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """ "coords", and "coords.flip" with `has_flip`: (F, 3, 13) uint16; zeros, all invisible, without joints."""
+    def _joint_tokens(self, joints: Joints, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """ "coords", and "coords.flip" with `has_flip`: (F, 3, 13) uint16."""
         names = ("coords", "coords.flip") if self.has_flip else ("coords",)
-        if joints is None:
-            return {name: np.zeros((len(frames), 3, NUM_JOINTS), np.uint16) for name in names}
         codec, tokens = JointCodec(self.canvas.size), {}
         for name, seen in zip(names, (joints, mirror_joints(joints, self.canvas.size))):
             tokens[name] = codec.encode(seen.xy[frames], seen.is_visible[frames])
@@ -195,4 +206,4 @@ def _reason(error: Exception) -> str:
 
 
 def _rectangle(window: Window) -> list[float]:
-    return [window.left, window.top, window.width, window.height]
+    return [float(side) for side in (window.left, window.top, window.width, window.height)]

@@ -22,7 +22,9 @@ except ImportError:  # Windows has other locks: two runs at once are not detecte
     fcntl = None  # type: ignore[assignment]
 
 from m3.core.files import write_atomic, write_text_atomic
+from m3.core.modalities import frame_of
 from m3.core.types import FramePair, Rejection, TokenizedPair
+from m3.shards.meta import pair_meta
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,15 @@ class Unreadable(Rejection):
 class StagedClip:
     """All pairs of one clip.
 
-    clip, action, is_train, notes: as in the clip.
-    has_joints: False for a clip without annotations; the tokens of its joints are all invisible.
+    clip, action, is_train, notes, fps: as in the clip.
+    has_joints: False for a clip without annotations, which has no tokens of joints.
     canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
     pose_extent_px: see `m3.core.types.PairInfo`.
     pairs: in order.
     captions: one per pair.
     frames: F indices of the frames that occur in pairs, ascending.
-    tokens: of these frames, each (F, …) uint16: "tok_rgb" and "coords", where they are stored, and their mirror
-        images "tok_rgb.flip" and "coords.flip".
+    tokens: of these frames, each (F, …) uint16: "tok_rgb" and "coords", where they are stored and the clip has them,
+        and their mirror images "tok_rgb.flip" and "coords.flip".
     """
 
     clip: str
@@ -56,26 +58,25 @@ class StagedClip:
     captions: tuple[str | None, ...]
     frames: tuple[int, ...]
     tokens: dict[str, np.ndarray]
+    fps: float | None = None
 
     def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
-        """Pair `index` as it goes into a shard, with these token members ("coords_next", "tok_rgb.flip", …)."""
+        """Pair `index` as it goes into a shard, with those of these token members ("coords_next", "tok_rgb_prev.flip",
+        …) that it has: none of joints in a clip without them, none of a previous frame at the clip's start."""
         pair, caption, tokens = self.pairs[index], self.captions[index], {}
+        frames = {-1: pair.previous, 0: pair.reference, 1: pair.successor}
         for member in members:
             modality, dot, variant = member.partition(".")
-            frame = pair.successor if modality.endswith("_next") else pair.reference
-            of_frames = self.tokens[modality.removesuffix("_next") + dot + variant]  # (F, …)
+            kind, place = frame_of(modality)
+            if (frame := frames[place]) is None or (kind == "coords" and not self.has_joints):
+                continue
+            of_frames = self.tokens[kind + dot + variant]  # (F, …)
             tokens[member] = of_frames[bisect_left(self.frames, frame)]
         return TokenizedPair(
             key=f"{self.clip}-{pair.reference:06d}",
             tokens=tokens,
             captions=() if caption is None else (caption,),
-            meta={
-                "clip": self.clip,
-                **pair._asdict(),
-                "action": self.action,
-                "canvas": self.canvas,
-                "pose_extent_px": self.pose_extent_px,
-            },
+            meta=pair_meta(pair, self.clip, self.action, self.canvas, self.pose_extent_px, self.fps),
         )
 
 

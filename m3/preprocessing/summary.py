@@ -79,7 +79,7 @@ def _facts(manifest: Manifest) -> list[str]:
         extra = f"; {unseen:,} frames show none" if unseen else ""
         lines.append(f"visible joints: {100 * statistics['visible_joints']:.1f}%{extra}")
     if not manifest.has_joints:
-        lines.append("no clip has joints: those in the data set are all invisible")
+        lines.append("no clip has joints: there are none in the data set")
     vocabularies = {each.name: Vocabulary(each.vocabulary, each.num_ids) for each in manifest.modalities}
     if undrawn := [name for name, vocabulary in vocabularies.items() if interpreter_of(vocabulary) is None]:
         lines.append(f"{', '.join(undrawn)}: not in the contact sheet, without an interpreter (docs/extending.md)")

@@ -22,8 +22,9 @@ import numpy as np
 from m3.clips.base import ClipError
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE_STRIDE, ModalityTable, frame_of
-from m3.core.types import TokenizedPair
+from m3.core.types import FramePair, TokenizedPair
 from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities
+from m3.shards.meta import pair_meta
 from m3.shards.split import SPLITS
 
 FOLDERS_OF_SPLIT = {"train": ("train",), "eval": ("eval", "val", "valid", "validation"), "test": ("test",)}
@@ -91,19 +92,12 @@ class TokenizedFolders:
             raise ClipError(f'{sample_id}: a sample\'s name must be free of "."')
         tokens = {modality.name: self._tokens(split, sample_id, modality) for modality in self.modalities}
         captions = self._captions(split, sample_id)
+        canvas = {"mode": "unknown", "size": self.canvas_size, "window": [0.0] * 4}
         return TokenizedPair(
             key=f"{split}-{sample_id}-000000",
             tokens=tokens,
             captions=tuple(captions),
-            meta={
-                "clip": f"{split}-{sample_id}",
-                "reference": 0,
-                "successor": 1,
-                "ssim": None,
-                "action": None,
-                "canvas": {"mode": "unknown", "size": self.canvas_size, "window": None},
-                "pose_extent_px": None,
-            },
+            meta=pair_meta(FramePair(0, 1, None), f"{split}-{sample_id}", None, canvas, None, None),
         )
 
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from m3.core.files import write_text_atomic
 from m3.core.joints import NUM_JOINTS
-from m3.core.modalities import JOINTS, PICTURE
+from m3.core.modalities import JOINTS, PICTURE, frame_of
 from m3.core.types import Rejection
 from m3.shards.transport import address, is_local, read_stored
 
@@ -21,12 +21,19 @@ CONTACT_SHEET_NAME = "contact_sheet.png"
 TABLES_FOLDER = ".tables"
 """Folder of the token tables, beside the splits."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""2 had neither previous frames nor labels, null where something is unknown, and all tokens in every sample."""
+
+_READABLE_VERSIONS = (2, 3)
+
+
+class ShardError(ValueError):
+    """A shard contradicts the manifest: other bytes, or other samples."""
 
 
 @dataclass(frozen=True)
 class StoredModality:
-    """One token member of every sample.
+    """One token member of the samples.
 
     name: as in the modality table; the member is `{name}.npy`.
     shape: of the stored array, whose dtype is uint16.
@@ -41,7 +48,7 @@ class StoredModality:
 
     @property
     def length(self) -> int:
-        """Tokens of one sample."""
+        """Tokens of a sample that has the modality."""
         length = 1
         for side in self.shape:
             length *= side
@@ -49,15 +56,39 @@ class StoredModality:
 
 
 PAIR_MODALITIES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
-"""The modalities that are made from clips, in the order in which data sets store them."""
+"""The modalities of reference and successor that are made from clips, in the order in which data sets store them."""
+
+HISTORY_MODALITIES = ("tok_rgb_prev", "coords_prev")
+"""Those of the previous frame, stored after them."""
+
+CLIP_MODALITIES = (*PAIR_MODALITIES, *HISTORY_MODALITIES)
+"""All modalities that are made from clips."""
+
+_SOURCES_OF = {
+    "motion_prev": ("coords", "coords_prev"),
+    "motion_next": ("coords", "coords_next"),
+    **dict.fromkeys(("gap_prev", "gap_next", "seconds_prev", "seconds_next", "action", "captions"), ()),
+}
+"""Modality that is derived when a sample is read → the stored modalities that it needs; meta.json has the rest."""
+
+
+def stored_for(names: Sequence[str]) -> tuple[str, ...]:
+    """The stored modalities that a run's modalities need: those of clips in their order, then others as they come.
+
+    "gap_next", "coords_next", "motion_prev" → "coords", "coords_next", "coords_prev".
+    """
+    needed = dict.fromkeys(source for name in names for source in _SOURCES_OF.get(name, (name,)))
+    others = (name for name in needed if name not in CLIP_MODALITIES)
+    return (*(name for name in CLIP_MODALITIES if name in needed), *others)
 
 
 def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIES) -> tuple[StoredModality, ...]:
-    """The modalities of a pair that are in `names`, for pictures of `grid` = (rows, columns) tokens."""
-    picture = (grid, PICTURE.name, PICTURE.num_ids)
-    joints = ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids)
-    kinds = {"tok_rgb": picture, "coords": joints, "tok_rgb_next": picture, "coords_next": joints}
-    return tuple(StoredModality(name, *kinds[name]) for name in PAIR_MODALITIES if name in names)
+    """The modalities of clips that are in `names`, for pictures of `grid` = (rows, columns) tokens."""
+    kinds = {
+        "tok_rgb": (grid, PICTURE.name, PICTURE.num_ids),
+        "coords": ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids),
+    }
+    return tuple(StoredModality(name, *kinds[frame_of(name)[0]]) for name in CLIP_MODALITIES if name in names)
 
 
 def token_members(names: Sequence[str], variants: Sequence[str]) -> tuple[str, ...]:
@@ -81,8 +112,9 @@ class Manifest:
     settings: the configuration of each stage, without paths, devices and worker counts.
     source: name and fingerprint (sha256) of the data that went in.
     canvas: mode and size in pixels.
-    modalities: the stored ones, in the order of their tokens in a row of the token table.
-    has_joints: False where no clip had joints; their tokens are then all invisible.
+    modalities: the stored ones, in the order of their tokens in a row of the token table. A sample lacks those of the
+        previous frame at its clip's start, and those of joints where its clip has none; version 2 has all in each.
+    has_joints: False where no clip had joints.
     variants: augmented versions of each sample stored beside it, () or ("flip",): members `{name}.flip.npy`.
     tokenizer: name, fingerprint (sha256 of the weights) and settings of the picture tokenizer.
     captioner: name, fingerprint (None without weights) and settings.
@@ -92,6 +124,8 @@ class Manifest:
     rejected: clips that were not used.
     notes: irregularities of clips that were used.
     statistics: see `m3.preprocessing.statistics`; empty for data without clips.
+    actions: the labels that occur in any split, sorted; empty in version 2.
+    schema_version: 2 or 3.
     """
 
     settings: dict[str, Any]
@@ -108,6 +142,7 @@ class Manifest:
     rejected: tuple[Rejection, ...]
     notes: tuple[dict[str, str], ...]
     statistics: dict[str, Any]
+    actions: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -139,7 +174,7 @@ class Manifest:
 
     @classmethod
     def load(cls, root: str | Path) -> Manifest:
-        """Read `root/dataset.json` from a folder or any other address of `m3.shards.transport`.
+        """Read `root/dataset.json`, schema version 2 or 3, from a folder or any other address of `m3.shards.transport`.
 
         Raises FileNotFoundError, or ValueError for damaged JSON and for another schema version.
         """
@@ -157,11 +192,15 @@ class Manifest:
             fields = json.loads(content)
         except ValueError as error:
             raise ValueError(f"{path}: not JSON ({error}); make the data again with overwrite=true") from error
-        if fields.get("schema_version") != SCHEMA_VERSION:
+        if fields.get("schema_version") not in _READABLE_VERSIONS:
             raise ValueError(
-                f"{path}: schema version {fields.get('schema_version')}, this m3 reads {SCHEMA_VERSION}; "
-                "make the data again with overwrite=true"
+                f"{path}: schema version {fields.get('schema_version')}, this m3 reads "
+                f"{' and '.join(map(str, _READABLE_VERSIONS))}; make the data again with overwrite=true"
             )
+        actions = fields.get("actions", [])
+        if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
+            raise ValueError(f"{path}: actions is no list of labels; make the data again with overwrite=true")
+        fields["actions"] = tuple(actions)
         del fields["num_pairs"]
         fields["modalities"] = tuple(StoredModality(**m | {"shape": tuple(m["shape"])}) for m in fields["modalities"])
         fields["shards"] = {split: tuple(Shard(**s) for s in shards) for split, shards in fields["shards"].items()}

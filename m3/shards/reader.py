@@ -12,17 +12,17 @@ from typing import IO
 
 import numpy as np
 
-from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS
-from m3.shards.manifest import Manifest, Shard, StoredModality
+from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, frame_of
+from m3.shards.manifest import SCHEMA_VERSION, Manifest, Shard, ShardError, StoredModality
+from m3.shards.meta import META_NAME, previous_frame, read_meta
 from m3.shards.transport import address, read_stored
 
 _REMEDY = "copy it again from where it was made, or make the data again with `python preprocess.py … overwrite=true`"
 _MAX_BYTES_IN_MEMORY = 2**28
 _CHUNK_BYTES = 2**20
 
-
-class ShardError(ValueError):
-    """A shard contradicts the manifest: other bytes, or other samples."""
+_JOINTS, _PREVIOUS = "coords", -1
+"""The modality that clips may lack, and the frame; see `m3.core.modalities.frame_of`."""
 
 
 def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
@@ -110,22 +110,55 @@ def _samples(content: IO[bytes], wanted: Container[str] | None = None) -> Iterat
         yield key, members
 
 
-def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> np.ndarray:
+def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of a sample side by side: the manifest's modalities in order, then those of each variant.
 
     where: names file and sample in an error.
     Returns:
-        (S · (1 + number of variants),) uint16.
+        (S · (1 + number of variants),) uint16 tokens, zeros where the sample lacks the modality.
+        (K,) uint16 number of tokens of each modality, 0 where the sample lacks it; the same in each variant.
     Raises:
-        ShardError naming the member that is missing or does not match the manifest.
+        ShardError naming the member that is missing, should not be there, or does not match the manifest.
     """
-    versions = ["", *(f".{variant}" for variant in manifest.variants)]
-    parts = [
-        _tokens(members, f"{modality.name}{version}.npy", modality, where)
-        for version in versions
-        for modality in manifest.modalities
-    ]
-    return np.concatenate(parts)
+    is_present = _is_present(members, manifest.modalities, "", manifest.schema_version, where)
+    parts = []
+    for version in ("", *(f".{variant}" for variant in manifest.variants)):
+        for modality, is_there in zip(manifest.modalities, is_present):
+            member = f"{modality.name}{version}.npy"
+            parts.append(
+                _tokens(members, member, modality, where) if is_there else _absent(members, member, modality, where)
+            )
+    return np.concatenate(parts), _lengths(manifest.modalities, is_present)
+
+
+def _is_present(
+    members: dict[str, bytes], modalities: Sequence[StoredModality], version: str, schema_version: int, where: str
+) -> list[bool]:
+    """For each modality, whether the sample has it: joints of all its frames or of none, the previous frame where
+    meta.json names one, and everything else.
+
+    version: "" or ".flip".
+    """
+    if schema_version == 2:
+        return [True] * len(modalities)
+    frames = [frame_of(modality.name) for modality in modalities]
+    has_joints = any(
+        f"{modality.name}{version}.npy" in members for modality, (kind, _) in zip(modalities, frames) if kind == _JOINTS
+    )
+    has_previous = True
+    if any(frame == _PREVIOUS for _, frame in frames):
+        has_previous = previous_frame(read_meta(members, where), where) is not None
+    return [(has_joints or kind != _JOINTS) and (has_previous or frame != _PREVIOUS) for kind, frame in frames]
+
+
+def _lengths(modalities: Sequence[StoredModality], is_present: Sequence[bool]) -> np.ndarray:
+    return np.array([modality.length * is_there for modality, is_there in zip(modalities, is_present)], np.uint16)
+
+
+def _absent(members: dict[str, bytes], member: str, modality: StoredModality, where: str) -> np.ndarray:
+    if member in members:
+        raise ShardError(f"{where}: a member {member}, though the sample has no such frame or no joints")
+    return np.zeros(modality.length, np.uint16)
 
 
 def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, where: str) -> np.ndarray:
@@ -150,28 +183,47 @@ class RowReader:
     Args:
         modalities: to read, in this order.
         variant: None, or the name of a stored variant.
+        schema_version: of the manifest.
     """
 
-    def __init__(self, modalities: Sequence[StoredModality], variant: str | None = None) -> None:
-        self._wanted = []
+    def __init__(
+        self,
+        modalities: Sequence[StoredModality],
+        variant: str | None = None,
+        schema_version: int = SCHEMA_VERSION,
+    ) -> None:
+        self._modalities, self._schema_version = tuple(modalities), schema_version
+        self._version = "" if variant is None else f".{variant}"
+        self._headers = []
         for modality in modalities:
-            name = f"{modality.name}.npy" if variant is None else f"{modality.name}.{variant}.npy"
             empty = io.BytesIO()
             np.lib.format.write_array(empty, np.zeros(modality.shape, np.uint16), allow_pickle=False)
-            header = empty.getvalue()[: -2 * modality.length]
-            self._wanted.append((name, modality, header, len(empty.getvalue())))
+            self._headers.append(empty.getvalue()[: -2 * modality.length])
 
     @property
     def members(self) -> tuple[str, ...]:
-        return tuple(name for name, *_ in self._wanted)
+        """Names of the members that `read` needs."""
+        names = tuple(f"{modality.name}{self._version}.npy" for modality in self._modalities)
+        needs_meta = any(frame_of(modality.name)[1] == _PREVIOUS for modality in self._modalities)
+        return (*names, META_NAME) if needs_meta else names
 
-    def read(self, members: dict[str, bytes], where: str) -> np.ndarray:
-        """(S,) uint16. Raises ShardError for a missing member, another shape or dtype; callers check the ids."""
+    def read(self, members: dict[str, bytes], where: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Returns:
+            (S,) uint16 tokens, zeros where the sample lacks the modality; callers check the ids.
+            (K,) uint16 number of tokens of each modality, 0 where the sample lacks it.
+        Raises:
+            ShardError for a member that is missing or should not be there, another shape or dtype.
+        """
+        is_present = _is_present(members, self._modalities, self._version, self._schema_version, where)
         parts = []
-        for name, modality, header, num_bytes in self._wanted:
+        for modality, header, is_there in zip(self._modalities, self._headers, is_present):
+            name = f"{modality.name}{self._version}.npy"
             content = members.get(name, b"")
-            if len(content) == num_bytes and content.startswith(header):
+            if not is_there:
+                parts.append(_absent(members, name, modality, where))
+            elif len(content) == len(header) + 2 * modality.length and content.startswith(header):
                 parts.append(np.frombuffer(content, np.uint16, offset=len(header)))
             else:
                 parts.append(_tokens(members, name, modality, where))
-        return np.concatenate(parts)
+        return np.concatenate(parts), _lengths(self._modalities, is_present)

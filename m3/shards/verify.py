@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from m3.core.progress import track
 from m3.shards.manifest import Manifest, Shard
+from m3.shards.meta import KEYS_OF_VERSION_2, META_TYPES, captions_of, pair_info, read_meta
 from m3.shards.reader import read_shard, token_row
 from m3.shards.split import SPLITS
-
-_META_KEYS = ("clip", "reference", "successor", "ssim", "canvas", "action", "pose_extent_px")
 
 
 def verify_dataset(root: str | Path) -> tuple[Manifest, list[str]]:
     """Reads every shard of the data set `root` again; one fault does not hide the next.
 
-    It checks each shard's sha256 and number of samples, each sample's key, members, shapes and ids, that no key
-    occurs twice, the clips of each split, that no clip is in two splits where the split keeps clips together, the
-    text tokenizer, and that the manifest lists every shard.
+    It checks each shard's sha256 and number of samples, each sample's key, members, shapes and ids, meta.json and
+    captions.json, that no key occurs twice, the clips of each split, that no clip is in two splits where the split
+    keeps clips together, the text tokenizer, and that the manifest lists every shard.
 
     Returns:
         The manifest, and a line for each fault.
@@ -57,24 +55,31 @@ def _faults_of_sample(members: dict[str, bytes], manifest: Manifest, key: str, w
     except ValueError as error:
         yield str(error)
     try:
-        meta, captions = json.loads(members["meta.json"]), json.loads(members["captions.json"])
-        missing = [name for name in _META_KEYS if name not in meta]
-        if missing:
+        captions_of(members, where)
+        meta = read_meta(members, where)
+        keys = KEYS_OF_VERSION_2 if manifest.schema_version == 2 else tuple(META_TYPES)
+        if missing := [name for name in keys if name not in meta]:
             yield f"{where}: meta.json lacks {', '.join(missing)}"
-        elif key != f"{meta['clip']}-{meta['reference']:06d}":
-            yield f"{where}: meta.json is of clip {meta['clip']}, reference frame {meta['reference']}"
-        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            yield f"{where}: captions.json is no list of texts"
-    except KeyError as error:
-        yield f"{where}: no member {error.args[0]}"
-    except (ValueError, TypeError) as error:
-        yield f"{where}: meta.json or captions.json cannot be read ({error})"
+            return
+        info = pair_info(key, meta, where)
+    except ValueError as error:
+        yield str(error)
+        return
+    if key != f"{info.clip}-{info.reference:06d}":
+        yield f"{where}: meta.json is of clip {info.clip}, reference frame {info.reference}"
+    if manifest.schema_version == 2:
+        return
+    for name, expected in META_TYPES.items():
+        if type(meta[name]) is not expected:
+            yield f"{where}: meta.json has {name} of type {type(meta[name]).__name__}, need {expected.__name__}"
+    if info.action is not None and info.action not in manifest.actions:
+        yield f"{where}: action {info.action!r} is not among the manifest's"
 
 
 def _clip(members: dict[str, bytes]) -> str:
     try:
-        return json.loads(members["meta.json"])["clip"]
-    except (KeyError, ValueError, TypeError):
+        return pair_info("", read_meta(members, "")).clip
+    except ValueError:
         return ""  # reported by _faults_of_sample
 
 

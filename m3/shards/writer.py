@@ -16,6 +16,7 @@ from webdataset.writer import TarWriter
 from m3.core.files import atomic_file
 from m3.core.types import TokenizedPair
 from m3.shards.manifest import Shard
+from m3.shards.meta import CAPTIONS_NAME, META_NAME, stored_captions
 
 
 class _Hashing:
@@ -54,7 +55,8 @@ def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
 
 def _members(pair: TokenizedPair) -> dict[str, Any]:
     tokens = {f"{name}.npy": _npy(ids) for name, ids in pair.tokens.items()}
-    return {"__key__": pair.key, **tokens, "captions.json": _json(pair.captions), "meta.json": _json(pair.meta)}
+    captions, meta = _json(stored_captions(pair.captions)), _json(pair.meta)
+    return {"__key__": pair.key, **tokens, CAPTIONS_NAME: captions, META_NAME: meta}
 
 
 def _npy(ids: np.ndarray) -> bytes:

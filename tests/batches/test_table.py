@@ -31,7 +31,7 @@ def test_rows_are_the_samples_in_order(data: Path):
         assert np.array_equal(row, np.concatenate([pair.tokens[name].ravel() for name in NAMES]))
         info = table.pairs[number]
         assert (info.key, info.clip, info.reference, info.successor) == (pair.key, "0001", number, number + 1)
-        assert (info.action, info.pose_extent_px) == ("walk", 30.0)
+        assert (info.action, info.pose_extent_px, info.previous, info.fps) == ("walk", 30.0, None, 25.0)
     assert len(TokenTable.open(data, "eval")) == 1 and TokenTable.open(data, "test").tokens.shape == (0, 90)
 
 
@@ -49,6 +49,8 @@ def test_a_table_is_built_once_and_again_for_another_manifest(data: Path):
 def test_columns_follow_the_run(data: Path):
     table = TokenTable.open(data, "train")
     assert np.shares_memory(table.columns(modality_table()), table.tokens)
+    poses = table.columns(modality_table(("tok_rgb_next", "coords_next"), (6, 39)))
+    assert np.shares_memory(poses, table.tokens) and np.array_equal(poses, table.tokens[:, 45:])
     swapped = table.columns(modality_table(("coords_next", "tok_rgb"), (39, 6)))
     assert np.array_equal(swapped, np.concatenate([table.tokens[:, 51:], table.tokens[:, :6]], axis=1))
     with pytest.raises(ValueError, match="wants 256 tokens of tok_rgb, the data set has 6"):

@@ -33,17 +33,28 @@ def first_different(frames: Sequence[np.ndarray], reference: int, threshold: flo
     return None
 
 
-def plain_chain(frames: Sequence[np.ndarray], threshold: float) -> list[tuple[int, int, float]]:
+Pair = tuple[int, int, float | None, int | None]  # reference, successor, SSIM, previous
+
+
+def plain_chain(frames: Sequence[np.ndarray], threshold: float) -> list[Pair]:
+    """The previous frame of a pair is the reference of the pair that ends where it begins."""
     pairs, reference = [], 0
     while pair := first_different(frames, reference, threshold):
         pairs.append(pair)
         reference = pair[1]
-    return pairs
+    came_from = {successor: reference for reference, successor, _ in pairs}
+    return [(*pair, came_from.get(pair[0])) for pair in pairs]
 
 
-def plain_dense(frames: Sequence[np.ndarray], threshold: float) -> list[tuple[int, int, float]]:
+def plain_dense(frames: Sequence[np.ndarray], threshold: float) -> list[Pair]:
     pairs = (first_different(frames, reference, threshold) for reference in range(len(frames)))
-    return [pair for pair in pairs if pair]
+    return [(*pair, before(*pair[:2])) for pair in pairs if pair]
+
+
+def before(reference: int, successor: int) -> int | None:
+    """As many frames before the reference as the successor is after it."""
+    gap = successor - reference
+    return reference - gap if gap <= reference else None
 
 
 def demo_frames(clip: int, num_frames: int = 14, size: tuple[int, int] = (120, 161)) -> list[np.ndarray]:
@@ -157,7 +168,7 @@ def test_dense_is_the_same_in_any_amount_of_memory(frames_in_memory: int, monkey
     monkeypatch.setattr(Dense, "max_bytes", frames_in_memory * FastSsim((60, 80)).bytes_per_frame)
     counted = CountedFrames(frames)
     expected = plain_dense(frames, 0.9)
-    assert len({later - reference for reference, later, _ in expected}) > 3 and len(expected) < 29
+    assert len({later - reference for reference, later, *_ in expected}) > 3 and len(expected) < 29
     assert list(Dense(0.9).pairs(counted)) == expected
     if frames_in_memory == 100:
         assert sorted(set(counted.read)) == list(range(30)) and len(counted.read) <= 31
@@ -207,21 +218,23 @@ def test_frames_too_small_for_ssim_are_rejected(miner: type):
 )  # fmt: skip
 def test_stride_is_exact(step: int | float | str, num_frames: int, distance: int | None):
     pairs = list(Stride(step).pairs([None] * num_frames))
-    expected = [] if distance is None else [(i, i + distance, None) for i in range(num_frames - distance)]
+    expected = [] if distance is None else [
+        (i, i + distance, None, before(i, i + distance)) for i in range(num_frames - distance)]  # fmt: skip
     assert pairs == expected
 
 
 def test_every_number_of_frames_gives_the_step_of_whole_numbers():
     for num_frames in range(2, 700):
-        reference, successor, _ = next(Stride("1/17").pairs(range(num_frames)))
+        reference, successor, *_ = next(Stride("1/17").pairs(range(num_frames)))
         assert (reference, successor) == (0, max(1, (num_frames - 1) // 17))
 
 
 def test_stride_as_a_chain_and_with_a_limit():
-    assert list(Stride(3, "chain").pairs(range(11))) == [(0, 3, None), (3, 6, None), (6, 9, None)]
-    assert list(Stride(3, "chain").pairs(range(10))) == [(0, 3, None), (3, 6, None), (6, 9, None)]
-    assert list(Stride(3, "every", 2).pairs(range(11))) == [(0, 3, None), (1, 4, None)]
-    assert list(Stride(3, "chain", 1).pairs(range(11))) == [(0, 3, None)]
+    chain = [(0, 3, None, None), (3, 6, None, 0), (6, 9, None, 3)]
+    assert list(Stride(3, "chain").pairs(range(11))) == chain == list(Stride(3, "chain").pairs(range(10)))
+    assert list(Stride(3, "every", 4).pairs(range(11))) == [
+        (0, 3, None, None), (1, 4, None, None), (2, 5, None, None), (3, 6, None, 0)]  # fmt: skip
+    assert list(Stride(3, "chain", 1).pairs(range(11))) == chain[:1]
 
 
 def test_only_stride_needs_no_pictures():

@@ -48,7 +48,9 @@ def test_the_manifest_says_what_there_is(world: Path, made: tuple[Path, Manifest
     assert Manifest.load(out) == manifest
     assert manifest.num_clips == {"train": 4, "eval": 1, "test": 1}
     assert [(m.name, m.shape) for m in manifest.modalities] == [
-        ("tok_rgb", (2, 2)), ("coords", (3, 13)), ("tok_rgb_next", (2, 2)), ("coords_next", (3, 13))]  # fmt: skip
+        ("tok_rgb", (2, 2)), ("coords", (3, 13)), ("tok_rgb_next", (2, 2)), ("coords_next", (3, 13)),
+        ("tok_rgb_prev", (2, 2)), ("coords_prev", (3, 13))]  # fmt: skip
+    assert manifest.schema_version == 3 and manifest.actions == ("bowl", "golf_swing", "squat")
     assert manifest.canvas == {"mode": "crop", "size": 32}
     assert manifest.tokenizer["name"] == "mini" and manifest.tokenizer["fingerprint"] == MiniTokenizer().fingerprint
     assert [rejection.clip for rejection in manifest.rejected] == ["0004"]
@@ -90,13 +92,15 @@ def test_a_pair_s_successor_is_the_next_pair_s_reference(made: tuple[Path, Manif
     for split in manifest.shards:
         by_reference = {(info.clip, info.reference): row for row, info in enumerate(TokenTable.open(out, split).pairs)}
         table = TokenTable.open(out, split)
-        half = table.tokens.shape[1] // 2
+        half = 4 + 39
         joined = [
             (row, by_reference[info.clip, info.successor])
             for row, info in enumerate(table.pairs)
             if (info.clip, info.successor) in by_reference
         ]
-        assert joined and all(np.array_equal(table.tokens[a, half:], table.tokens[b, :half]) for a, b in joined)
+        assert joined and all(
+            np.array_equal(table.tokens[a, half : 2 * half], table.tokens[b, :half]) for a, b in joined
+        )
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -171,7 +175,7 @@ def test_official_split_and_stretch_and_no_captions(world: Path, tmp_path: Path)
     test = samples(tmp_path / "data", "test")
     assert {sample["meta.json"]["clip"] for sample in test} == {"0003", "0006"}
     assert manifest.num_clips == {"train": 3, "eval": 1, "test": 2}
-    assert len(test) == 4 and all(sample["captions.json"] == [] for sample in test)
+    assert len(test) == 4 and all(sample["captions.json"] == [""] for sample in test)
     assert test[0]["tok_rgb.npy"].shape == (3, 3) and test[0]["meta.json"]["canvas"]["mode"] == "stretch"
 
 

@@ -38,7 +38,7 @@ def test_s3_holds_what_a_folder_holds_and_a_stream_reads_it(
     assert "contact_sheet.png" in stored(out) and not list((tmp_path / "scratch").iterdir())
     assert f"reasons in {out}/rejected.jsonl" in capsys.readouterr().out.replace("\n", "")
     assert Manifest.load(out) == manifest
-    rows = [token_row(s, manifest, k) for shard in manifest.shards["train"] for k, s in read_shard(out, shard)]
+    rows = [token_row(s, manifest, k)[0] for shard in manifest.shards["train"] for k, s in read_shard(out, shard)]
     assert np.array_equal(np.stack(rows), TokenTable.open(expected, "train").tokens)
 
 

@@ -26,7 +26,7 @@ from m3.core.types import Clip, Rejection
 from m3.preprocessing import encode, prepare
 from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.prepare import ClipPreparer, PreparedClip
-from m3.shards.manifest import Manifest
+from m3.shards.manifest import CLIP_MODALITIES, PAIR_MODALITIES, Manifest
 from m3.shards.reader import read_shard
 from m3.tokens.base import NoTokenizer
 from m3.tokens.mini import MiniTokenizer
@@ -147,8 +147,8 @@ def test_mirror_images_are_those_of_a_world_mirrored_on_disk(world: Path, tmp_pa
     assert manifest.variants == ("flip",) and Manifest.load(tmp_path / "one").variants == ()
     both, one = stored(tmp_path / "both"), stored(tmp_path / "one")
     assert both.keys() == one.keys() and len(both) > 12
-    names = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
     for key, members in both.items():
+        names = PAIR_MODALITIES if json.loads(members["meta.json"])["previous"] < 0 else CLIP_MODALITIES
         assert {name for name in members if name.endswith("npy")} == {
             f"{name}{variant}.npy" for name in names for variant in ("", ".flip")}  # fmt: skip
         for name in names:
@@ -156,7 +156,7 @@ def test_mirror_images_are_those_of_a_world_mirrored_on_disk(world: Path, tmp_pa
     is_other = [members["tok_rgb.npy"] != members["tok_rgb.flip.npy"] for members in both.values()]
     assert all(is_other)
     rows = TokenTable.open(tmp_path / "both", "train").tokens
-    assert rows.shape[1] == 2 * manifest.num_tokens and not np.array_equal(rows[:, :86], rows[:, 86:])
+    assert rows.shape[1] == 2 * manifest.num_tokens == 2 * 129 and not np.array_equal(rows[:, :129], rows[:, 129:])
 
 
 # ── poses alone, clips without joints ──────────────────────────────────────────────────────────────────────────────
@@ -176,12 +176,12 @@ def test_poses_alone_decode_nothing_that_the_miner_does_not_read() -> None:
 def test_tokenizer_none_stores_the_joint_tokens_of_a_whole_data_set(world: Path, tmp_path: Path) -> None:
     preprocess.run(config(world, tmp_path / "all"))
     manifest = preprocess.run(config(world, tmp_path / "poses", "tokenizer=none"))
-    assert [modality.name for modality in manifest.modalities] == list(POSES)
+    assert [modality.name for modality in manifest.modalities] == [*POSES, "coords_prev"]
     assert manifest.tokenizer == {"name": "none", "fingerprint": "", "settings": manifest.settings["tokenizer"]}
     everything, poses = stored(tmp_path / "all"), stored(tmp_path / "poses")
     assert everything.keys() == poses.keys()
     for key, members in poses.items():
-        assert set(members) == {"coords.npy", "coords_next.npy", "captions.json", "meta.json"}
+        assert set(members) - {"coords_prev.npy"} == {"coords.npy", "coords_next.npy", "captions.json", "meta.json"}
         assert all(members[name] == everything[key][name] for name in members)
 
 
@@ -191,10 +191,13 @@ COORDS = ("modalities=m3", "modalities.modalities=[coords,coords_next]", "modali
 
 
 def test_a_table_without_pictures_is_tokenizer_none(world: Path, tmp_path: Path) -> None:
-    preprocess.run(config(world, tmp_path / "none", "tokenizer=none"))
-    preprocess.run(config(world, tmp_path / "table", *COORDS, "tokenizer.path=/nowhere"))
-    for path in (p for p in (tmp_path / "none").rglob("*") if p.is_file()):
-        assert path.read_bytes() == (tmp_path / "table" / path.relative_to(tmp_path / "none")).read_bytes()
+    none = preprocess.run(config(world, tmp_path / "none", "tokenizer=none"))
+    table = preprocess.run(config(world, tmp_path / "table", *COORDS, "tokenizer.path=/nowhere"))
+    assert table.tokenizer == none.tokenizer and [modality.name for modality in table.modalities] == list(POSES)
+    everything, named = stored(tmp_path / "none"), stored(tmp_path / "table")
+    assert everything.keys() == named.keys()
+    for key, members in named.items():
+        assert members == {name: content for name, content in everything[key].items() if name != "coords_prev.npy"}
 
 
 @pytest.mark.parametrize(
@@ -214,12 +217,11 @@ def test_what_cannot_fit_stops_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_clip_without_joints_has_invisible_ones() -> None:
+def test_a_clip_without_joints_has_no_tokens_of_them() -> None:
     preparer = ClipPreparer(OneClip(Counted(4), has_joints=False), CropCanvas(32), EveryFrame(), has_flip=True)
     staged = ClipEncoder(preparer, MiniTokenizer(), NoCaptioner(), 4)(preparer("0001"))
     assert not staged.has_joints and staged.pose_extent_px is None
-    for name in ("coords", "coords.flip"):
-        assert staged.tokens[name].shape == (4, 3, 13) and not staged.tokens[name].any()
+    assert set(staged.tokens) == {"tok_rgb", "tok_rgb.flip"}
     assert staged.tokens["tok_rgb"].shape == staged.tokens["tok_rgb.flip"].shape == (4, 2, 2)
     nothing = ClipPreparer(OneClip(Counted(4), has_joints=False), CropCanvas(32), EveryFrame(), POSES)("0001")
     assert isinstance(nothing, Rejection) and "no joints" in nothing.reason

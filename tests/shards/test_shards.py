@@ -113,7 +113,7 @@ def test_webdataset_alone_reads_the_shards(tmp_path: Path, has_flip: bool):
         assert len(members) == (10 if has_flip else 6)
         for name, ids in pair.tokens.items():
             assert sample[f"{name}.npy"].dtype == np.uint16 and np.array_equal(sample[f"{name}.npy"], ids)
-        assert sample["captions.json"] == list(pair.captions)
+        assert sample["captions.json"] == (list(pair.captions) or [""])
         assert sample["meta.json"] == pair.meta
 
 
@@ -139,7 +139,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path):
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == manifest
     fields = json.loads((tmp_path / "dataset.json").read_text())
-    assert fields["schema_version"] == 2 and fields["num_pairs"] == {"train": 7, "eval": 1, "test": 0}
+    assert fields["schema_version"] == 3 and fields["num_pairs"] == {"train": 7, "eval": 1, "test": 0}
     assert manifest.num_tokens == 6 + 39 + 6 + 39
     assert manifest_hash(tmp_path) == hashlib.sha256((tmp_path / "dataset.json").read_bytes()).hexdigest()
 
@@ -164,7 +164,7 @@ def staged_clip() -> StagedClip:
     return StagedClip(
         clip="0001", action="walk", is_train=True, notes=("odd",), has_joints=True,
         canvas={"mode": "crop", "size": 48}, pose_extent_px=33.25,
-        pairs=(FramePair(0, 2, 0.5), FramePair(2, 5, 0.25)), captions=("a person", None), frames=(0, 2, 5),
+        pairs=(FramePair(0, 2, 0.5), FramePair(2, 5, 0.25, 0)), captions=("a person", None), frames=(0, 2, 5),
         tokens={"coords": rng.integers(0, 2, (3, 3, 13)).astype(np.uint16),
                 "tok_rgb": rng.integers(0, 64_000, (3, 3, 3)).astype(np.uint16),
                 "tok_rgb.flip": rng.integers(0, 64_000, (3, 3, 3)).astype(np.uint16)},
@@ -178,15 +178,22 @@ def test_staged_clips_come_back_and_give_samples(tmp_path: Path):
     again = Staging(tmp_path / "out.tmp", {"seed": 1})
     assert "0001" in again and "0002" in again and "0003" not in again
     assert again.read("0002") == Rejection("0002", "no JPEGs")
-    sample = again.read("0001").sample(1, ("tok_rgb", "tok_rgb_next", "coords_next", "tok_rgb_next.flip"))
+    members = ("tok_rgb", "tok_rgb_next", "coords_next", "tok_rgb_next.flip", "tok_rgb_prev", "tok_rgb_prev.flip")
+    sample = again.read("0001").sample(1, members)
     assert sample.key == "0001-000002" and sample.captions == ()
     expected = {"tok_rgb": ("tok_rgb", 1), "tok_rgb_next": ("tok_rgb", 2), "coords_next": ("coords", 2),
-                "tok_rgb_next.flip": ("tok_rgb.flip", 2)}  # fmt: skip
+                "tok_rgb_next.flip": ("tok_rgb.flip", 2), "tok_rgb_prev": ("tok_rgb", 0),
+                "tok_rgb_prev.flip": ("tok_rgb.flip", 0)}  # fmt: skip
     assert list(sample.tokens) == list(expected)
     for member, (name, row) in expected.items():
         assert np.array_equal(sample.tokens[member], staged_clip().tokens[name][row])
-    assert sample.meta == {"clip": "0001", "reference": 2, "successor": 5, "ssim": 0.25, "action": "walk",
-                           "canvas": {"mode": "crop", "size": 48}, "pose_extent_px": 33.25}  # fmt: skip
+    assert sample.meta == {"clip": "0001", "reference": 2, "successor": 5, "ssim": 0.25, "previous": 0,
+                           "action": "walk", "canvas": {"mode": "crop", "size": 48}, "pose_extent_px": 33.25,
+                           "fps": 0.0}  # fmt: skip
+    first = again.read("0001").sample(0, members)
+    assert list(first.tokens) == list(members[:4]) and first.meta["previous"] == -1
+    without_joints = replace(staged_clip(), has_joints=False).sample(1, members)
+    assert [name for name in members if name not in without_joints.tokens] == ["coords_next"]
 
 
 def test_staged_clips_of_other_settings_are_not_used(tmp_path: Path):

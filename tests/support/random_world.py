@@ -61,7 +61,7 @@ def write_data(root: Path, extra: Sequence[StoredModality] = ()) -> Manifest:
         for n in range(num_pairs):
             successor = {f"{name}_next": ids for name, ids in frames[n + 1].items()}
             meta = {"clip": clip, "reference": n, "successor": n + 1, "action": "jump", "pose_extent_px": 20.0}
-            pairs.append(TokenizedPair(f"{clip}-{n:06d}", {**frames[n], **successor}, "a jump", meta))
+            pairs.append(TokenizedPair(f"{clip}-{n:06d}", {**frames[n], **successor}, ("a jump",), meta))
     tokenizer = MiniTokenizer()
     in_split = {"train": [], "eval": [], "test": pairs}
     manifest = Manifest(

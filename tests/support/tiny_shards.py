@@ -7,18 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from m3.core.modalities import ModalityTable
-from m3.core.types import Rejection, TokenizedPair
+from m3.core.types import FramePair, Rejection, TokenizedPair
 from m3.shards.manifest import Manifest, Shard, pair_modalities
+from m3.shards.meta import pair_meta
 
 
 def tokenized_pair(number: int, clip: str = "0001", captions: tuple[str, ...] = ("a person walking",)) -> TokenizedPair:
+    """Pair `number` of a clip, without a previous frame."""
     rng = np.random.default_rng(number)
     tokens = {
         "tok_rgb": rng.integers(0, 64_000, (2, 3)), "coords": rng.integers(0, 2, (3, 13)),
         "tok_rgb_next": rng.integers(0, 64_000, (2, 3)), "coords_next": rng.integers(0, 2, (3, 13)),
     }  # fmt: skip
-    meta = {"clip": clip, "reference": number, "successor": number + 1, "ssim": 0.5, "action": "walk",
-            "canvas": {"mode": "crop", "size": 48}, "pose_extent_px": 30.0}  # fmt: skip
+    meta = pair_meta(FramePair(number, number + 1, 0.5), clip, "walk", {"mode": "crop", "size": 48}, 30.0, 25.0)
     return TokenizedPair(f"{clip}-{number:06d}", {k: v.astype(np.uint16) for k, v in tokens.items()}, captions, meta)
 
 
@@ -42,6 +43,7 @@ def small_manifest() -> Manifest:
         rejected=(Rejection("0009", "no JPEGs"),),
         notes=({"clip": "0001", "note": "odd"},),
         statistics={"visible_joints": 0.5},
+        actions=("run", "walk"),
     )
 
 

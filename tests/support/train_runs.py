@@ -52,7 +52,7 @@ def write_data(
             versions = {**frame(), **{f"{name}_next": ids for name, ids in frame().items()}}
             tokens |= {f"{name}{version}": versions[name] for name in names}
         meta = {"clip": f"{split}{n}", "reference": 0, "successor": 1, "action": None, "pose_extent_px": 20.0}
-        return TokenizedPair(f"{split}{n}-000000", tokens, None, meta)
+        return TokenizedPair(f"{split}{n}-000000", tokens, (), meta)
 
     shards = {s: write_shards(root, s, [pair(s, n) for n in range(count)], 50) for s, count in num_pairs.items()}
     manifest = Manifest(
