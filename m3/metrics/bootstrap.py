@@ -35,12 +35,14 @@ class ClipBootstrap:
 
     def resampled(self, ratio: Ratio, transform: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """(R, T) the score of each resample, NaN where no clip of it is scored."""
-        numerator, denominator = (self._times @ self._of_clips(part) for part in (ratio.numerator, ratio.denominator))
+        numerator, denominator = (
+            np.tensordot(self._times, self._of_clips(part), 1) for part in (ratio.numerator, ratio.denominator)
+        )
         return transform(quotient(numerator, denominator))
 
     def _of_clips(self, values: np.ndarray) -> np.ndarray:
-        """(N, T) → (C, T) sums."""
-        sums = np.zeros((self.num_clips, values.shape[1]))
+        """(N, …) → (C, …) sums."""
+        sums = np.zeros((self.num_clips, *values.shape[1:]))
         np.add.at(sums, self._place, values)
         return sums
 
@@ -57,5 +59,7 @@ def interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where the denominator is 0."""
+    """NaN where the denominator is 0. The numerator may have one more dimension, see `Ratio`."""
+    if numerator.ndim > denominator.ndim:
+        denominator = np.broadcast_to(denominator[..., None], numerator.shape)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -22,7 +22,8 @@ MAX_PSNR_DB = 100.0
 class Ratio:
     """A measure of N samples at T horizons.
 
-    numerator, denominator: (N, T) float64; the denominator is 0 where a sample is not scored.
+    numerator, denominator: (N, T) float64; the denominator is 0 where a sample is not scored. The numerator of a score
+        that is not a mean over samples is (N, T, M): quantities such as moments, of whose means it is a function.
     """
 
     numerator: np.ndarray
@@ -30,7 +31,9 @@ class Ratio:
 
     def only(self, is_kept: np.ndarray) -> Ratio:
         """The same, not scored where `is_kept`, broadcastable to (N, T) bool, is False."""
-        return Ratio(np.where(is_kept, self.numerator, 0.0), np.where(is_kept, self.denominator, 0.0))
+        kept = np.broadcast_to(is_kept, self.denominator.shape)
+        of_numerator = kept[..., None] if self.numerator.ndim > kept.ndim else kept
+        return Ratio(np.where(of_numerator, self.numerator, 0.0), np.where(kept, self.denominator, 0.0))
 
 
 def pck(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray, extent: np.ndarray, a: float) -> Ratio:

@@ -146,7 +146,10 @@ def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: M
 
 
 def _series(ratio: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
-    return _with_interval(_value(ratio, spec), bootstrap.resampled(ratio, spec.transform), ratio, bootstrap)
+    value = _value(ratio, spec)
+    # The scores of sets take time to resample; most actions have too few samples for them.
+    resampled = bootstrap.resampled(ratio, spec.transform) if not np.isnan(value).all() else value[None]
+    return _with_interval(value, _centered(resampled, value, spec), ratio, bootstrap)
 
 
 def _gain(model: Ratio, baseline: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
@@ -154,18 +157,36 @@ def _gain(model: Ratio, baseline: Ratio, spec: MetricSpec, bootstrap: ClipBootst
     model, baseline = model.only(has_both), baseline.only(has_both)
     sign = 1 if spec.is_better == "higher" else -1
     value = sign * (_value(model, spec) - _value(baseline, spec))
+    if np.isnan(value).all():
+        return _with_interval(value, value[None], model, bootstrap)
     resampled = bootstrap.resampled(model, spec.transform) - bootstrap.resampled(baseline, spec.transform)
-    return _with_interval(value, sign * resampled, model, bootstrap)
+    return _with_interval(value, _centered(sign * resampled, value, spec), model, bootstrap)
+
+
+def _centered(resampled: np.ndarray, value: np.ndarray, spec: MetricSpec) -> np.ndarray:
+    """(R, T) resamples, for a score of a set moved so that their median is the value.
+
+    A distance between sets grows as they get smaller, and a resample has fewer different samples. In simulations of
+    64 roll-outs the 95% intervals then contain the expected distance of a set of this size in 90 to 99% of all cases;
+    plain percentiles do in 65 to 92%.
+    """
+    if not spec.is_of_set:
+        return resampled
+    has_values = ~np.isnan(resampled).all(0)
+    return resampled - np.nanmedian(np.where(has_values, resampled, 0.0), 0) + value
 
 
 def _value(ratio: Ratio, spec: MetricSpec) -> np.ndarray:
-    """(T,), NaN where nothing is scored."""
-    return spec.transform(quotient(ratio.numerator.sum(0), ratio.denominator.sum(0)))
+    """(T,), NaN where fewer than `spec.min_samples` are scored."""
+    num_samples = (ratio.denominator > 0).sum(0)
+    value = spec.transform(quotient(ratio.numerator.sum(0), ratio.denominator.sum(0)))
+    return np.where(num_samples >= spec.min_samples, value, np.nan)
 
 
 def _with_interval(value: np.ndarray, resampled: np.ndarray, ratio: Ratio, bootstrap: ClipBootstrap) -> Series:
     num_clips = bootstrap.clips_with(ratio)
-    low, high = (_numbers(np.where(num_clips > 1, bound, np.nan)) for bound in interval(resampled))
+    has_interval = (num_clips > 1) & ~np.isnan(value)
+    low, high = (_numbers(np.where(has_interval, bound, np.nan)) for bound in interval(resampled))
     num_samples = (ratio.denominator > 0).sum(0)
     return Series(_numbers(value), low, high, num_samples.tolist(), num_clips.tolist())
 

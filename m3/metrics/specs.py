@@ -17,6 +17,7 @@ from m3.core.joints import NUM_JOINTS
 from m3.metrics import measures
 from m3.metrics.agreement import agreement, limb_colors
 from m3.metrics.comparison import Comparison
+from m3.metrics.frechet import MIN_SAMPLES, frechet_distance, motion_moments
 from m3.metrics.measures import Ratio
 from m3.metrics.samples import joint_diversity_px, picture_diversity
 
@@ -65,12 +66,14 @@ class MetricSpec:
     name: key in metrics.json. modality: the modality of a frame that it scores, such as "coords".
     measure: (frames of a series, comparison) → (N, T) `Ratio`, or None where frames or truth lack what it needs. With
         `series` = ("sample",) the first argument is the list of samples.
-    unit: "share", "ratio", "px", "dB" or "levels".
+    unit: "share", "ratio", "px", "L" (the larger side of the clip's pose box), "dB" or "levels".
     is_better: which values are better. "neither" for properties, such as the amount of motion: no value of one makes a
         prediction better, so it has no gains over baselines and no best of several samples.
     label: for plots and reports, without the unit. description: of the value, a phrase.
     why_absent: the reason given where it cannot be computed.
-    transform: from ratios of sums to the score, such as √.
+    transform: from ratios of sums, (…, T) or (…, T, M), to the score, (…, T); such as √.
+    min_samples: fewer scored samples have no score. Above 1 for a score that describes the samples as a set, and not a
+        mean over them: no best of several samples, and "sample" is the score of all of them together.
     is_error: the ratio before `transform` is better where it is lower.
     is_percent: a share that is shown in percent.
     short: label in the tables of first scores; None: not among them. headline: its place there, default last.
@@ -93,6 +96,7 @@ class MetricSpec:
     description: str
     why_absent: str
     transform: Callable[[np.ndarray], np.ndarray] = _identity
+    min_samples: int = 1
     is_error: bool = False
     is_percent: bool = False
     short: str | None = None
@@ -108,8 +112,13 @@ class MetricSpec:
     of_truth: float | None = None
 
     @property
+    def is_of_set(self) -> bool:
+        """Whether it describes all samples as a set."""
+        return self.min_samples > 1
+
+    @property
     def shown_unit(self) -> str:
-        """The unit as displayed: "%", "px", "dB", "levels", or "" for a share or a ratio."""
+        """The unit as displayed: "%", "px", "L", "dB", "levels", or "" for a share or a ratio."""
         return "%" if self.is_percent else "" if self.unit in ("share", "ratio") else self.unit
 
     @property
@@ -120,7 +129,7 @@ class MetricSpec:
     @property
     def num_digits(self) -> int:
         """Digits after the point of the displayed number."""
-        return 1 if self.shown_unit else 2 if self.unit == "ratio" else 3
+        return {"": 3, "L": 3}.get(self.shown_unit, 1) if self.unit != "ratio" else 2
 
     @property
     def short_title(self) -> str:
@@ -206,6 +215,15 @@ def _motion_ratio(frames: Frames, compared: Comparison) -> Ratio | None:
         return None
     is_scored = poses.is_scored & poses.is_in_reference
     return measures.motion_ratio(poses.xy, poses.true_xy, poses.reference_xy, is_scored)
+
+
+def _motion_frechet(frames: Frames, compared: Comparison) -> Ratio | None:
+    if "coords" not in frames.values or "coords" not in compared.truth.values:
+        return None
+    poses, true = frames.values["coords"], compared.truth.values["coords"]
+    is_present = compared.truth.is_present & frames.is_present
+    moments = motion_moments(poses.xy, true.xy, true.is_visible, is_present, compared.extent)
+    return moments if moments.denominator.sum(0).max() >= MIN_SAMPLES else None
 
 
 def _visibility_f1(frames: Frames, compared: Comparison) -> Ratio | None:
@@ -374,18 +392,26 @@ METRICS: dict[str, MetricSpec] = {
             of_truth=1.0,
         ),
         MetricSpec(
+            "motion_frechet", "coords", _motion_frechet, "L", "lower", "Fréchet distance of motion",
+            "Fréchet distance between generated and true motion up to the horizon: features of displacements and "
+            "accelerations of trunk, arms and legs",
+            f"fewer than {MIN_SAMPLES} roll-outs whose truth shows trunk, arms and legs, or no joints",
+            transform=frechet_distance, min_samples=MIN_SAMPLES, is_error=True, short="Fréchet", headline=6,
+            series=("model", *BASELINES, "argmax", "sample"), needs_annotation=True, rollouts_only=True,
+        ),
+        MetricSpec(
             "visibility_f1", "coords", _visibility_f1, "share", "higher", "visibility F1", "F1 of the visible joints",
             _NO_JOINTS, needs_annotation=True, in_preview=True,
         ),
         _picture_spec(
             "psnr", measures.squared_error, "PSNR, decoded truth",
             "against the truth's tokens, decoded; of the mean squared error over all pictures, 100 dB where it is 0",
-            unit="dB", transform=measures.psnr_db, is_error=True, short="PSNR", headline=6, in_preview=True,
+            unit="dB", transform=measures.psnr_db, is_error=True, short="PSNR", headline=7, in_preview=True,
             by_action=True,
         ),
         _picture_spec(
             "ssim", measures.ssim, "SSIM, decoded truth", "against the truth's tokens, decoded", short="SSIM",
-            headline=7, in_preview=True,
+            headline=8, in_preview=True,
         ),
         _picture_spec(
             "psnr_real", measures.squared_error, "PSNR, real frame", "against the real frame on the canvas", unit="dB",

@@ -33,7 +33,8 @@ def metrics_record(
     return {
         "schema_version": SCHEMA_VERSION,
         **facts,
-        "intervals": f"{LEVEL_PERCENT}% percentile bootstrap over clips, {NUM_RESAMPLES} resamples; null below 2 clips",
+        "intervals": f"{LEVEL_PERCENT}% percentile bootstrap over clips, {NUM_RESAMPLES} resamples; null below 2 "
+        "clips. Those of a score of all roll-outs as a set are moved so that the median of the resamples is the value",
         "gains": "how much better than a baseline the model is on the baseline's samples, paired; positive is better",
         "series": {name: text for name, text in SERIES.items() if any(name in score.series for score in scores)},
         "absent": absent | dict(undecoded or {}),

@@ -45,7 +45,9 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
 
     record = json.loads(result.metrics.read_text())
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
-    assert set(record["absent"]) == {"psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"}
+    assert set(record["absent"]) == {
+        "motion_frechet", "psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"
+    }  # fmt: skip
     assert set(record["by_action"]) == {"jump"}
     assert len(record["scores"]) == 12
     for name, entry in record["scores"].items():
@@ -180,7 +182,8 @@ def test_against_real_frames(filmed):
         errors.append(np.square(picture.astype(float) - result.made.truth.values["tok_rgb"][n, 1]).mean())
     assert line["tokenizer"].value[0] == pytest.approx(10 * math.log10(255**2 / np.mean(errors)))
     record = json.loads(result.metrics.read_text())
-    assert set(record["absent"]) == {"diversity_joints", "diversity_pictures"} and len(record["by_action"]) == 3
+    assert set(record["absent"]) == {"motion_frechet", "diversity_joints", "diversity_pictures"}
+    assert len(record["by_action"]) == 3
 
 
 def test_completed_pictures_against_real_frames(filmed):

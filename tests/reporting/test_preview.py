@@ -111,7 +111,7 @@ def test_a_perfect_model_has_perfect_scores(data, tmp_path, monkeypatch) -> None
 
 
 def test_a_new_metric_is_previewed_by_one_entry(data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(METRICS, "pck@0.2", pck_spec(0.2, "share of joints closer than 0.2 L", 8))
+    monkeypatch.setitem(METRICS, "pck@0.2", pck_spec(0.2, "share of joints closer than 0.2 L", 9))
     assert scores_of_a_perfect_model(data, tmp_path, monkeypatch)["pck@0.2"] == [1.0, None]
 
 
