@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from m3.metrics import METRICS, MetricSpec, Score, Series
+import numpy as np
+
+from m3.metrics import METRICS, Confusion, MetricSpec, Score, Series
 from m3.metrics.bootstrap import LEVEL_PERCENT, NUM_RESAMPLES
 from m3.metrics.specs import NO_TRUTH, SERIES
 
@@ -45,6 +47,21 @@ def metrics_record(
     }
 
 
+def confusion_record(confusion: Confusion) -> dict[str, Any]:
+    """An entry of the record: the counts of all pairs of classes, and the shares that follow from them."""
+    recall = [_rounded(None if np.isnan(share) else share) for share in confusion.shares.diagonal()]
+    return {
+        "is": "counts: samples, a row for each true class, a column for each predicted one; recall: share of right "
+        "predictions of each class, null for one without samples",
+        "num_samples": confusion.num_samples,
+        "accuracy": _rounded(confusion.accuracy),
+        "mean_recall": _rounded(confusion.mean_recall),
+        "names": list(confusion.names),
+        "recall": recall,
+        "counts": confusion.counts.tolist(),
+    }
+
+
 def why_absent(spec: MetricSpec, has_truth: bool) -> str:
     """Why a metric could not be computed."""
     return spec.why_absent if has_truth or not spec.needs_truth else NO_TRUTH
@@ -66,8 +83,9 @@ def _entry(score: Score) -> dict[str, Any]:
 
 
 def _numbers(name: str, series: Series, k: int) -> dict[str, Any]:
-    value, low, high = (
-        None if number is None else round(number, _NUM_DIGITS)
-        for number in (series.value[k], series.low[k], series.high[k])
-    )
+    value, low, high = (_rounded(number) for number in (series.value[k], series.low[k], series.high[k]))
     return {name: value, f"{name}_ci{LEVEL_PERCENT}": [low, high]}
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(float(number), _NUM_DIGITS)

@@ -1,18 +1,21 @@
-"""`scores.png`: a panel per score over the horizons, with the model and all other series."""
+"""Plots: scores over the horizons, a panel each with the model and all other series (`scores.png`); confusion."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from m3.metrics import Score
+from m3.metrics import Confusion, Score
 from m3.metrics.bootstrap import LEVEL_PERCENT
+from m3.reporting.tables import class_name
 
 LOOKS = {
     "model": ("the model", "#d1495b", "-", "o"),
@@ -32,6 +35,10 @@ LOOKS = {
 
 _INK, _FAINT = "#22262e", "#9aa0aa"
 _NUM_COLUMNS = 4
+_CELL_INCH = 0.36
+"""Side of a cell of the confusion: "100" fits."""
+_MAX_LABEL = 22
+"""Characters of the name of a class."""
 _LEGEND_COLUMNS = 2
 """Entries of the legend below each column of panels: the longest label fits."""
 
@@ -59,6 +66,69 @@ def scores_plot(scores: Sequence[Score], title: str) -> Image.Image:
     if order:
         handles = [lines[label] for label in order]
         figure.legend(handles, order, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=8)
+    return _picture(figure)
+
+
+@dataclass(frozen=True)
+class _Theme:
+    """Colors of a confusion. paper, ink, faint: background, text, secondary text. right, wrong: a share of 1."""
+
+    paper: str
+    ink: str
+    faint: str
+    right: str
+    wrong: str
+
+
+_LIGHT = _Theme("#ffffff", _INK, "#6b7280", "#2f6db5", "#c8374a")
+_DARK = _Theme("#1c1f26", "#e7e9ee", "#9aa3b2", "#6fb1f5", "#fb7185")
+
+
+def confusion_plot(confusion: Confusion, title: str, is_dark: bool = False) -> Image.Image:
+    """A row for each true class: the shares of its samples predicted as each class, in percent.
+
+    Right predictions have one color, wrong ones another; shares below half a percent and classes without samples are
+    left blank.
+    """
+    theme, num_classes = _DARK if is_dark else _LIGHT, len(confusion.names)
+    size = max(4.2, 2.8 + _CELL_INCH * num_classes)
+    figure = Figure(figsize=(size, size), dpi=130, facecolor=theme.paper, layout="constrained")
+    axis = figure.subplots()
+    shares = np.nan_to_num(confusion.shares)
+    is_right = np.eye(num_classes, dtype=bool)
+    paper, right, wrong = (np.array(to_rgb(color)) for color in (theme.paper, theme.right, theme.wrong))
+    # The root makes rare mistakes visible.
+    strength = np.sqrt(shares)[..., None]
+    cells = paper + strength * (np.where(is_right[..., None], right, wrong) - paper)
+    axis.imshow(cells, interpolation="nearest")
+    for k, other in np.argwhere(shares >= 0.005):
+        color = max((_LIGHT.ink, _LIGHT.paper), key=lambda each: _contrast(np.array(to_rgb(each)), cells[k, other]))
+        axis.text(other, k, f"{100 * shares[k, other]:.0f}", ha="center", va="center", color=color, fontsize=8,
+                  weight="bold" if k == other else "normal")  # fmt: skip
+    names = [class_name(name, _MAX_LABEL) for name in confusion.names]
+    rows = [f"{name}  ({count})" for name, count in zip(names, confusion.num_true)]
+    axis.set_yticks(range(num_classes), rows, fontsize=9, color=theme.ink)
+    axis.set_xticks(range(num_classes), names, fontsize=9, color=theme.ink, rotation=90)
+    axis.set_ylabel("true (samples)", color=theme.faint, fontsize=9)
+    axis.set_xlabel("predicted, % of the row", color=theme.faint, fontsize=9)
+    heading = figure.suptitle(title, color=theme.ink, fontsize=12, x=0.01, ha="left")
+    for text in (heading, *axis.get_xticklabels(), *axis.get_yticklabels()):
+        text.set_parse_math(False)  # a name may contain dollars
+    for position in np.arange(num_classes + 1) - 0.5:
+        axis.axhline(position, color=theme.faint, linewidth=0.5, alpha=0.25)
+        axis.axvline(position, color=theme.faint, linewidth=0.5, alpha=0.25)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return _picture(figure)
+
+
+def _contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """Contrast of two RGB colors, 0 … 1 each, as WCAG 2 defines it: 1 to 21."""
+    low, high = sorted(float(color**2.2 @ [0.2126, 0.7152, 0.0722]) for color in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _picture(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return Image.open(buffer).convert("RGB")

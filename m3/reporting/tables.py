@@ -7,12 +7,19 @@ from collections.abc import Iterator, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from m3.metrics import MetricSpec, Score
+from m3.metrics import Confusion, MetricSpec, Score
 from m3.metrics.specs import first_metrics
 
 _WIDTH = 80
 """Characters of a table with several scores."""
+
+_NUM_MISTAKES = 2
+"""Wrong classes that the table names for each true class."""
+
+_NAME_WIDTH = 16
+"""Characters of the name of a class."""
 
 _SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n", "median_of_n": "median of n"}
 
@@ -46,6 +53,31 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
         for table in score_tables(found):
             console.print(table)
     _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
+
+
+def print_confusion(console: Console, confusion: Confusion, of_what: str) -> None:
+    """The share of right predictions of each class that occurs, and what it is taken for; `of_what`: "64 poses"."""
+    console.print(f"{of_what}; right predictions of each class, and what the others were:", highlight=False)
+    table = _table(["", "n", "right %", "taken for"])
+    table.columns[-1].justify = "left"
+    for k, true_name in enumerate(confusion.names):
+        if not confusion.num_true[k]:
+            continue
+        mistakes = (
+            f"{class_name(confusion.names[other], _NAME_WIDTH)} {100 * count / confusion.num_true[k]:.0f}%"
+            for other, count in confusion.mistakes(k)[:_NUM_MISTAKES]
+        )
+        row = class_name(true_name, _NAME_WIDTH), str(confusion.num_true[k])
+        table.add_row(*map(Text, (*row, f"{100 * confusion.shares[k, k]:.1f}", ", ".join(mistakes))))
+    if confusion.accuracy is not None:
+        table.add_row("all", str(confusion.num_samples), f"[bold]{100 * confusion.accuracy:.1f}[/]", "")
+    console.print(table)
+
+
+def class_name(name: str, max_length: int) -> str:
+    """The label of a class as text: "tennis_serve" is "tennis serve"; shortened by "…" if it is longer."""
+    words = name.replace("_", " ")
+    return words if len(words) <= max_length else words[: max_length - 1] + "…"
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import numpy as np
 from rich.console import Console
 from support.random_roll_outs import random_roll_outs
 
 from m3 import metrics
-from m3.metrics import METRICS, Score
-from m3.reporting.tables import first_scores, heading, print_scores, score_tables
+from m3.metrics import METRICS, Score, confusion
+from m3.reporting.tables import first_scores, heading, print_confusion, print_scores, score_tables
 
 
 def printed(scores: list[Score]) -> str:
@@ -42,6 +43,24 @@ def test_tables_are_as_few_as_80_characters_allow():
         headers = [column.header for table in tables for column in table.columns[2:]]
         assert headers == [heading(score.spec) for score in first_scores(some)]
     assert [len(list(score_tables(first_scores(scores)[:n]))) for n in (1, 2)] == [1, 1]
+
+
+def test_a_confusion_names_the_most_frequent_mistakes():
+    names = ["tennis_serve", "bowl", "[red]golf", "squat", "unseen"]
+    true, predicted = np.array([0] * 10 + [2] * 3), np.array([0] * 4 + [1] * 3 + [2] * 2 + [3] + [2] * 3)
+    out = io.StringIO()
+    print_confusion(Console(file=out, width=80), confusion(true, predicted, names), "13 clips")
+    head, *rows = [line.split() for line in out.getvalue().splitlines() if "─" not in line and line.strip()]
+    assert head[:2] == ["13", "clips;"] and rows == [
+        ["n", "right", "%", "taken", "for"],
+        ["tennis", "serve", "10", "40.0", "bowl", "30%,", "[red]golf", "20%"],
+        ["[red]golf", "3", "100.0"],
+        ["all", "13", "53.8"],
+    ]
+    long = [f"{k}_{'very' * 9}_long_name" for k in range(3)]
+    print_confusion(Console(file=out, width=80), confusion(np.zeros(999, int), np.arange(999) % 3, long), "999 clips")
+    lines = out.getvalue().splitlines()
+    assert any(line.rstrip().endswith("33%") for line in lines) and max(map(len, lines)) <= 80
 
 
 def test_a_metric_without_the_baseline_shows_the_model():
