@@ -21,7 +21,9 @@ d² = |μ − μ'|² + tr(Σ + Σ' − 2 (Σ Σ')^½). Heusel et al. (2017) repo
 nothing moves, d² is the mean squared length of the true features.
 
 Finite sets: covariances divide by the number of roll-outs. Two sets of true motions are some way apart as well, the
-farther the smaller they are, so only distances at equal numbers of roll-outs compare. A covariance of no more roll-outs
+farther the smaller they are, so only distances at equal numbers of roll-outs compare. In a quarter of Penn Action's
+clips, 6 steps of 4 frames, true motions of different clips are 0.054 L apart as sets of 30, 0.040 L as sets of 64 and
+0.023 L as sets of 256 (means of 40 draws); "nothing moves" is 0.142 L from the truth. A covariance of no more roll-outs
 than features is singular: nothing is shrunk, there are few features, and fewer than `MIN_SAMPLES` roll-outs have no
 distance. Resamples of a set are smaller sets, hence farther apart: the bootstrap interval is moved so that the median
 of the resamples is the value (`m3.metrics.scores`).
