@@ -12,7 +12,7 @@ import numpy as np
 from m3.clips.base import check_num_frames, evenly_spaced, file_identity, replace_unencodable
 from m3.clips.names import ids_from_paths
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
-from m3.clips.video_frames import VideoFrames, scan
+from m3.clips.video_frames import MAX_FPS, VideoFrames, scan
 from m3.core.joints import Joints
 from m3.core.types import Clip
 from m3.core.validation import check
@@ -23,6 +23,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
 class VideoFiles:
     """One clip per video file, rotated as its metadata ask.
 
+    A clip's rate is `fps`, or else the average of its frames' time stamps.
     Joints are read from a sidecar beside the video if there is one (`walk.csv` for `walk.mp4`, see
     `m3.clips.sidecar`). Of a damaged video the frames before the damage are used. Videos with more than
     `m3.clips.base.MAX_FRAME_PIXELS` per frame are rejected.
@@ -41,7 +42,7 @@ class VideoFiles:
         self, root: str | Path, fps: float | None = None, max_clips: int | None = None, name: str = "video_files"
     ) -> None:
         if fps is not None:
-            check("source.fps", fps, float, low=0.001, high=1000)
+            check("source.fps", fps, float, low=0.001, high=MAX_FPS)
         self.fps = fps
         self.name = name
         base, videos = _find_videos(str(root))
@@ -89,6 +90,7 @@ class VideoFiles:
             action=sidecar.action,
             is_train=sidecar.is_train,
             notes=tuple(map(replace_unencodable, (*index.notes, *sidecar.notes, *notes))),
+            fps=index.fps if self.fps is None else float(self.fps),
         )
 
 

@@ -18,6 +18,9 @@ from av.video.stream import VideoStream
 
 from m3.clips.base import ClipError, DamagedFrame, LazyFrames, check_frame_size, reason_of
 
+MAX_FPS = 1000.0
+"""Frames per second of a video, at most: time stamps that give more are wrong."""
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -77,6 +80,16 @@ class FrameIndex:
     def seconds(self) -> np.ndarray:
         """(T,) float64 presentation times, seconds; the first frame is at 0."""
         return (self.ticks - self.ticks[0]) * self.seconds_per_tick
+
+    @property
+    def fps(self) -> float | None:
+        """Average frames per second of the time stamps, to 6 digits; None where they give no rate that can be.
+
+        The rate that a container names is off where the distances of its frames vary.
+        """
+        duration = float(self.seconds[-1])
+        fps = round((len(self.ticks) - 1) / duration, 6) if duration > 0 else 0.0
+        return fps if 0 < fps <= MAX_FPS else None
 
 
 def scan(path: Path, name: str) -> FrameIndex:

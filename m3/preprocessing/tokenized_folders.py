@@ -23,7 +23,7 @@ from m3.clips.base import ClipError
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE_STRIDE, ModalityTable, frame_of
 from m3.core.types import FramePair, TokenizedPair
-from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities
+from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities, stored_for
 from m3.shards.meta import pair_meta
 from m3.shards.split import SPLITS
 
@@ -40,8 +40,8 @@ class TokenizedFolders:
         root: the folder.
         tokenizer: name of the picture tokenizer that made the tokens; the files do not record it.
         name: of the data set, for the manifest and the default output folder.
-        table: the modalities to store, in this order; those of `PAIR_MODALITIES` that it does not name are left out.
-            None stores those of `PAIR_MODALITIES` that have a folder.
+        table: the modalities to store, in this order, then those that it needs besides (`stored_for`); others of
+            `PAIR_MODALITIES` are left out. None stores those of `PAIR_MODALITIES` that have a folder.
 
     Attributes:
         pair_modalities: those of `PAIR_MODALITIES` that have a folder, in that order.
@@ -50,8 +50,8 @@ class TokenizedFolders:
 
     Raises:
         FileNotFoundError where the folder does not have that layout or a modality of the table has no folder.
-        ValueError naming the folders that are neither captions nor a modality, where no picture is a square grid, and
-        where the table's lengths are not those of the data.
+        ValueError naming the folders that are neither captions nor a modality, where no picture is a square grid, where
+        the table's lengths are not those of the data, and where it needs previous frames: nothing says which they are.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TokenizedFolders:
         self._folders = {split: self._folder_of(split) for split in SPLITS}
         found = self._found_folders()
         self.pair_modalities = tuple(name for name in PAIR_MODALITIES if name in found)
-        self._names = self.pair_modalities if table is None else tuple(table.modalities)
+        self._names = self.pair_modalities if table is None else _names_to_store(table)
         self._check_folders(found)
         self._has_captions = CAPTIONS in found
         self.grid = self._read_grid()
@@ -122,6 +122,11 @@ class TokenizedFolders:
                 f"source.root={self.root}: no folders of {', '.join(PAIR_MODALITIES)} in its splits; the layout is "
                 "train/tok_rgb/ID/tok_rgb.npy, train/coords/ID/coords.npy, …"
             )
+        if previous := [name for name in self._names if frame_of(name)[1] == -1]:
+            raise ValueError(
+                f"source.root={self.root}: modalities={list(self._names)} needs {', '.join(previous)}, but this layout "
+                "has no previous frames: choose other modalities=…, or make the data from its videos"
+            )
         if lacking := [name for name in self._names if name not in found]:
             raise FileNotFoundError(
                 f"source.root={self.root}: no folder {', '.join(lacking)} in its splits, which "
@@ -137,19 +142,20 @@ class TokenizedFolders:
         known = {modality.name: modality for modality in pair_modalities(self.grid or (1, 1), self._names)}
         if table is None:
             return tuple(known.values())
-        stored = []
+        stored = {name: known.get(name) for name in self._names}
         for name, length, vocabulary in zip(table.modalities, table.max_seq_lens, table.vocabularies):
-            modality = known.get(name)
+            if name not in stored:  # derived when a sample is read
+                continue
+            modality = stored[name]
             if modality is None:
                 shape = self._shape(name, length, is_pose=vocabulary.name == JOINTS.name)
-                modality = StoredModality(name, shape, vocabulary.name, vocabulary.num_ids)
+                modality = stored[name] = StoredModality(name, shape, vocabulary.name, vocabulary.num_ids)
             if modality.length != length:
                 raise ValueError(
                     f"modalities.max_seq_lens: {length} tokens of {name}, but source.root={self.root} has "
                     f"{modality.length}: choose other modalities=…"
                 )
-            stored.append(modality)
-        return tuple(stored)
+        return tuple(modality for modality in stored.values() if modality is not None)
 
     def _shape(self, name: str, length: int, is_pose: bool) -> tuple[int, ...]:
         """The shape in which a new modality is stored: that of its first sample of this length, flat or a square."""
@@ -219,6 +225,12 @@ class TokenizedFolders:
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise ClipError(f'{split}/{CAPTIONS}/{sample_id}/{path.name}: need {{"caption": "…"}} or a list of texts')
         return captions
+
+
+def _names_to_store(table: ModalityTable) -> tuple[str, ...]:
+    """The stored modalities of a table in its order, then those that the derived ones need besides."""
+    needed = stored_for(table.modalities)
+    return tuple(dict.fromkeys((*(name for name in table.modalities if name in needed), *needed)))
 
 
 def _flat_or_square(length: int) -> tuple[tuple[int, ...], ...]:

@@ -16,7 +16,7 @@ from support.tiny_world import write_label
 from m3.clips.base import ClipError, DamagedFrame
 from m3.clips.canvas import CropCanvas
 from m3.clips.video_files import VideoFiles
-from m3.clips.video_frames import Orientation, orientation_of
+from m3.clips.video_frames import FrameIndex, Orientation, orientation_of
 from m3.core.types import Clip, Rejection
 from m3.pairs import Chain
 from m3.preprocessing.prepare import ClipPreparer
@@ -30,6 +30,23 @@ def only_clip(path: Path, **options: float) -> Clip:
 
 def numbers(clip: Clip) -> list[int]:
     return [number_in(clip.frames[index]) for index in range(len(clip.frames))]
+
+
+def test_the_rate_is_that_of_the_time_stamps_or_of_the_resampling(tmp_path: Path):
+    write_video(tmp_path / "a.mp4", 12, fps=30)
+    assert only_clip(tmp_path).fps == 30.0 and only_clip(tmp_path, fps=7.5).fps == 7.5
+    assert type(only_clip(tmp_path, fps=10).fps) is float
+    write_video(tmp_path / "a.mp4", 6, times_ms=[0, 10, 30, 130, 135, 480])
+    assert only_clip(tmp_path).fps == pytest.approx(5 / 0.48, rel=1e-3)
+
+
+@pytest.mark.parametrize(("ticks", "seconds_per_tick", "fps"), [
+    ([0], 0.1, None), ([7, 7, 7], 0.1, None), ([0, 1, 2], 0.0, None), ([0, 1, 2], 1e-4, None), ([0, 1, 2], 1e9, None),
+    ([5, 6, 7, 9], 0.5, 1.5),
+])  # fmt: skip
+def test_an_impossible_rate_is_unknown(ticks: list[int], seconds_per_tick: float, fps: float | None):
+    index = FrameIndex(np.array(ticks), np.ones(len(ticks), bool), seconds_per_tick, False, (48, 64), Orientation())
+    assert index.fps == fps
 
 
 @pytest.mark.parametrize(
@@ -55,6 +72,7 @@ def test_all_frames_in_any_order(tmp_path: Path, name: str, options: dict):
     clip = only_clip(tmp_path)
     assert (clip.id, clip.size, len(clip.frames)) == ("a", options.get("size", (48, 64)), 24)
     assert clip.joints is None and clip.action is None and clip.is_train is None and clip.notes == ()
+    assert clip.fps == pytest.approx(25, rel=1e-3)
     in_order = [clip.frames[index] for index in range(24)]
     assert [number_in(picture) for picture in in_order] == list(range(24))
     assert all(picture.shape == (*clip.size, 3) and picture.dtype == np.uint8 for picture in in_order)

@@ -11,9 +11,10 @@ from PIL import Image
 from support.tiny_shards import small_manifest
 
 from m3.clips.canvas import StretchCanvas
-from m3.core.types import Clip, TokenizedPair
+from m3.core.types import Clip, FramePair, TokenizedPair
 from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
-from m3.shards.manifest import pair_modalities
+from m3.shards.manifest import CLIP_MODALITIES, pair_modalities
+from m3.shards.meta import pair_meta
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
@@ -99,6 +100,19 @@ def test_flips_and_data_without_pictures_or_source(tmp_path: Path):
     joints_only = replace(manifest, variants=(), modalities=pair_modalities((4, 4), ("coords", "coords_next")))
     shown = sheet_pairs(tmp_path, joints_only, None, None, None, num_pairs=1, cell_px=32)[0]
     assert [name for name, _ in shown.panels] == ["reference", "successor"]
+
+
+def test_what_a_pair_lacks_is_not_drawn(tmp_path: Path):
+    """A pair without joints, at the start of a clip, without SSIM, caption and action."""
+    whole = pair(0, 0)
+    tokens = {name: whole.tokens[name] for name in ("tok_rgb", "tok_rgb_next")}
+    meta = pair_meta(FramePair(0, 1, None), "000", None, {"mode": "stretch", "size": SIZE}, None, None)
+    shards = write_shards(tmp_path, "train", [replace(whole, tokens=tokens, captions=(), meta=meta)], 4)
+    manifest = replace(write_data(tmp_path / "other"), shards={"train": shards, "eval": (), "test": ()})
+    manifest = replace(manifest, modalities=pair_modalities((4, 4), CLIP_MODALITIES))
+    (shown,) = sheet_pairs(tmp_path, manifest, Gray(), None, None, num_pairs=3, cell_px=32)
+    assert shown.title == "train  000-000000 to 1"
+    assert [name for name, _ in shown.panels] == ["reference, tokenized", "successor, tokenized"]
 
 
 def test_no_random_state_is_touched(tmp_path: Path):

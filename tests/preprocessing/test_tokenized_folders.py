@@ -257,6 +257,18 @@ def test_a_table_that_does_not_fit_is_refused_before_any_work(root: Path):
         preprocess.run(config(root, "modalities=demo"))
 
 
+def test_previous_frames_are_refused(root: Path):
+    for split in ("train", "val"):
+        write(root, split, "tok_depth_prev", "00000", np.arange(16))
+    table = ["modalities=m3", "modalities.modalities=[coords,coords_next,tok_depth_prev]",
+             "modalities.vocab_sizes=[8192,8192,512]", "modalities.max_seq_lens=[39,39,16]",
+             "modalities.input_alphas=[1,1,1]", "modalities.target_alphas=[1,1,1]",
+             "modalities.input_tokens_range=[8,16]", "modalities.target_tokens_range=[8,16]",
+             "++modalities.extra_vocabularies={tok_depth:{name:depth,num_ids:512}}"]  # fmt: skip
+    with pytest.raises(ValueError, match="needs tok_depth_prev, but this layout has no previous frames"):
+        preprocess.run(config(root, *table))
+
+
 def test_data_sets_keep_their_identity_when_classes_move(root: Path, capsys: pytest.CaptureFixture):
     preprocess.run(config(root))
     path = root / "out/dataset.json"

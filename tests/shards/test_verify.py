@@ -14,7 +14,7 @@ import pytest
 from support.tiny_shards import small_manifest, tokenized_pair
 
 from m3.core.types import TokenizedPair
-from m3.shards.manifest import Manifest
+from m3.shards.manifest import Manifest, pair_modalities
 from m3.shards.verify import verify_dataset
 from m3.shards.writer import write_shards
 
@@ -71,11 +71,24 @@ def changed(number: int, **meta: object) -> TokenizedPair:
     return replace(pair, meta={**pair.meta, **meta})
 
 
+def lacking(number: int, name: str) -> TokenizedPair:
+    pair = tokenized_pair(number)
+    return replace(pair, tokens={key: ids for key, ids in pair.tokens.items() if key != name})
+
+
 @pytest.mark.parametrize(("train", "reason"), [
     ([tokenized_pair(1), tokenized_pair(2), tokenized_pair(1)], "0001-000001: the same key is in train already"),
     ([changed(1, reference=2)], "0001-000001: meta.json is of clip 0001, reference frame 2"),
     ([replace(tokenized_pair(1), meta={"clip": "0001"})], "meta.json lacks reference, successor, ssim"),
     ([tokenized_pair(1, "0002")], "clip 0002 is in eval and train"),
+    ([changed(1, ssim=None)], "0001-000001: meta.json has ssim of type NoneType, need float"),
+    ([changed(1, fps=25)], "0001-000001: meta.json has fps of type int, need float"),
+    ([changed(1, action=None)], "0001-000001: meta.json has action of type NoneType, need str"),
+    ([changed(1, action="jump")], "0001-000001: action 'jump' is not among the manifest's"),
+    ([changed(1, previous=1)], "meta.json has previous frame 1, which is not before reference 1"),
+    ([changed(1, previous="0")], "meta.json has previous '0', need a whole number from -1 on"),
+    ([replace(tokenized_pair(1), captions=("a", 2))], "0001-000001: captions.json is no list of texts"),
+    ([lacking(1, "coords_next")], "0001-000001: no member coords_next.npy"),
     ([replace(tokenized_pair(1), tokens={**tokenized_pair(1).tokens, "tok_rgb": np.full((2, 3), 64_000, np.uint16)})],
      "tok_rgb.npy has id 64000, legal are 0 … 63999"),
 ])  # fmt: skip
@@ -83,6 +96,24 @@ def test_a_wrong_sample_is_named(tmp_path: Path, train: list[TokenizedPair], rea
     write_data(tmp_path, train=train, eval=[tokenized_pair(5, "0002")])
     faults = verify_dataset(tmp_path)[1]
     assert len(faults) == 1 and reason in faults[0]
+
+
+def test_previous_frames_are_where_meta_json_names_them(tmp_path: Path):
+    def pair(number: int, previous: int, has_member: bool) -> TokenizedPair:
+        made = changed(number, previous=previous)
+        tokens = {"coords_prev": made.tokens["coords"]} if has_member else {}
+        return replace(made, tokens={**made.tokens, **tokens})
+
+    train = [pair(1, -1, False), pair(2, 1, True), pair(3, -1, True), pair(4, 3, False)]
+    names = ("tok_rgb", "coords", "tok_rgb_next", "coords_next", "coords_prev")
+    shards = {"train": write_shards(tmp_path, "train", train, 9), "eval": (), "test": ()}
+    num_clips = {"train": 1, "eval": 0, "test": 0}
+    replace(small_manifest(), modalities=pair_modalities((2, 3), names), shards=shards, num_clips=num_clips).save(
+        tmp_path
+    )
+    faults = verify_dataset(tmp_path)[1]
+    assert len(faults) == 2 and "0001-000003: a member coords_prev.npy, though" in faults[0]
+    assert "0001-000004: no member coords_prev.npy" in faults[1]
 
 
 def test_counts_and_text_tokenizer(data: Path):
