@@ -174,7 +174,7 @@ def measure_nano4m(spec: Spec, samples: list[int]) -> dict[str, Any]:
     torch.manual_seed(cfg.seed)
     model = Nano4M(table, **architecture(cfg)).to(spec.device)
     loader = DataLoader(
-        MaskedSamples(TokenTable.open(spec.data, "train").columns(table), table, cfg.seed),
+        MaskedSamples(TokenTable.open(spec.data, "train").columns(table.modalities), table, cfg.seed),
         batch_size=spec.batch_size,
         sampler=samples,
         num_workers=min(LOADER_WORKERS, os.cpu_count()),

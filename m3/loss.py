@@ -101,11 +101,11 @@ def weighted_cross_entropy(
         Scalar to differentiate, and each target's own loss (M,), detached; both at least float32.
     """
     if isinstance(head, FactorizedHead):
-        digits = zip(head.digit_logits(hidden), head.digits_of(ids))
-        losses = (
-            F.cross_entropy(_at_least_float32(logits), digit, reduction="none", label_smoothing=label_smoothing)
-            for logits, digit in digits
-        )
+        digits = zip(head.digit_logits(hidden), head.digits_of(ids), head.is_predicted(ids))
+        losses = []
+        for logits, digit, is_predicted in digits:
+            loss = F.cross_entropy(_at_least_float32(logits), digit, reduction="none", label_smoothing=label_smoothing)
+            losses.append(loss if is_predicted is None else loss * is_predicted)
         nll = functools.reduce(torch.add, losses)
         return (nll * weights).sum(), nll.detach()
     return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing)
@@ -244,11 +244,16 @@ def _scores(hidden: Tensor, ids: Tensor, position: Tensor, model: EncoderDecoder
     for rows, row_ids, legal in zip(hidden.split(CHUNK), ids.split(CHUNK), num_legal.split(CHUNK)):
         is_right = torch.ones_like(row_ids, dtype=torch.bool)
         digit_logits = head.digit_logits(rows) if weight is None else (F.linear(rows, weight),)
-        for logits, digit, worth in zip(digit_logits, head.digits_of(row_ids), worths):
-            nll += F.cross_entropy(logits.float(), digit, reduction="sum")
+        digits = zip(digit_logits, head.digits_of(row_ids), head.is_predicted(row_ids), worths)
+        for logits, digit, is_predicted, worth in digits:
             # In n legal ids a digit takes its first ⌈n / worth⌉ values (see `FactorizedHead.digit_logits`).
             num_values = {-(-size // worth) for size in sizes}
-            is_right &= _likeliest_legal(logits, -(-legal // worth), num_values) == digit
+            is_digit_right = _likeliest_legal(logits, -(-legal // worth), num_values) == digit
+            if is_predicted is not None:
+                logits, digit = logits[is_predicted], digit[is_predicted]
+                is_digit_right = is_digit_right | ~is_predicted
+            nll += F.cross_entropy(logits.float(), digit, reduction="sum")
+            is_right &= is_digit_right
         num_right += is_right.sum()
     return nll, num_right
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Iterator, Sized
 from typing import Any, Literal, Protocol
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from m3.batches.samples import FLIP, SampleAssembler, lengths_unless_whole
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
 from m3.core.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
@@ -21,6 +21,7 @@ from m3.core.rng import SampleGenerator, numpy_generator
 from m3.core.types import TokenBatch
 from m3.core.validation import check
 from m3.shards.manifest import TABLES_FOLDER, Manifest
+from m3.shards.text import read_text_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
-        """(B, …) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,)."""
+    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, …) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,); and their lengths (B, K), or None
+        where they are whole."""
         ...
 
 
@@ -43,40 +45,44 @@ class SampleRows:
         table: the run's modalities.
         with_flips: whether mirrored samples are read too.
     Raises:
-        ValueError, from `TokenTable.columns`, where the data set lacks one of these.
+        ValueError, from `SampleAssembler` and `TokenTable.columns`, where the data set lacks one of these.
     """
 
     def __init__(self, token_table: TokenTable, table: ModalityTable, with_flips: bool = False) -> None:
-        self.table = table
+        self.table, self._pairs = table, token_table.pairs
+        self._assembler = SampleAssembler(token_table.manifest, table, token_table.text_tokenizer)
+        needed = [modality.name for modality in self._assembler.needed]
         # Plain arrays on the same memory map: indexing a np.memmap is slow.
-        self._tokens = np.asarray(token_table.columns(table))  # (num_pairs, S) uint16
-        self._flipped = np.asarray(token_table.columns(table, "flip")) if with_flips else None
-        self._last_ids = np.array(table.last_ids, dtype=np.uint16)  # (S,)
-        self._pairs = token_table.pairs
+        self._tokens = np.asarray(token_table.columns(needed))
+        self._flipped = np.asarray(token_table.columns(needed, FLIP)) if with_flips else None
+        self._lengths = token_table.lengths_of(needed)
+        self._facts = self._assembler.facts(token_table.pairs, token_table.captions)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
-        """(B, S) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,).
+    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, S) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,), and their lengths (B, K), or None
+        where all of them are whole.
 
         Raises ValueError for an illegal id: a file was damaged since the token table was built and checked.
         """
-        tokens = np.take(self._tokens, sample, axis=0)
+        stored = np.take(self._tokens, sample, axis=0)
         if is_flipped is not None:
             assert self._flipped is not None, "with_flips=False"
-            tokens[is_flipped] = self._flipped[sample[is_flipped]]
-        if (is_illegal := tokens > self._last_ids).any():
-            self._refuse(tokens, is_illegal, sample)
-        return torch.from_numpy(tokens.astype(np.int64))
+            stored[is_flipped] = self._flipped[sample[is_flipped]]
+        if (is_illegal := stored > self._assembler.last_ids).any():
+            self._refuse(stored, is_illegal, sample)
+        tokens, lengths = self._assembler.assemble(stored, self._lengths[sample], self._facts.rows(sample))
+        return torch.from_numpy(tokens), lengths_unless_whole(lengths, self.table)
 
-    def _refuse(self, tokens: np.ndarray, is_illegal: np.ndarray, sample: np.ndarray) -> None:
-        row, column = np.argwhere(is_illegal)[0]
-        k = bisect_right(self.table.offsets, column) - 1
+    def _refuse(self, stored: np.ndarray, is_illegal: np.ndarray, sample: np.ndarray) -> None:
+        row, column = np.argwhere(is_illegal)[0].tolist()
+        name, position = self._assembler.place_of(column)
         raise ValueError(
-            f"sample {self._pairs[sample[row]].key}: {self.table.modalities[k]} has id {tokens[row, column]} at "
-            f"position {column - self.table.offsets[k]}, legal are 0 … {self._last_ids[column]}; its token table is "
-            f"damaged: delete the folder {TABLES_FOLDER} of the data set, it is built again from the shards"
+            f"sample {self._pairs[sample[row]].key}: {name} has id {stored[row, column]} at position {position}, legal "
+            f"are 0 … {self._assembler.last_ids[column]}; its token table is damaged: delete the folder "
+            f"{TABLES_FOLDER} of the data set, it is built again from the shards"
         )
 
 
@@ -120,7 +126,8 @@ class TrainBatches(Dataset):
         is_flipped = None
         if self.flip:
             is_flipped = (SampleGenerator(self.seed, "flip", *identity).uniform(1)[:, 0] < 0.5).numpy()  # (B,)
-        return TokenBatch(self.rows.read(sample, is_flipped), *identity)
+        tokens, lengths = self.rows.read(sample, is_flipped)
+        return TokenBatch(tokens, *identity, lengths)
 
     def _order(self, epoch: int) -> np.ndarray:
         return numpy_generator(self.seed, "epoch", epoch).permutation(len(self.rows))
@@ -142,7 +149,8 @@ class EvalBatches(Dataset):
 
     def __getitem__(self, index: int) -> TokenBatch:
         sample = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
-        return TokenBatch(self.rows.read(sample), torch.from_numpy(sample), torch.zeros(len(sample), dtype=torch.int64))
+        tokens, lengths = self.rows.read(sample)
+        return TokenBatch(tokens, torch.from_numpy(sample), torch.zeros(len(sample), dtype=torch.int64), lengths)
 
 
 def _canvas_hint(table: ModalityTable) -> str:
@@ -251,12 +259,13 @@ class TokenDataModule(pl.LightningDataModule):
         self.repeat_batches, self.flip = repeat_batches, flip
         self.seed, self.num_workers = seed, num_workers
         self.batch_size, self.eval_batch_size = batch_size * accumulation, eval_batch_size
-        self.backend, self.shuffle_buffer = backend, shuffle_buffer
+        self.backend, self.shuffle_buffer, self.table = backend, shuffle_buffer, table
         try:
             self.manifest = Manifest.load(root)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data.root={root}: {error}{_canvas_hint(table)}") from None
         try:
+            self.text_tokenizer_json = read_text_tokenizer(root, self.manifest)
             if backend == "stream":
                 self.train_stream = StreamedSplit(root, self.manifest, "train", table, seed, shuffle_buffer, flip)
                 self.eval_stream = StreamedSplit(root, self.manifest, "eval", table)
@@ -272,8 +281,12 @@ class TokenDataModule(pl.LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Canvas and tokenizer, to which a model is bound, and the data and order, to which a resumed run is."""
-        manifest, order = self.manifest, {}
+        """Canvas, tokenizers and labels, to which a model is bound, and data and order, to which a resumed run is."""
+        manifest, order, words = self.manifest, {}, {}
+        if "action" in self.table.modalities:
+            words["actions"] = list(manifest.actions)
+        if "captions" in self.table.modalities:
+            words["text_tokenizer"] = self.text_tokenizer_json
         if self.backend == "stream":
             order = {name: getattr(self, name) for name in ("backend", "num_workers", "shuffle_buffer")}
         return {
@@ -282,6 +295,7 @@ class TokenDataModule(pl.LightningDataModule):
             "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
             **{f"{split}_shards": [shard.sha256 for shard in manifest.shards[split]] for split in ("train", "eval")},
             "flip": self.flip,
+            **words,
             **order,
         }
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m3.batches.datamodule import EvalBatches, ResumableLoader, SampleRows, TokenDataModule, TrainBatches
-from m3.batches.pose_box import PoseBox, has_place, mirrored
 from m3.batches.table import TokenTable
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
@@ -19,6 +18,7 @@ from m3.core.rng import SampleGenerator
 from m3.core.types import TokenBatch
 from m3.core.validation import check
 from m3.tokens.motion import encode_motion
+from m3.tokens.pose_box import PoseBox, has_place, mirrored
 
 FORECAST_MODALITIES = ("coords", "step", "motion")
 
@@ -31,7 +31,7 @@ def clip_step(num_frames: int) -> int:
 def given_tokens(poses: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The input of a forecast: (B, 3, 13) joint tokens, steps in frames (B,) or () → (B, 40) int64 ids.
 
-    The pose is relative to the box around it (`m3.batches.pose_box`).
+    The pose is relative to the box around it (`m3.tokens.pose_box`).
     """
     normalized = PoseBox.around(poses).normalize(poses).reshape(len(poses), COORDS_LENGTH)
     steps = np.broadcast_to(np.minimum(step, NUM_STEP_IDS - 1), len(poses))
@@ -62,7 +62,7 @@ class FutureFrames:
     def __init__(self, token_table: TokenTable, split: str) -> None:
         rows, infos = SampleRows(token_table, _STORED), token_table.pairs
         order = sorted(range(len(rows)), key=lambda n: (infos[n].clip, infos[n].reference))
-        tokens = rows.read(np.array(order, dtype=np.int64)).numpy().reshape(-1, 2, 3, NUM_JOINTS)
+        tokens = rows.read(np.array(order, dtype=np.int64))[0].numpy().reshape(-1, 2, 3, NUM_JOINTS)
         poses, last, step = [], [], []
         for clip, members in groupby(range(len(order)), key=lambda place: infos[order[place]].clip):
             places = list(members)
@@ -86,9 +86,9 @@ class FutureFrames:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> Tensor:
+    def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> tuple[Tensor, None]:
         """(B, 39) tokens of the poses themselves; `is_flipped` has no effect."""
-        return torch.from_numpy(self.here(sample).reshape(-1, COORDS_LENGTH))
+        return torch.from_numpy(self.here(sample).reshape(-1, COORDS_LENGTH)), None
 
     def here(self, sample: np.ndarray) -> np.ndarray:
         """(B,) samples → (B, 3, 13) tokens of their poses."""

@@ -24,17 +24,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from m3.batches.samples import FLIP, SampleAssembler, lengths_unless_whole
 from m3.batches.shuffle import shuffled_order
 from m3.batches.table import columns_of
 from m3.core.modalities import ModalityTable
 from m3.core.rng import SampleGenerator, numpy_generator
-from m3.core.types import TokenBatch
+from m3.core.types import PairInfo, TokenBatch
 from m3.core.validation import SettingError
-from m3.shards.manifest import Manifest
-from m3.shards.reader import RowReader, ShardError, open_shard, samples_of
+from m3.shards.manifest import Manifest, ShardError
+from m3.shards.meta import CAPTIONS_NAME, META_NAME, captions_of, pair_info, read_meta
+from m3.shards.reader import RowReader, open_shard, samples_of
+from m3.shards.text import read_text_tokenizer
 from m3.shards.transport import address
+from m3.tokens.text import TextTokenizer
 
-_FLIP = "flip"
+_NO_FACTS = PairInfo("", "", 0, 0, None, None), ""
+"""Of samples whose modalities are all stored: neither meta.json nor captions.json is read."""
 
 
 class StreamWorker(NamedTuple):
@@ -45,9 +50,17 @@ class StreamWorker(NamedTuple):
 
 
 class StreamedSample(NamedTuple):
-    """tokens: (S,) uint16; sample: index in the split, as in the token table."""
+    """A sample as it was read.
 
-    tokens: np.ndarray
+    stored, lengths: tokens and lengths of the stored modalities that the run needs, uint16, one after the other.
+    pair, caption: what meta.json and captions.json say of it.
+    sample: index in the split, as in the token table.
+    """
+
+    stored: np.ndarray
+    lengths: np.ndarray
+    pair: PairInfo
+    caption: str
     sample: int
     epoch: int
 
@@ -83,7 +96,8 @@ class StreamedSplit:
         shuffle_buffer: samples from which the next one is taken at random; None keeps the order of the split.
         flip: mirror each sample in half of its epochs, as a token table does.
     Raises:
-        ValueError, from `columns_of`, where the data set lacks a modality of the table, or mirrored versions.
+        ValueError, from `SampleAssembler` and `columns_of`, where the data set lacks a modality of the table, or
+            mirrored versions.
     """
 
     def __init__(
@@ -100,14 +114,16 @@ class StreamedSplit:
         self.seed, self.shuffle_buffer, self.flip = seed, shuffle_buffer, flip
         self._counts = np.array([shard.num_pairs for shard in self.shards], dtype=np.int64)
         self._first_samples = np.cumsum(self._counts) - self._counts
-        self._last_ids = np.array(table.last_ids, dtype=np.uint16)  # (S,)
-        stored = {modality.name: modality for modality in manifest.modalities}
+        text = read_text_tokenizer(root, manifest) if "captions" in table.modalities else None
+        self.assembler = SampleAssembler(manifest, table, None if text is None else TextTokenizer(text))
+        needed = self.assembler.needed
         self._readers = []
-        for variant in (None, _FLIP) if flip else (None,):
-            columns_of(manifest, table, variant)  # raises where the data set does not match
-            modalities = [stored[name] for name in table.modalities]
-            self._readers.append(RowReader(modalities, variant, manifest.schema_version))
+        for variant in (None, FLIP) if flip else (None,):
+            columns_of(manifest, [modality.name for modality in needed], variant)  # raises where there is no variant
+            self._readers.append(RowReader(needed, variant, manifest.schema_version))
         self._members = frozenset(name for reader in self._readers for name in reader.members)
+        if self.assembler.needs_facts:
+            self._members |= {META_NAME, CAPTIONS_NAME}
 
     def __len__(self) -> int:
         return int(self._counts.sum())
@@ -189,7 +205,7 @@ class StreamedSplit:
         if not self.flip:
             return np.zeros(last - first, dtype=bool)
         sample = torch.arange(first, last) + int(self._first_samples[shard])
-        return (SampleGenerator(self.seed, _FLIP, sample, epoch).uniform(1)[:, 0] < 0.5).numpy()
+        return (SampleGenerator(self.seed, FLIP, sample, epoch).uniform(1)[:, 0] < 0.5).numpy()
 
     def _fetched(self, shard_ranges: Iterator[_ShardRange]) -> Iterator[tuple[_ShardRange, IO[bytes]]]:
         """Each range with its shard's bytes; the next shard is fetched while one is read."""
@@ -215,19 +231,26 @@ class StreamedSplit:
                 if not 0 <= i < len(part.is_wanted) or not part.is_wanted[i]:
                     continue
                 reader = self._readers[int(part.is_flipped[i])]
-                tokens, _ = reader.read(members, f"{where}: {key}")
-                tokens = self._checked(tokens, f"{where}: {key}")
+                place = f"{where}: {key}"
+                stored, lengths = reader.read(members, place)
+                self._check(stored, place)
+                pair, caption = _NO_FACTS
+                if self.assembler.needs_facts:
+                    pair = pair_info(key, read_meta(members, place), place)
+                    caption = next(iter(captions_of(members, place)), "")
                 sample = int(self._first_samples[part.shard]) + part.first + i
-                yield (part.epoch, part.position + i), StreamedSample(tokens, sample, part.epoch)
+                found = StreamedSample(stored, lengths, pair, caption, sample, part.epoch)
+                yield (part.epoch, part.position + i), found
 
-    def _checked(self, tokens: np.ndarray, where: str) -> np.ndarray:
-        if (is_illegal := tokens > self._last_ids).any():
+    def _check(self, stored: np.ndarray, where: str) -> None:
+        if (is_illegal := stored > self.assembler.last_ids).any():
             column = int(is_illegal.argmax())
+            name, position = self.assembler.place_of(column)
             raise ShardError(
-                f"{where}: id {tokens[column]} in column {column} of {'+'.join(self.table.modalities)}, legal are "
-                f"0 … {self._last_ids[column]}; make the data again with `python preprocess.py … overwrite=true`"
+                f"{where}: {name} has id {stored[column]} at position {position}, legal are "
+                f"0 … {self.assembler.last_ids[column]}; make the data again with "
+                "`python preprocess.py … overwrite=true`"
             )
-        return tokens
 
 
 class StreamedBatches(IterableDataset):
@@ -281,10 +304,15 @@ class StreamedBatches(IterableDataset):
             yield self._batch(list(islice(samples, self.batch_size)))
 
     def _batch(self, samples: list[StreamedSample]) -> TokenBatch:
-        rows = np.stack([s.tokens for s in samples]) if samples else np.zeros((0, self.split.table.num_tokens))
+        assembler, table = self.split.assembler, self.split.table
         sample, epoch = ([getattr(s, name) for s in samples] for name in ("sample", "epoch"))
         identity = torch.tensor(sample, dtype=torch.int64), torch.tensor(epoch, dtype=torch.int64)
-        return TokenBatch(torch.from_numpy(rows.astype(np.int64)), *identity)
+        if not samples:
+            return TokenBatch(torch.zeros(0, table.num_tokens, dtype=torch.int64), *identity)
+        stored, stored_lengths = (np.stack([getattr(s, name) for s in samples]) for name in ("stored", "lengths"))
+        facts = assembler.facts([s.pair for s in samples], [s.caption for s in samples])
+        tokens, lengths = assembler.assemble(stored, stored_lengths, facts)
+        return TokenBatch(torch.from_numpy(tokens), *identity, lengths_unless_whole(lengths, table))
 
 
 class StreamLoader:

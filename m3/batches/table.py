@@ -7,20 +7,26 @@ needed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from m3.core.files import atomic_file, write_text_atomic
-from m3.core.modalities import ModalityTable
 from m3.core.progress import track
 from m3.core.types import PairInfo
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
-from m3.shards.meta import pair_info, read_meta
+from m3.shards.meta import captions_of, pair_info, read_meta
 from m3.shards.reader import read_shard, token_row
+from m3.shards.text import read_text_tokenizer
 from m3.shards.transport import is_local
+from m3.tokens.text import TextTokenizer
+
+_VERSION = 2
+"""Of the files below; tables of other versions are built anew."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,19 @@ class TokenTable:
 
     manifest: of the data set.
     tokens: (num_pairs, S · (1 + number of variants)) uint16, read-only and memory-mapped; the manifest's modalities
-        side by side, in its order, then those of each variant.
+        side by side, in its order, then those of each variant; 0 where a pair lacks a modality.
+    lengths: (num_pairs, K) uint16, memory-mapped: tokens that a pair has of each modality, 0 where it lacks it.
     pairs: clip, frames and action of each row.
+    captions: the first caption of each row, "" without one.
+    text_tokenizer: of the captions; None where the data set has none.
     """
 
     manifest: Manifest
     tokens: np.ndarray
+    lengths: np.ndarray
     pairs: list[PairInfo]
+    captions: list[str]
+    text_tokenizer: TextTokenizer | None
 
     @classmethod
     def open(cls, root: str | Path, split: str, folder: str | Path | None = None) -> TokenTable:
@@ -54,42 +66,57 @@ class TokenTable:
         if split not in manifest.shards:
             raise ValueError(f"split {split!r} is not in {root}: it has {list(manifest.shards)}")
         folder = root / TABLES_FOLDER if folder is None else Path(folder)
-        stem = f"{split}-{manifest_hash(root)[:32]}"
-        rows, infos = folder / f"{stem}.npy", folder / f"{stem}.json"
-        if not rows.is_file() or not infos.is_file():
-            _build(root, manifest, split, rows, infos)
-        pairs = [PairInfo(**info) for info in json.loads(infos.read_text(encoding="utf-8"))]
-        shape = (manifest.num_pairs(split), manifest.row_length)
-        if not shape[0]:  # an empty file cannot be mapped
-            return cls(manifest, np.zeros(shape, np.uint16), pairs)
-        tokens = np.load(rows, mmap_mode="r", allow_pickle=False)
-        if tokens.shape != shape or len(pairs) != shape[0]:
-            raise ValueError(f"{rows}: shape {tokens.shape} with {len(pairs)} infos, need {shape}; delete the file")
-        return cls(manifest, tokens, pairs)
+        files = _Files.of(folder, split, manifest_hash(root))
+        if not all(path.is_file() for path in files):
+            _build(root, manifest, split, files)
+        infos = json.loads(files.infos.read_text(encoding="utf-8"))
+        pairs = [PairInfo(**info["pair"]) for info in infos]
+        num_pairs = manifest.num_pairs(split)
+        if len(pairs) != num_pairs:
+            raise ValueError(f"{files.infos}: {len(pairs)} pairs, need {num_pairs}; delete the file")
+        tokens, lengths = (
+            _mapped(path, (num_pairs, width))
+            for path, width in ((files.tokens, manifest.row_length), (files.lengths, len(manifest.modalities)))
+        )
+        text = read_text_tokenizer(root, manifest)
+        return cls(
+            manifest,
+            tokens,
+            lengths,
+            pairs,
+            [info["caption"] for info in infos],
+            None if text is None else TextTokenizer(text),
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def columns(self, table: ModalityTable, variant: str | None = None) -> np.ndarray:
-        """(num_pairs, S') uint16: the tokens of a run's modalities, in the order of its modality table.
+    def columns(self, names: Sequence[str], variant: str | None = None) -> np.ndarray:
+        """(num_pairs, S') uint16: the tokens of some stored modalities, in this order.
 
         Memory-mapped where they are stored side by side in that order; otherwise a copy.
 
         variant: None, or one of the manifest's.
-        Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the
-        variant.
+        Raises ValueError where the data set lacks a modality or the variant.
         """
-        chosen = columns_of(self.manifest, table, variant)
+        chosen = columns_of(self.manifest, names, variant)
+        if not chosen:
+            return np.zeros((len(self), 0), np.uint16)
         if all(left.stop == right.start for left, right in pairwise(chosen)):
             return self.tokens[:, chosen[0].start : chosen[-1].stop]
         return np.concatenate([self.tokens[:, columns] for columns in chosen], axis=1)
 
+    def lengths_of(self, names: Sequence[str]) -> np.ndarray:
+        """(num_pairs, len(names)) uint16 lengths of some stored modalities."""
+        stored = [modality.name for modality in self.manifest.modalities]
+        return np.asarray(self.lengths)[:, [stored.index(name) for name in names]]
 
-def columns_of(manifest: Manifest, table: ModalityTable, variant: str | None = None) -> list[slice]:
-    """The columns of a run's modalities in a row of stored tokens, in the order of its modality table.
+
+def columns_of(manifest: Manifest, names: Sequence[str], variant: str | None = None) -> list[slice]:
+    """The columns of some stored modalities in a row of stored tokens.
 
     variant: None, or one of the manifest's.
-    Raises ValueError where the data set lacks a modality or has it in another length, and where it lacks the variant.
+    Raises ValueError where the data set lacks a modality or the variant.
     """
     start = 0
     if variant is not None:
@@ -103,38 +130,60 @@ def columns_of(manifest: Manifest, table: ModalityTable, variant: str | None = N
     for modality in manifest.modalities:
         stored[modality.name] = slice(start, start + modality.length)
         start += modality.length
-    for name, length in zip(table.modalities, table.max_seq_lens, strict=True):
-        found = stored[name].stop - stored[name].start if name in stored else 0
-        if found != length:
-            raise ValueError(
-                f"modalities.max_seq_lens: the run wants {length} tokens of {name}, the data set has {found} "
-                f"(its canvas is {manifest.canvas_size} px): choose modalities=… for it, or make other data"
-            )
-    return [stored[name] for name in table.modalities]
+    if lacking := [name for name in names if name not in stored]:
+        raise ValueError(f"the data set stores no {', '.join(lacking)}, only {', '.join(stored)}")
+    return [stored[name] for name in names]
 
 
-def _build(root: Path, manifest: Manifest, split: str, rows: Path, infos: Path) -> None:
-    """Write both files, the rows last. Several ranks may do so at once."""
-    tokens, pairs = _read_split(root, manifest, split)
+class _Files(NamedTuple):
+    """The files of a token table; the tokens are written last."""
+
+    tokens: Path
+    lengths: Path
+    infos: Path
+
+    @staticmethod
+    def of(folder: Path, split: str, identity: str) -> _Files:
+        stem = f"{split}-{identity[:32]}-v{_VERSION}"
+        return _Files(*(folder / f"{stem}{suffix}" for suffix in (".npy", ".lengths.npy", ".json")))
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    if not shape[0]:  # an empty file cannot be mapped
+        return np.zeros(shape, np.uint16)
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if values.shape != shape or values.dtype != np.uint16:
+        raise ValueError(f"{path}: {values.dtype} {values.shape}, need uint16 {shape}; delete the file")
+    return values
+
+
+def _build(root: Path, manifest: Manifest, split: str, files: _Files) -> None:
+    """Write all files, the tokens last. Several ranks may do so at once."""
+    tokens, lengths, infos = _read_split(root, manifest, split)
     try:
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(infos, json.dumps([asdict(pair) for pair in pairs]))
-        with atomic_file(rows) as file:
-            np.save(file, tokens, allow_pickle=False)
+        files.tokens.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(files.infos, json.dumps(infos))
+        for path, values in ((files.lengths, lengths), (files.tokens, tokens)):
+            with atomic_file(path) as file:
+                np.save(file, values, allow_pickle=False)
     except OSError as error:
         raise OSError(
             f"cannot write the token table of {root} ({error.filename}: {error.strerror}): "
-            f"make {rows.parent} a writable folder with room for it, or copy the data set"
+            f"make {files.tokens.parent} a writable folder with room for it, or copy the data set"
         ) from error
 
 
-def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, list[PairInfo]]:
-    tokens = np.zeros((manifest.num_pairs(split), manifest.row_length), dtype=np.uint16)
-    pairs: list[PairInfo] = []
+def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    num_pairs = manifest.num_pairs(split)
+    tokens = np.zeros((num_pairs, manifest.row_length), dtype=np.uint16)
+    lengths = np.zeros((num_pairs, len(manifest.modalities)), dtype=np.uint16)
+    infos: list[dict[str, Any]] = []
     shards = manifest.shards[split]
     for shard in track(shards, len(shards), f"token table of {split}"):
         for key, members in read_shard(root, shard):
             where = f"{root / shard.name}: {key}"
-            tokens[len(pairs)], _ = token_row(members, manifest, where)
-            pairs.append(pair_info(key, read_meta(members, where), where))
-    return tokens, pairs
+            row = len(infos)
+            tokens[row], lengths[row] = token_row(members, manifest, where)
+            pair = pair_info(key, read_meta(members, where), where)
+            infos.append({"pair": asdict(pair), "caption": next(iter(captions_of(members, where)), "")})
+    return tokens, lengths, infos

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -25,18 +26,19 @@ from m3.core.errors import one_line_errors
 from m3.core.files import make_folder
 from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
-from m3.core.modalities import PICTURE
+from m3.core.modalities import PICTURE, ModalityTable
 from m3.core.signals import interruptible
 from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
 from m3.generation.compatibility import check_compatible, check_tokenizer, compatible_manifest
+from m3.generation.conditions import Conditions, with_conditions
 from m3.generation.generation import Generation
 from m3.generation.generator import Generator
 from m3.generation.inpainting import Inpainting, InpaintingResult
 from m3.generation.input_files import preparation, prompts_of_files
 from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
-from m3.generation.rollout import find_chains, whole_successor
+from m3.generation.rollout import STARTS, Starts, find_chains
 from m3.metrics import Score
 from m3.reporting.forecast import write_forecast
 from m3.reporting.inpainting import write_inpainting
@@ -129,7 +131,7 @@ def _loaded(cfg: DictConfig) -> LoadedModel:
 def _generator(cfg: DictConfig) -> Generator:
     sampling: Sampling = instantiate(cfg.sampling)
     loaded = _loaded(cfg)
-    sampling = whole_successor(sampling, loaded.table, has_references=cfg.input is None)
+    sampling = sampling.for_model(loaded.table, has_references=cfg.input is None)
     sampling.for_table(loaded.table)
     tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
     samples = plain(cfg.rollout.sample_schemes)
@@ -137,6 +139,13 @@ def _generator(cfg: DictConfig) -> Generator:
 
 
 def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
+    """References with what is asked of their roll-outs."""
+    conditions = Conditions(cfg.rollout.gap, cfg.action, cfg.captions)
+    prompts = _references(cfg, generator, num_frames)
+    return with_conditions(prompts, generator.loaded, conditions, generator.text_tokenizer)
+
+
+def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """From files, a split, or nothing."""
     loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
     if cfg.joints is not None and cfg.input is None:
@@ -148,19 +157,25 @@ def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
         return prompt_of_nothing(loaded.table, num_frames)
     if not is_given:
         raise ValueError(f"input={cfg.input}: not used, because sampling.given=[] is empty")
-    how = preparation(loaded.data["canvas_size"], num_frames, *compatible_manifest(loaded, cfg.data.root))
+    with_history = _starts(cfg.rollout.starts, loaded.table) == "history"
+    num_successors = num_frames + int(with_history)
+    how = preparation(loaded.data["canvas_size"], num_successors, *compatible_manifest(loaded, cfg.data.root))
     print(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
-    return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how)
+    return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how, with_history)
 
 
 def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     split = TokenTable.open(cfg.data.root, cfg.data.split)
     check_compatible(generator.loaded, cfg.checkpoint, split.manifest, cfg.data.root, generator.tokenizer)
     source = _source(cfg, split)
-    chains = find_chains(split.pairs, num_frames, cfg.rollout.starts, cfg.rollout.max_samples)
+    starts = _starts(cfg.rollout.starts, generator.table)
+    chains = find_chains(split.pairs, num_frames, starts, cfg.rollout.max_samples)
     if not chains:
-        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; choose another split")
+        remedy = "choose another split"
+        if starts == "history":
+            remedy = "none that has a frame before its reference: give rollout.starts=disjoint, or choose another split"
+        raise ValueError(f"data.split={cfg.data.split}: {cfg.data.root} has no pairs there; {remedy}")
     prompts = prompts_of_split(split, generator.table, chains, num_frames)
     if source is None:
         return prompts
@@ -168,6 +183,16 @@ def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) ->
     canvas = CANVASES[manifest.canvas["mode"]](manifest.canvas_size)
     has_joints = manifest.has_joints and "coords" in rolled_modalities(generator.table)
     return replace(prompts, real=real_frames(source, canvas, chains, prompts.tokens, has_joints))
+
+
+def _starts(starts: str, table: ModalityTable) -> Starts:
+    """ "auto": where there is a frame before the reference, for models that take it."""
+    if starts == "auto":
+        takes_history = any(name.endswith("_prev") for name in table.modalities)
+        return "history" if takes_history else "disjoint"
+    if starts not in STARTS:
+        raise ValueError(f"rollout.starts={starts!r}: choose auto, {', '.join(STARTS)}")
+    return cast(Starts, starts)
 
 
 def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
@@ -184,7 +209,7 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
 def _about(cfg: DictConfig, generator: Generator) -> About:
     loaded, sampling = generator.loaded, generator.sampling
     binding = {key: loaded.data[key] for key in BINDING}
-    is_of_split = cfg.input is None and len(cfg.sampling.given) > 0
+    is_of_split = cfg.input is None and len(sampling.given) > 0
     data = plain(cfg.data) if is_of_split else {"root": None, "split": None}
     paths = [str(path) for path in _paths(cfg)]
     facts = {
@@ -195,6 +220,8 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
         "input": paths or None,
         "seed": cfg.seed,
         "rollout": plain(cfg.rollout),
+        "action": cfg.action,
+        "captions": cfg.captions,
         "sampling": plain(cfg.sampling) | {"given": list(sampling.given), "generate": list(sampling.generate)},
     }
     origin = f"{cfg.data.root} ({cfg.data.split})" if is_of_split else ", ".join(paths) or "nothing"

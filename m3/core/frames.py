@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from m3.core.modalities import ModalityTable, frame_of, successor_of
+from m3.core.modalities import CLIP_MODALITIES, ModalityTable, frame_of, successor_of
 from m3.core.types import PairInfo
 
 NOTHING = "nothing"
@@ -21,19 +21,33 @@ def frame_modalities(table: ModalityTable) -> list[str]:
 
 
 def rolled_modalities(table: ModalityTable) -> dict[str, str]:
-    """Modality → its name in the successor, for those that the table has in both frames: a roll-out feeds them back."""
-    both = {name: successor_of(name) for name in frame_modalities(table)}
-    both = {name: later for name, later in both.items() if {name, later} <= set(table.modalities)}
-    for name, later in both.items():
-        lengths = [table.max_seq_lens[table.index(each)] for each in (name, later)]
-        if lengths[0] != lengths[1]:
-            raise ValueError(f"modalities.max_seq_lens: {lengths[0]} for {name}, but {lengths[1]} for {later}")
-    return both
+    """Modality of a frame → the modality of the successor that a roll-out generates for it, and then feeds back.
+
+    These are the modalities that the table has in the reference and in the successor. Joints follow from their
+    displacement where the table has it: "coords" → "motion_next".
+    """
+    rolled = {}
+    for name in frame_modalities(table):
+        if name not in table.modalities or name in CLIP_MODALITIES:
+            continue
+        if name == "coords" and "motion_next" in table.modalities:
+            rolled[name] = "motion_next"
+        elif (later := successor_of(name)) in table.modalities:
+            rolled[name] = later
+            lengths = [table.max_seq_lens[table.index(each)] for each in (name, later)]
+            if lengths[0] != lengths[1]:
+                raise ValueError(f"modalities.max_seq_lens: {lengths[0]} for {name}, but {lengths[1]} for {later}")
+    return rolled
 
 
 def frame_length(table: ModalityTable, name: str) -> int:
-    """L: tokens of a frame's modality, which the table may have in the reference, the successor, or both."""
-    return table.max_seq_lens[table.index(name if name in table.modalities else successor_of(name))]
+    """L: tokens of a frame's modality, which the table may have in any of the frames."""
+    return table.max_seq_lens[table.index(first_of(table, name))]
+
+
+def first_of(table: ModalityTable, name: str) -> str:
+    """The first modality of the table that is a frame's modality `name` in some frame."""
+    return next(modality for modality in table.modalities if frame_of(modality)[0] == name)
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,8 @@ class PairChain:
 class TokenFrames:
     """N sequences of a reference frame (index 0) and its T successors (horizons 1 … T), as tokens.
 
-    ids: modality of a frame → (N, T + 1, L) int64; 0 where unknown.
+    ids: modality of a frame → (N, T + 1, L) int64; 0 where unknown. A transition ("motion", "gap") is that which ends
+        at the frame; modalities of the clip ("action") are the same at all frames.
     is_known: modality → (N, T + 1, L) bool, True where a token is annotated, given or generated.
     is_present: (N, T + 1) bool, False at horizons without ground truth, and for the reference when generation is
         unconditional.

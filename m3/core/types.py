@@ -110,14 +110,17 @@ class PairInfo:
 class TokenBatch(NamedTuple):
     """A batch of a loader: all tokens of B samples, unmasked.
 
-    tokens: (B, S) int64 ids, modalities side by side in the order of the modality table.
+    tokens: (B, S) int64 ids, modalities side by side in the order of the modality table; 0 beyond a sample's lengths.
     sample: (B,) int64 index of each sample in its split.
     epoch: (B,) int64 complete passes over the split before the sample was drawn.
+    lengths: (B, K) int64 tokens that each sample has of each modality, its first ones; 0 where it lacks the modality.
+        None: all samples have all tokens.
     """
 
     tokens: Tensor
     sample: Tensor
     epoch: Tensor
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)

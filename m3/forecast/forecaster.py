@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from m3.batches.futures import check_forecast_table, given_tokens
-from m3.batches.pose_box import PoseBox, mirrored
 from m3.clips.canvas import PadCanvas
 from m3.core.joints import MIRRORED, NUM_JOINTS, Joints
 from m3.core.modalities import MOTION_SIDE, NUM_HORIZONS, NUM_JOINT_BINS, UNSEEN_MOTION
@@ -18,6 +17,7 @@ from m3.forecast.protocol import THRESHOLD, ForecastClip, nothing_moves
 from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.joints import JointCodec
+from m3.tokens.pose_box import PoseBox, mirrored
 
 
 class Forecaster:

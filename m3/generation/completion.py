@@ -11,7 +11,9 @@ from m3.core.frames import Frames, Poses
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import frame_of
 from m3.generation.generation import Generation
-from m3.metrics import Comparison, MetricSpec, Score, score
+from m3.metrics import Comparison, Confusion, MetricSpec, Score, confusion, score
+
+_NO_LABEL = "none of them"
 
 FRAMES = ("reference", "successor")
 """The frames of a pair."""
@@ -23,6 +25,8 @@ def generated_frames(made: Generation) -> dict[int, set[str]]:
     for modality in made.generated:
         name, frame = frame_of(modality)
         found.setdefault(frame, set()).add(name)
+        if modality == "motion_next" and "coords" in made.predicted.values:
+            found[frame].add("coords")  # joints follow from their displacement
     return dict(sorted(found.items()))
 
 
@@ -59,6 +63,22 @@ def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> di
         }
         found[FRAMES[frame]] = score(compared, wanted)
     return found
+
+
+def action_confusion(made: Generation) -> Confusion | None:
+    """Of the generated actions of prompts with a label; None where no action was generated, or none has a label."""
+    predicted, truth = made.predicted.tokens, made.truth.tokens
+    if "action" not in made.generated or predicted is None or truth is None:
+        return None
+    has_label = truth.is_known["action"][:, 0, 0]  # (N,)
+    if not has_label.any():
+        return None
+    true, found = (tokens.ids["action"][has_label, 0, 0] for tokens in (truth, predicted))
+    names = list(made.actions)
+    if (found >= len(names)).any():  # the vocabulary of a model may have more ids than its data have labels
+        found = np.minimum(found, len(names))
+        names.append(_NO_LABEL)
+    return confusion(true, found, names)
 
 
 def _ordered(frames: Frames, order: list[int], is_given: Mapping[str, np.ndarray]) -> Frames:

@@ -21,6 +21,7 @@ class Generation:
     generated: names of the generated modalities.
     interpreters: modality → the one that decodes and draws it. undecoded: modality → why it has no interpreter.
     modalities: of the model's table. canvas_size: pixels. is_rollout: False for completed pairs.
+    actions: labels of the ids of the modality action.
     argmax: (N, T + 1) frames with the likeliest id everywhere. samples: (N, T + 1) frames of each random sample. None
         and empty unless several samples were requested.
     """
@@ -35,6 +36,7 @@ class Generation:
     modalities: Sequence[str]
     canvas_size: int
     is_rollout: bool
+    actions: Sequence[str] = ()
     argmax: Frames | None = None
     samples: Sequence[Frames] = ()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3.checkpoint import LoadedModel
 from m3.core.frames import Frames, TokenFrames, rolled_modalities
-from m3.core.modalities import ModalityTable, frame_of
+from m3.core.modalities import GAPS, ModalityTable, frame_of
 from m3.core.progress import progress_callback
 from m3.core.validation import check
 from m3.generation.completion import completion_scores
@@ -23,6 +23,7 @@ from m3.metrics import Comparison, MetricSpec, Score, constant_velocity, damped_
 from m3.sampling.given import named_modality
 from m3.sampling.settings import DecodingConfig, Sampling
 from m3.tokens.base import PictureTokenizer
+from m3.tokens.text import TextTokenizer
 from m3.vocabularies import DecodingContext, Interpreter, decode, interpreters_of, metrics_of, without_interpreter
 
 
@@ -63,7 +64,14 @@ class Generator:
 
     @property
     def context(self) -> DecodingContext:
-        return DecodingContext(self.tokenizer, self.loaded.data["canvas_size"])
+        data = self.loaded.data
+        return DecodingContext(self.tokenizer, data["canvas_size"], data.get("actions", ()), self.text_tokenizer)
+
+    @cached_property
+    def text_tokenizer(self) -> TextTokenizer | None:
+        """That of the training data's captions; None for a model without them."""
+        stored = self.loaded.data.get("text_tokenizer")
+        return None if stored is None else TextTokenizer(stored)
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +88,9 @@ class Generator:
     @property
     def rolls_out(self) -> bool:
         """Whether a whole successor is generated, with nothing of it given, so that it can be the next reference."""
-        given = {frame_of(named_modality(entry))[1] for entry in self.sampling.given}
-        return rolls_out(self.sampling.generate, self.table) and 1 not in given
+        given = {frame_of(named_modality(entry)) for entry in self.sampling.given}
+        is_successor_given = any(frame == 1 and name not in GAPS for name, frame in given)
+        return rolls_out(self.sampling.generate, self.table) and not is_successor_given
 
     def decoded(self, tokens: TokenFrames) -> Frames:
         return decode(tokens, self.interpreters, self.context)
@@ -111,7 +120,7 @@ class Generator:
         (predicted,) = self._frames(prompts, given, schemes, [0])
         made = Generation(
             prompts,
-            self.decoded(given),
+            self.decoded(given[0][:, :2]),
             predicted,
             self.decoded(prompts.tokens),
             generated=[scheme.modality for scheme in schemes],
@@ -120,6 +129,7 @@ class Generator:
             modalities=self.table.modalities,
             canvas_size=self.context.canvas_size,
             is_rollout=self.rolls_out,
+            actions=self.context.actions,
         )
         if self.num_samples == 1:
             return made
@@ -170,8 +180,10 @@ class Generator:
         return self.sample_schemes.get(modality, self.sample_schemes.get("default"))
 
     def _lacks_joints(self, prompts: Prompts, is_given: Tensor) -> bool:
-        """Whether joints without annotation are to be given and are not generated."""
+        """Whether joints without annotation are to be given, are not generated, and the model can generate them."""
         if "coords" not in rolled_modalities(self.table) or "coords" in self.sampling.generate:
+            return False
+        if not self.table.is_ever_target("coords"):
             return False
         is_annotated = prompts.tokens.is_known["coords"][:, 0].all()
         return bool(is_given[self.table.columns("coords")].any()) and not is_annotated
@@ -179,18 +191,19 @@ class Generator:
     def _frames(
         self,
         prompts: Prompts,
-        given: TokenFrames,
+        given: tuple[TokenFrames, TokenFrames],
         schemes: Sequence[DecodingConfig],
         numbers: Sequence[int],
     ) -> list[Frames]:
         """Frames of each prompt for each sample number; all sample numbers share the model's batches."""
         num_prompts, num_frames = len(prompts.chains), prompts.num_frames
         sample = torch.cat([prompts.sample_ids(number) for number in numbers]).to(self.device)
-        repeated = given[list(range(num_prompts)) * len(numbers)]
+        rows = list(range(num_prompts)) * len(numbers)
+        repeated, history = (part[rows] for part in given)
         total = num_steps(schemes, num_frames, len(sample), self.batch_size)
         names = ", ".join(scheme.modality for scheme in schemes)
         what = f"roll-out of {len(sample)} samples" if self.rolls_out else f"{names} of {len(sample)} pairs"
         with progress_callback(total, what) as on_step:
             tokens = roll_out(self.loaded.model, repeated, schemes, num_frames, self.seed, sample, self.batch_size,
-                              on_step, first_epoch=int(self.rolls_out))  # fmt: skip
+                              on_step, first_epoch=int(self.rolls_out), history=history)  # fmt: skip
         return [self.decoded(tokens[k * num_prompts : (k + 1) * num_prompts]) for k in range(len(numbers))]

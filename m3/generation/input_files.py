@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
 from m3.clips.video_files import VIDEO_SUFFIXES, VideoFiles
-from m3.core.frames import Frames, PairChain, no_tokens
-from m3.core.joints import Joints, pose_extent
-from m3.core.modalities import ModalityTable
+from m3.core.frames import Frames, PairChain, Poses, no_tokens
+from m3.core.joints import NUM_JOINTS, Joints, pose_extent
+from m3.core.modalities import TRANSITIONS, ModalityTable
 from m3.core.types import Clip, PairInfo
-from m3.generation.prompts import Prompts, no_previous
+from m3.generation.prompts import Prompts
 from m3.pairs import Chain as ChainMiner
 from m3.pairs import Dense, Stride
 from m3.shards.manifest import Manifest
 from m3.tokens.base import PictureTokenizer
+from m3.tokens.displacement import displacement_tokens
 from m3.tokens.encoding import encode_pictures, torch_threads
+from m3.tokens.gaps import encode_gap, encode_seconds
 from m3.tokens.joints import JointCodec
 
 _THRESHOLD = 0.89
@@ -84,12 +86,14 @@ def prompts_of_files(
     table: ModalityTable,
     tokenizer: PictureTokenizer,
     how: Preparation,
+    with_history: bool = False,
 ) -> Prompts:
     """The first frame of each file, and the frames that follow it in a video.
 
     Args:
         joints: the annotations of the one file; None for those beside each file, if there are any.
         num_frames: T.
+        with_history: the first frame of a video that has a successor is the history; the reference is that successor.
     Raises:
         FileNotFoundError or ValueError naming the file that cannot be used.
     """
@@ -97,27 +101,62 @@ def prompts_of_files(
         raise ValueError(
             f"joints={joints}: one file for the {len(paths)} files of input; put a file of joints beside each"
         )
-    tokens, codec = no_tokens(table, (len(paths), num_frames + 1)), JointCodec(how.canvas.size)
+    tokens, history = (no_tokens(table, (len(paths), num)) for num in (num_frames + 1, 1))
+    codec = JointCodec(how.canvas.size)
     real = np.zeros((len(paths), num_frames + 1, codec.canvas_size, codec.canvas_size, 3), np.uint8)
     chains = []
     for n, (name, path) in enumerate(_named(paths).items()):
         clip = _decoded(path, name, joints, how)
-        num_present, extent = len(clip.indices), None
-        tokens.is_present[n, :num_present], real[n, :num_present] = True, clip.pictures
-        if "tok_rgb" in tokens.ids:
-            with torch_threads(_ENCODE_THREADS):
-                ids = encode_pictures(tokenizer, clip.pictures, _ENCODE_BATCH_SIZE)  # (t, h, w)
-            tokens.ids["tok_rgb"][n, :num_present] = ids.reshape(num_present, -1)
-            tokens.is_known["tok_rgb"][n, :num_present] = True
-        if clip.joints is not None and "coords" in tokens.ids:
-            xy, is_visible = clip.joints.xy[clip.indices], clip.joints.is_visible[clip.indices]
-            extent = pose_extent(clip.joints)
-            tokens.ids["coords"][n, :num_present] = codec.encode(xy, is_visible).reshape(num_present, -1)
-            tokens.is_known["coords"][n, :num_present] = np.tile(is_visible, 3)  # x, y, visibility
-        chains.append(_chain(name, clip, extent))
-    previous = no_previous(len(chains)) if "coords" in tokens.ids else None
+        extent = None if clip.joints is None else pose_extent(clip.joints)
+        ids, is_known = _frame_tokens(clip, codec, tokenizer, tokens.ids)
+        first = int(with_history and len(clip.indices) > 1)  # place of the reference among the frames
+        num_present = min(len(clip.indices) - first, num_frames + 1)
+        own = slice(first, first + num_present)
+        tokens.is_present[n, :num_present], real[n, :num_present] = True, clip.pictures[own]
+        for modality in ids:
+            tokens.ids[modality][n, :num_present] = ids[modality][own]
+            tokens.is_known[modality][n, :num_present] = is_known[modality][own]
+            if first and modality in history.ids and modality not in TRANSITIONS:
+                history.ids[modality][n], history.is_known[modality][n] = ids[modality][:1], is_known[modality][:1]
+                history.is_present[n] = True
+        chains.append(_chain(name, clip, clip.indices[own], extent))
+    previous = None
+    if "coords" in tokens.ids:
+        poses = codec.decode(history.ids["coords"].reshape(len(paths), 1, 3, NUM_JOINTS))
+        previous = Frames({"coords": Poses(*poses)}, history.is_present)
     pictures = Frames({"tok_rgb": real}, tokens.is_present)
-    return Prompts(chains, tokens, np.arange(len(chains)), previous, pictures)
+    return Prompts(chains, tokens, history, np.arange(len(chains)), previous, pictures)
+
+
+def _frame_tokens(
+    clip: _DecodedClip, codec: JointCodec, tokenizer: PictureTokenizer, wanted: Container[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Ids and is_known, each (t, L), of the wanted modalities of a clip's frames; transitions are not known at the
+    first."""
+    ids, num_frames = {}, len(clip.indices)
+    is_known: dict[str, np.ndarray] = {}
+    if "tok_rgb" in wanted:
+        with torch_threads(_ENCODE_THREADS):
+            pictures = encode_pictures(tokenizer, clip.pictures, _ENCODE_BATCH_SIZE)  # (t, h, w)
+        ids["tok_rgb"] = pictures.reshape(num_frames, -1)
+        is_known["tok_rgb"] = np.ones(ids["tok_rgb"].shape, bool)
+    if clip.joints is not None and "coords" in wanted:
+        xy, is_visible = clip.joints.xy[clip.indices], clip.joints.is_visible[clip.indices]
+        poses = codec.encode(xy, is_visible)
+        ids["coords"] = poses.reshape(num_frames, -1)
+        is_known["coords"] = np.tile(is_visible, 3)  # x, y, visibility
+        if "motion" in wanted:
+            moved = displacement_tokens(poses[:-1], poses[1:])
+            ids["motion"] = np.concatenate([np.zeros((1, NUM_JOINTS), np.int64), moved])
+            is_known["motion"] = np.repeat(np.arange(num_frames) > 0, NUM_JOINTS).reshape(num_frames, NUM_JOINTS)
+    gaps = np.diff(clip.indices, prepend=0)[:, None]
+    is_later = (np.arange(num_frames) > 0)[:, None]
+    if "gap" in wanted:
+        ids["gap"], is_known["gap"] = encode_gap(gaps), is_later
+    if "seconds" in wanted and clip.fps is not None:
+        ids["seconds"] = encode_seconds(np.maximum(gaps, 1) / clip.fps)
+        is_known["seconds"] = is_later
+    return ids, is_known
 
 
 def read_clip(path: Path, clip_id: str, joints: Path | None, fps: float | None) -> Clip:
@@ -157,6 +196,7 @@ class _DecodedClip:
     pictures: np.ndarray
     joints: Joints | None
     action: str | None
+    fps: float | None
 
 
 def _decoded(path: Path, name: str, joints: Path | None, how: Preparation) -> _DecodedClip:
@@ -168,17 +208,17 @@ def _decoded(path: Path, name: str, joints: Path | None, how: Preparation) -> _D
                 window = how.canvas.window(clip.size, clip.joints)
                 pictures = np.stack([window.picture(clip.frames[index]) for index in indices])
                 on_canvas = None if clip.joints is None else window.joints(clip.joints)
-                return _DecodedClip(indices, pictures, on_canvas, clip.action)
+                return _DecodedClip(indices, pictures, on_canvas, clip.action, clip.fps)
             except DamagedFrame as damage:
                 clip = frames_before(clip, damage)
     except ClipError as error:
         raise ValueError(f"input={path}: {error}") from error
 
 
-def _chain(name: str, clip: _DecodedClip, extent: float | None) -> PairChain:
-    pairs = zip(clip.indices, clip.indices[1:])
-    infos = [PairInfo(f"{name}-{a:06d}", name, a, b, clip.action, extent) for a, b in pairs]
-    alone = PairInfo(f"{name}-000000", name, 0, 0, clip.action, extent)
+def _chain(name: str, clip: _DecodedClip, indices: Sequence[int], extent: float | None) -> PairChain:
+    """indices: of the reference and of the frames that follow it."""
+    infos = [PairInfo(f"{name}-{a:06d}", name, a, b, clip.action, extent) for a, b in zip(indices, indices[1:])]
+    alone = PairInfo(f"{name}-{indices[0]:06d}", name, indices[0], indices[0], clip.action, extent)
     return PairChain(tuple(range(len(infos))), tuple(infos or [alone]))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3.batches.datamodule import SampleRows
 from m3.batches.table import TokenTable
 from m3.core.frames import (
     NOTHING,
@@ -23,9 +24,10 @@ from m3.core.frames import (
     rolled_modalities,
 )
 from m3.core.joints import NUM_JOINTS
-from m3.core.modalities import ModalityTable, frame_of
+from m3.core.modalities import CLIP_MODALITIES, GAPS, ModalityTable, frame_of, modality_at
 from m3.core.types import PairInfo
-from m3.generation.rollout import true_frames
+from m3.generation.rollout import RowTokens, true_frames
+from m3.shards.manifest import Manifest
 from m3.tokens.joints import JointCodec
 
 _SAMPLE_STRIDE = 2**32
@@ -38,15 +40,18 @@ class Prompts:
 
     chains: the references and the frames that follow them, as pairs of a clip, with titles.
     tokens: (N, T + 1) frames: the reference and the ground truth of its successors. Tokens are known where they were
-        read or annotated; joints of a split count as annotated, invisible ones too.
+        read or annotated; joints of a split count as annotated, invisible ones too. Conditions that are asked for
+        (a gap, an action, a caption) are known at all frames.
+    history: (N, 1) frames: the frame before the reference; its tokens are known where there is one.
     sample: (N,) int64 identities of the prompts, for `m3.sampling.sampler.generate`; less than 2³².
-    previous: (N, 1) frames: joints of the frame before the reference, not present where there is none. None for a
-        model without joints.
+    previous: (N, 1) frames: joints of `history`, decoded, not present where there is none. None for a model without
+        joints.
     real: (N, T + 1) frames: the original pictures on the canvas, "tok_rgb"; None where only tokens are available.
     """
 
     chains: list[PairChain]
     tokens: TokenFrames
+    history: TokenFrames
     sample: np.ndarray
     previous: Frames | None = None
     real: Frames | None = None
@@ -90,50 +95,94 @@ class Prompts:
         """(N,) int64: identities of the n-th samples of the prompts; those of sample 0 are the prompts' own."""
         return torch.as_tensor(self.sample) + number * _SAMPLE_STRIDE
 
-    def given(self, is_given: Tensor, table: ModalityTable) -> TokenFrames:
-        """(N, 2) frames: the tokens of reference and first successor that are given to the model.
+    def given(self, is_given: Tensor, table: ModalityTable) -> tuple[TokenFrames, TokenFrames]:
+        """The tokens that are given to the model: (N, T + 1) frames, and (N, 1) frames of the history.
 
-        Joints without annotation are left out.
+        Of frames after the first successor only the gaps are given. What a prompt lacks is left out, except for
+        pictures and the modalities of `extra_vocabularies`.
 
         Args:
             is_given: (S,) bool, from `Sampling.is_given`.
         Raises:
-            ValueError where a prompt lacks any other modality of `is_given`.
+            ValueError where a prompt lacks one of these.
         """
-        found = no_tokens(table, (len(self.chains), 2))
-        found.is_present[:] = True
+        found = no_tokens(table, (len(self.chains), max(self.num_frames, 1) + 1))
+        before = no_tokens(table, (len(self.chains), 1))
+        found.is_present[:], before.is_present[:] = True, True
         for modality in table.modalities:
             (name, frame), asked = frame_of(modality), is_given[table.columns(modality)].numpy()
-            is_there = self.tokens.is_present[:, frame]
-            if name != "coords":
-                is_there = is_there & self.tokens.is_known[name][:, frame].any(-1)
-            if asked.any() and not is_there.all():
-                lacking = self.chains[int(is_there.argmin())].pairs[0].clip
-                raise ValueError(f"sampling.given: {lacking} has no {modality} to give; leave it out")
-            found.is_known[name][:, frame] = asked & self.tokens.is_known[name][:, frame]
-            found.ids[name][:, frame] = self.tokens.ids[name][:, frame] * found.is_known[name][:, frame]
-        return found
+            if frame < 0:
+                _give(before, self.history, name, slice(0, 1), asked)
+                continue
+            self._check_given(modality, asked, table)
+            is_gap_ahead = frame == 1 and name in GAPS
+            _give(found, self.tokens, name, slice(1, None) if is_gap_ahead else slice(frame, frame + 1), asked)
+        return found, before
+
+    def _check_given(self, modality: str, asked: np.ndarray, table: ModalityTable) -> None:
+        name, frame = frame_of(modality)
+        if name != "tok_rgb" and name not in (table.extra_vocabularies or {}):
+            return
+        is_there = self.tokens.is_present[:, frame] & self.tokens.is_known[name][:, frame].any(-1)
+        if asked.any() and not is_there.all():
+            lacking = self.chains[int(is_there.argmin())].pairs[0].clip
+            raise ValueError(f"sampling.given: {lacking} has no {modality} to give; leave it out")
+
+
+def _give(given: TokenFrames, source: TokenFrames, name: str, frames: slice, asked: np.ndarray) -> None:
+    given.is_known[name][:, frames] = asked & source.is_known[name][:, frames]
+    given.ids[name][:, frames] = source.ids[name][:, frames] * given.is_known[name][:, frames]
 
 
 def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[PairChain], num_frames: int) -> Prompts:
     """The references of chains of a split; the frames that follow them are their truth."""
-    tokens = split.columns(table)
+    with_truth = _with_truth(table, split.manifest)
+    samples = SampleRows(split, with_truth)
+    before = previous_rows(split.pairs, chains)
+    rows = np.unique([row for chain in chains for row in chain.rows] + before[before >= 0].tolist())
+    read = RowTokens.read(samples, rows)
+    history = _history(read, table, chains, before)
+    previous = None
+    if "coords" in rolled_modalities(table):
+        xy, is_visible = JointCodec(split.manifest.canvas_size).decode(
+            history.ids["coords"].reshape(len(chains), 1, 3, NUM_JOINTS)
+        )
+        previous = Frames({"coords": Poses(xy, is_visible)}, np.asarray(history.is_known["coords"].all(-1)))
     return Prompts(
         chains,
-        true_frames(tokens, table, chains, num_frames),
+        true_frames(read, with_truth, chains, num_frames),
+        history,
         np.array([chain.rows[0] for chain in chains]),
-        _previous(split.pairs, tokens, table, chains, JointCodec(split.manifest.canvas_size)),
+        previous,
     )
 
 
-def _previous(
-    pairs: Sequence[PairInfo], tokens: np.ndarray, table: ModalityTable, chains: Sequence[PairChain], codec: JointCodec
-) -> Frames | None:
-    if "coords" not in rolled_modalities(table):
-        return None
-    rows = previous_rows(pairs, chains)
-    xy, is_visible = codec.decode(tokens[rows][:, table.columns("coords")].reshape(len(rows), 1, 3, -1))
-    return Frames({"coords": Poses(xy, is_visible)}, (rows >= 0)[:, None])
+def _with_truth(table: ModalityTable, manifest: Manifest) -> ModalityTable:
+    """The table, and the stored modalities that it lacks of the frames before and after the references.
+
+    A model that generates displacements is scored by the joints that follow from them.
+    """
+    stored = {modality.name: modality.length for modality in manifest.modalities}
+    names = [modality_at(name, frame) for name in rolled_modalities(table) for frame in (-1, 1)]
+    lacking = {name: stored[name] for name in names if name in stored and name not in table.modalities}
+    return table.extended(lacking)
+
+
+def _history(tokens: RowTokens, table: ModalityTable, chains: Sequence[PairChain], before: np.ndarray) -> TokenFrames:
+    """(N, 1) frames before the references: as stored with the pair, else the reference of the pair that ends there."""
+    frames = no_tokens(table, (len(chains), 1))
+    for n, (chain, row) in enumerate(zip(chains, before.tolist())):
+        for name in frames.ids:
+            stored = modality_at(name, -1)
+            if stored is not None and stored in tokens.table.modalities:
+                ids, is_known = tokens.of(stored, chain.rows[:1])
+            elif row >= 0 and name in tokens.table.modalities and name not in CLIP_MODALITIES:
+                ids, is_known = tokens.of(name, [row])
+            else:
+                continue
+            frames.ids[name][n], frames.is_known[name][n] = ids, is_known
+            frames.is_present[n] |= is_known.any()
+    return frames
 
 
 def previous_rows(pairs: Sequence[PairInfo], chains: Sequence[PairChain]) -> np.ndarray:
@@ -160,7 +209,8 @@ def prompt_of_nothing(table: ModalityTable, num_frames: int) -> Prompts:
     """One prompt with nothing given: unconditional generation."""
     chain = PairChain((), (PairInfo(NOTHING, NOTHING, 0, 0, None, None),))
     previous = no_previous(1) if "coords" in frame_modalities(table) else None
-    return Prompts([chain], no_tokens(table, (1, num_frames + 1)), np.zeros(1, np.int64), previous)
+    tokens, history = (no_tokens(table, (1, num)) for num in (num_frames + 1, 1))
+    return Prompts([chain], tokens, history, np.zeros(1, np.int64), previous)
 
 
 def with_generated_reference(truth: Frames, predicted: Frames) -> Frames:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m3.core.frames import PairChain, TokenFrames, frame_modalities, no_tokens, rolled_modalities
-from m3.core.modalities import ModalityTable, frame_of, successor_of
+from m3.batches.datamodule import SampleRows
+from m3.core.frames import PairChain, TokenFrames, frame_length, frame_modalities, no_tokens, rolled_modalities
+from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import CLIP_MODALITIES, GAPS, NOT_SEEN, TEXT, ModalityTable, frame_of, modality_at
 from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
-from m3.sampling.settings import DecodingConfig, Sampling
+from m3.sampling.settings import DecodingConfig
+from m3.tokens.displacement import decode_displacement, displaced, displacement_tokens, places
+from m3.tokens.text import is_content
+
+Starts = Literal["disjoint", "history", "first"]
+STARTS: tuple[Starts, ...] = get_args(Starts)
 
 
 def find_chains(
-    pairs: Sequence[PairInfo], num_frames: int, starts: Literal["first", "disjoint"], max_samples: int | None = None
+    pairs: Sequence[PairInfo], num_frames: int, starts: Starts, max_samples: int | None = None
 ) -> list[PairChain]:
     """The chains of pairs to roll out: each a reference with the truth that follows.
 
@@ -27,7 +34,7 @@ def find_chains(
         pairs: rows of a split, in the order of its token table.
         num_frames: T, the maximum number of pairs in a chain. A chain is shorter where its clip, or the split, ends.
         starts: "first" starts at the first pair of each clip, "disjoint" wherever no earlier chain of the clip
-            has used the pair.
+            has used the pair, "history" likewise, but only at pairs with a frame before the reference.
         max_samples: maximum number of chains, evenly spaced over all of them; None: all.
 
     Returns:
@@ -35,8 +42,8 @@ def find_chains(
     """
     if num_frames < 1:
         raise ValueError(f"rollout.frames={num_frames}: need at least 1")
-    if starts not in ("first", "disjoint"):
-        raise ValueError(f"rollout.starts={starts!r}: choose first or disjoint")
+    if starts not in STARTS:
+        raise ValueError(f"rollout.starts={starts!r}: choose {', '.join(STARTS)}")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"rollout.max_samples={max_samples}: need at least 1, or null for all")
     row_of = {(pair.clip, pair.reference): row for row, pair in enumerate(pairs)}
@@ -45,6 +52,8 @@ def find_chains(
     chains = []
     for (clip, _), first_row in sorted(row_of.items()):
         if first_row in used or (starts == "first" and clip in clips):
+            continue
+        if starts == "history" and pairs[first_row].previous is None:
             continue
         rows, row = [], first_row
         while row is not None and row not in used and len(rows) < num_frames:
@@ -58,20 +67,50 @@ def find_chains(
     return chains
 
 
-def true_frames(tokens: np.ndarray, table: ModalityTable, chains: Sequence[PairChain], num_frames: int) -> TokenFrames:
-    """The frames of chains, from (num_pairs, S) rows of the token table, any integers. All tokens are known."""
+def true_frames(tokens: RowTokens, table: ModalityTable, chains: Sequence[PairChain], num_frames: int) -> TokenFrames:
+    """The frames of chains, (N, T + 1). Tokens are known where a pair has them.
+
+    tokens: of all rows of the chains, in the modalities of the table.
+    """
     frames = no_tokens(table, (len(chains), num_frames + 1))
     for n, chain in enumerate(chains):
         last = len(chain.rows)
         frames.is_present[n, : last + 1] = True
-        for name in frame_modalities(table):
-            if name in table.modalities:
-                frames.ids[name][n, 0] = tokens[chain.rows[0], table.columns(name)]
-                frames.is_known[name][n, 0] = True
-            if (later := successor_of(name)) in table.modalities:
-                frames.ids[name][n, 1 : last + 1] = tokens[list(chain.rows), table.columns(later)]
-                frames.is_known[name][n, 1 : last + 1] = True
+        for modality in table.modalities:
+            name, frame = frame_of(modality)
+            ids, is_known = tokens.of(modality, chain.rows)
+            if name in CLIP_MODALITIES:
+                frames.ids[name][n], frames.is_known[name][n] = ids[0], is_known[0]
+            elif frame == 0:
+                frames.ids[name][n, 0], frames.is_known[name][n, 0] = ids[0], is_known[0]
+            elif frame == 1:
+                frames.ids[name][n, 1 : last + 1], frames.is_known[name][n, 1 : last + 1] = ids, is_known
     return frames
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Tokens of some rows of a split.
+
+    rows: (R,) int64, ascending. tokens: (R, S) int64 in the order of `table`. lengths: (R, K) int64.
+    """
+
+    table: ModalityTable
+    rows: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def read(cls, samples: SampleRows, rows: np.ndarray) -> RowTokens:
+        tokens, lengths = samples.read(rows)
+        whole = np.broadcast_to(samples.table.max_seq_lens, (len(rows), samples.table.num_modalities))
+        return cls(samples.table, rows, tokens.numpy(), whole if lengths is None else lengths.numpy())
+
+    def of(self, modality: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, L) int64 ids of a modality in some rows, and (n, L) bool, True where a row has the token."""
+        places = np.searchsorted(self.rows, rows)
+        ids = self.tokens[places, self.table.columns(modality)]
+        return ids, np.arange(ids.shape[1]) < self.lengths[places, self.table.index(modality), None]
 
 
 def rolls_out(generated: Sequence[str], table: ModalityTable) -> bool:
@@ -80,29 +119,11 @@ def rolls_out(generated: Sequence[str], table: ModalityTable) -> bool:
     return bool(rolled) and {*rolled.values()} <= {*generated}
 
 
-def whole_successor(sampling: Sampling, table: ModalityTable, has_references: bool = True) -> Sampling:
-    """The sampling, which also gives and generates the modalities of `extra_vocabularies` if it generates all others.
-
-    The defaults of `conf/sampling` name only the modalities that m3 itself has.
-
-    has_references: False where prompts have none of the extra modalities to give, as files have not.
-    """
-    extra = table.extra_vocabularies or {}
-    rolled = rolled_modalities(table)
-    own = {later for name, later in rolled.items() if name not in extra}
-    if not own or not own <= set(sampling.generate):
-        return sampling
-    unnamed = [later for later in rolled.values() if later not in sampling.generate]
-    is_giving = has_references and len(sampling.given) > 0
-    given = [name for name, later in rolled.items() if is_giving and later in unnamed and name not in sampling.given]
-    return replace(sampling, given=[*sampling.given, *given], generate=[*sampling.generate, *unnamed])
-
-
 def check_schemes(schemes: Sequence[DecodingConfig], table: ModalityTable) -> None:
     """Raises ValueError naming the key unless the schemes generate a whole successor with this model."""
     rolled = rolled_modalities(table)
     generated = [scheme.modality for scheme in schemes]
-    others = set(generated) - {*rolled, *rolled.values()}
+    others = {name for name in generated if frame_of(name)[1] == 1} - {*rolled.values()}
     if not rolls_out(generated, table) or len(set(generated)) != len(generated) or others:
         raise ValueError(
             f"sampling generates {generated}: a roll-out with this model needs {list(rolled.values())}, each once"
@@ -121,12 +142,17 @@ def roll_out(
     batch_size: int,
     on_step: Callable[[], object] = lambda: None,
     first_epoch: int = 1,
+    history: TokenFrames | None = None,
 ) -> TokenFrames:
     """Continue from reference frames, or with one step: complete pairs of frames.
 
+    The successor becomes the reference and the reference the previous frame. Joints that follow from displacements are
+    rounded to tokens for the model, and carried on without rounding.
+
     Args:
         model: in eval mode.
-        given: (N, 2) frames: the known tokens of the references and of their first successors.
+        given: (N, 2) frames, or more: the known tokens of the references and of their first successors; and of later
+            frames only the gaps GAPS, which are the steps that are asked for.
         schemes: in the order in which modalities are generated. Those of the reference generate its unknown
             tokens; above one step those of the successor must cover all of its modalities (`check_schemes`).
         num_frames: T.
@@ -135,22 +161,30 @@ def roll_out(
         on_step: called after each step of the sampler, `num_steps` times.
         first_epoch: epoch of the sampler at horizon 1; it increases by 1 per horizon. Two generations of the same
             samples in different epochs are independent.
+        history: (N, 1) frames: the known tokens of the frames before the references; None: none are known.
 
     Returns:
-        (N, T + 1) frames, all present, the reference first. Horizon k is generated from horizon k − 1 alone.
+        (N, T + 1) frames, all present, the reference first. Horizon k is generated from horizon k − 1, and the frame
+        before it, alone.
 
     Raises:
         ValueError above one step for schemes that do not generate each modality of the successor once.
     """
     if num_frames > 1:
         check_schemes(schemes, model.table)
+    if history is None:
+        history = no_tokens(model.table, (len(sample), 1))
     parts = []
     for rows in torch.arange(len(sample), device=sample.device).split(batch_size):
-        state = _State.of(given[rows.cpu().numpy()], model.table, sample.device)
+        own = rows.cpu().numpy()
+        state = _State.of(given[own], history[own], model.table, sample.device)
         for horizon in range(1, num_frames + 1):
             chosen = schemes if horizon == 1 else _of_successor(schemes)
-            state.step(generate(model, state.tokens, state.is_known, chosen, seed, sample[rows],
-                                first_epoch + horizon - 1, on_step), chosen)  # fmt: skip
+            for stage in _stages(chosen):
+                made = generate(model, state.tokens, state.is_known, stage, seed, sample[rows],
+                                first_epoch + horizon - 1, on_step, state.displacement)  # fmt: skip
+                state.take(made, stage)
+            state.advance()
         parts.append(state)
     names = frame_modalities(model.table)
     ids, is_known = (
@@ -160,57 +194,120 @@ def roll_out(
     return TokenFrames(ids, is_known, np.ones((len(sample), num_frames + 1), dtype=bool))
 
 
-@dataclass
+def _stages(schemes: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
+    """The schemes up to that of motion_next, from which the successor's joints follow, and those after it."""
+    names = [scheme.modality for scheme in schemes]
+    after = names.index("motion_next") + 1 if "motion_next" in names else len(schemes)
+    return [list(stage) for stage in (schemes[:after], schemes[after:]) if stage]
+
+
 class _State:
     """The state of a roll-out of B samples.
 
-    tokens, is_known: (B, S) int64 and bool, input of the next step.
+    tokens, is_known: (B, S) int64 and bool, input of the next step of the sampler.
+    displacement: (B, 13, 2) float64 of motion_next, not rounded to cells.
     ids, are_known: modality → the frames so far, each (B, L).
     """
 
-    table: ModalityTable
-    tokens: Tensor
-    is_known: Tensor
-    ids: dict[str, list[Tensor]] = field(default_factory=dict)
-    are_known: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __init__(self, table: ModalityTable, given: TokenFrames, device: torch.device) -> None:
+        shape = len(given.is_present), table.num_tokens
+        self.table, self._given = table, given
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.is_known = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.displacement = torch.zeros(shape[0], NUM_JOINTS, 2, dtype=torch.float64, device=device)
+        self.ids: dict[str, list[Tensor]] = {}
+        self.are_known: dict[str, list[Tensor]] = {}
+        self._xy: np.ndarray | None = None  # (B, 13, 2) float64 bins of the reference's joints, once they follow
+        self._successor: tuple[np.ndarray, np.ndarray] | None = None  # tokens and places of the successor's joints
 
     @classmethod
-    def of(cls, given: TokenFrames, table: ModalityTable, device: torch.device) -> _State:
-        shape = len(given.is_present), table.num_tokens
-        state = cls(table, torch.zeros(shape, dtype=torch.int64, device=device),
-                    torch.zeros(shape, dtype=torch.bool, device=device))  # fmt: skip
+    def of(cls, given: TokenFrames, history: TokenFrames, table: ModalityTable, device: torch.device) -> _State:
+        state = cls(table, given, device)
         for modality in table.modalities:
-            (name, frame), columns = frame_of(modality), table.columns(modality)
-            state.tokens[:, columns] = torch.as_tensor(given.ids[name][:, frame], device=device)
-            state.is_known[:, columns] = torch.as_tensor(given.is_known[name][:, frame], device=device)
+            name, frame = frame_of(modality)
+            source, index = (history, 0) if frame < 0 else (given, frame)
+            state._set(modality, *(getattr(source, part)[name][:, index] for part in ("ids", "is_known")))
+        if "motion_next" in table.modalities:
+            state.displacement[:] = decode_displacement(state.tokens[:, table.columns("motion_next")])[0]
         return state
 
-    def step(self, made: Tensor, schemes: Sequence[DecodingConfig]) -> None:
-        """Keeps the frames of a step, (B, S) tokens generated by the schemes, and relabels successor as reference."""
+    def _set(self, modality: str, ids: np.ndarray | Tensor, is_known: np.ndarray | Tensor) -> None:
+        columns, device = self.table.columns(modality), self.tokens.device
+        self.is_known[:, columns] = torch.as_tensor(is_known, device=device)
+        self.tokens[:, columns] = torch.as_tensor(ids, device=device) * self.is_known[:, columns]
+
+    def take(self, made: Tensor, schemes: Sequence[DecodingConfig]) -> None:
+        """Takes over what the schemes generated, (B, S), and the joints that follow from a displacement."""
         for scheme in schemes:
-            self.is_known[:, self.table.columns(scheme.modality)] = True
-        made = made * self.is_known
-        tokens, is_known = torch.zeros_like(made), torch.zeros_like(self.is_known)
+            columns = self.table.columns(scheme.modality)
+            is_text = self.table.vocabularies[self.table.index(scheme.modality)].name == TEXT
+            is_known = is_content(made[:, columns]) if is_text else torch.ones_like(made[:, columns], dtype=torch.bool)
+            self._set(scheme.modality, made[:, columns], is_known)
+        self._derive_successor()
+
+    def _derive_successor(self) -> None:
+        """Joints of the successor, where the table derives them and the displacement is known."""
+        if "coords" not in self.table.modalities or "motion_next" not in self.table.modalities:
+            return
+        motion = self.tokens[:, self.table.columns("motion_next")].cpu().numpy()
+        is_moved = self.is_known[:, self.table.columns("motion_next")].cpu().numpy()  # (B, 13)
+        if not is_moved.any():
+            return
+        earlier = self._poses("coords")
+        xy = places(earlier) if self._xy is None else self._xy
+        self._successor = displaced(earlier, xy, self.displacement.cpu().numpy(), is_moved & (motion != NOT_SEEN))
+        if "coords_next" in self.table.modalities:
+            ids = self._successor[0].reshape(len(motion), -1)
+            self._set("coords_next", ids, np.tile(is_moved, 3))
+
+    def _poses(self, modality: str) -> np.ndarray:
+        """(B, 3, 13) int64; unknown joints are invisible and have no place."""
+        return self.tokens[:, self.table.columns(modality)].cpu().numpy().reshape(-1, 3, NUM_JOINTS)
+
+    def advance(self) -> None:
+        """Keeps the frames of a step, and relabels successor as reference and reference as previous frame."""
+        horizon = len(next(iter(self.ids.values()), [()]))  # of the successor
         for name in frame_modalities(self.table):
             if name not in self.ids:
-                self._keep(name, name, made)
-            self._keep(name, successor_of(name), made)
-            if name in self.table.modalities:
-                tokens[:, self.table.columns(name)] = self.ids[name][-1]
-                is_known[:, self.table.columns(name)] = self.are_known[name][-1]
-        self.tokens, self.is_known = tokens, is_known
+                self._keep(name, *self._part(name, 0))
+            if name in CLIP_MODALITIES:
+                self._keep(name, self.ids[name][-1], self.are_known[name][-1])
+            elif name == "coords" and self._successor is not None:
+                ids = torch.as_tensor(self._successor[0].reshape(len(self.tokens), -1), device=self.tokens.device)
+                self._keep(name, ids, self._part("motion", 1)[1].repeat(1, 3))
+            else:
+                self._keep(name, *self._part(name, 1))
+        self.tokens, self.is_known = torch.zeros_like(self.tokens), torch.zeros_like(self.is_known)
+        self._xy = None if self._successor is None else self._successor[1]
+        self._successor = None
+        for modality in self.table.modalities:
+            name, frame = frame_of(modality)
+            if frame < 1:
+                self._set(modality, self.ids[name][frame - 1], self.are_known[name][frame - 1])
+            elif name in GAPS and horizon + 1 < self._given.is_present.shape[1]:
+                self._set(modality, *(getattr(self._given, part)[name][:, horizon + 1] for part in ("ids", "is_known")))
+        self._derive_history()
 
-    def _keep(self, name: str, modality: str, made: Tensor) -> None:
-        """Appends a frame of modality `name`; its tokens are unknown where the table lacks `modality`."""
-        ids, are_known = self.ids.setdefault(name, []), self.are_known.setdefault(name, [])
-        if modality in self.table.modalities:
+    def _derive_history(self) -> None:
+        """motion_prev from two poses, for models that predict places and not displacements."""
+        if "motion_prev" in self.table.modalities and "motion_next" not in self.table.modalities:
+            earlier, later = (self.ids["coords"][index].cpu().numpy().reshape(-1, 3, NUM_JOINTS) for index in (-2, -1))
+            is_known = (self.are_known["coords"][-2].all(1) & self.are_known["coords"][-1].all(1))[:, None]
+            self._set("motion_prev", displacement_tokens(earlier, later), is_known.expand(-1, NUM_JOINTS))
+
+    def _part(self, name: str, frame: int) -> tuple[Tensor, Tensor]:
+        """Tokens and is_known of a frame, (B, L); unknown where the table lacks the modality."""
+        modality = modality_at(name, frame)
+        if modality is not None and modality in self.table.modalities:
             columns = self.table.columns(modality)
-            ids.append(made[:, columns])
-            are_known.append(self.is_known[:, columns])
-        else:
-            like = made[:, self.table.columns(name if name in self.table.modalities else successor_of(name))]
-            ids.append(torch.zeros_like(like))
-            are_known.append(torch.zeros_like(like, dtype=torch.bool))
+            return self.tokens[:, columns], self.is_known[:, columns]
+        like = self.tokens.new_zeros(len(self.tokens), frame_length(self.table, name))
+        return like, like.bool()
+
+    def _keep(self, name: str, ids: Tensor, is_known: Tensor) -> None:
+        """Appends a frame of modality `name`."""
+        self.ids.setdefault(name, []).append(ids)
+        self.are_known.setdefault(name, []).append(is_known)
 
     def stacked(self, which: Literal["ids", "are_known"], name: str) -> np.ndarray:
         """(B, T + 1, L)."""
@@ -224,4 +321,4 @@ def num_steps(schemes: Sequence[DecodingConfig], num_frames: int, num_samples: i
 
 
 def _of_successor(schemes: Sequence[DecodingConfig]) -> list[DecodingConfig]:
-    return [scheme for scheme in schemes if frame_of(scheme.modality)[1]]
+    return [scheme for scheme in schemes if frame_of(scheme.modality)[1] == 1]

@@ -70,14 +70,17 @@ def argmax_probabilities(alphas: Sequence[float]) -> np.ndarray:
         log_x = _log_quantile(shapes[k], u)
         for j in np.flatnonzero(shapes):
             below[k, j] = u if j == k else _distribution(shapes[j], log_x)
-    table = np.zeros((2**num, num))
-    for subset in range(2**num):
-        members = [k for k in range(num) if subset >> k & 1 and shapes[k] > 0]
+    positive = np.flatnonzero(shapes).tolist()
+    of_positive = np.zeros((2 ** len(positive), num))  # modalities of alpha 0 change nothing: each subset once
+    for subset in range(len(of_positive)):
+        members = [k for place, k in enumerate(positive) if subset >> place & 1]
         for k in members:
             others = [j for j in members if j != k]
-            table[subset, k] = weight @ below[k, others].prod(0)
+            of_positive[subset, k] = weight @ below[k, others].prod(0)
         if members:
-            table[subset] /= table[subset].sum()
+            of_positive[subset] /= of_positive[subset].sum()
+    bits = np.arange(2**num)[:, None] >> np.array(positive, dtype=int) & 1  # (2^K, number of positive alphas)
+    table = of_positive[bits @ (1 << np.arange(len(positive)))]
     return table
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from m3.core.frames import Frames
 from m3.core.joints import NUM_JOINTS
+from m3.core.modalities import CLIP_MODALITIES, TRANSITIONS
 from m3.metrics import measures
 from m3.metrics.agreement import agreement, limb_colors
 from m3.metrics.comparison import Comparison
@@ -43,6 +44,8 @@ BASELINES = ("nothing_moves", "constant_velocity", "damped_velocity")
 _SAMPLES = ("argmax", "sample", "best_of_n", "median_of_n")
 _ROLL_OUTS = ("model", *BASELINES, *_SAMPLES)
 _PICTURES_ONLY = ("model", "nothing_moves", "tokenizer", "real_reference", *_SAMPLES)
+_MODEL_ONLY = ("model", *_SAMPLES)
+"""Of modalities that do not differ from frame to frame, or are no property of one: a copy of them is no baseline."""
 _AGREEMENT = ("model", "reference_joints", "truth")
 _SAMPLES_ONLY = ("sample",)
 
@@ -346,6 +349,7 @@ def accuracy_spec(modality: str, label: str, description: str) -> MetricSpec:
         f"{modality}_accuracy", modality, _accuracy(modality), "share", "higher", label, description,
         f"no tokens of {modality}: the model or the ground truth has none",
         is_percent=True, is_of_tokens=True, needs_annotation=modality == "coords",
+        series=_MODEL_ONLY if modality in (*TRANSITIONS, *CLIP_MODALITIES) else _ROLL_OUTS,
     )  # fmt: skip
 
 

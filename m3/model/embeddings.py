@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import (
     COORDS_LENGTH,
+    DISPLACEMENT,
+    DISPLACEMENT_SIDE,
     JOINTS,
     MOTION,
+    NOT_SEEN,
     NUM_HORIZONS,
     NUM_VISIBILITY_IDS,
     PICTURE,
@@ -22,8 +25,12 @@ from m3.core.modalities import (
     Vocabulary,
 )
 from m3.tokens.fsq import digits_of_legal
+from m3.tokens.pose_box import SMALLEST_SIDE
 
 INIT_STD = 0.02
+
+_FEATURE_STD, _CELL_STD = 0.05, 0.01
+"""Of maps of Fourier features, and of what cells have beside them: near cells start with near vectors."""
 
 
 def published_frequencies(width: int) -> Tensor:
@@ -49,37 +56,47 @@ def sincos_grid(side: int, width: int) -> Tensor:
     return torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], dim=1)
 
 
+def sincos_joint(width: int) -> Tensor:
+    """(13, width): the embedding of a joint, that of its x token in the layout "2d"."""
+    return sincos(COORDS_LENGTH, fitted_frequencies(COORDS_LENGTH, width))[:NUM_JOINTS]
+
+
 def sincos_motion(width: int) -> Tensor:
-    """(16 · 13, width), horizon after horizon: the embedding of the joint's x token plus one of the horizon."""
-    joint = sincos(COORDS_LENGTH, fitted_frequencies(COORDS_LENGTH, width))[:NUM_JOINTS]
+    """(16 · 13, width), horizon after horizon: the embedding of the joint plus one of the horizon."""
     horizon = sincos(NUM_HORIZONS, fitted_frequencies(NUM_HORIZONS, width))
-    return (horizon[:, None] + joint).flatten(0, 1)
+    return (horizon[:, None] + sincos_joint(width)).flatten(0, 1)
 
 
 class PositionEmbedding(nn.Module):
     """Fixed embedding of the position within a modality, from 0 in each.
 
-    layout: "1d", as published; or "2d", in which picture tokens are embedded by row and column, motion tokens by
-        horizon and joint, and wavelengths fit the length of each axis.
+    layout: "1d", as published; "2d", in which picture tokens are embedded by row and column, motion tokens by horizon
+        and joint, displacements by joint, and wavelengths fit the length of each axis; or "joint", likewise, with x, y
+        and visibility embedded by joint and kind.
     """
 
-    def __init__(self, table: ModalityTable, width: int, layout: Literal["1d", "2d"]) -> None:
+    def __init__(self, table: ModalityTable, width: int, layout: Literal["1d", "2d", "joint"]) -> None:
         super().__init__()
-        if layout not in ("1d", "2d"):
-            raise ValueError(f"model.positions={layout!r}: choose 1d or 2d")
+        if layout not in ("1d", "2d", "joint"):
+            raise ValueError(f"model.positions={layout!r}: choose 1d, 2d or joint")
         if width % 4:
             raise ValueError(f"model.width={width}: sin-cos positions need a multiple of 4")
         embedding = torch.zeros(table.num_modalities, max(table.max_seq_lens), width)  # (K, longest, D)
         for k, (vocabulary, length) in enumerate(zip(table.vocabularies, table.max_seq_lens)):
-            if vocabulary is PICTURE and layout == "2d":
+            if vocabulary is PICTURE and layout != "1d":
                 side = math.isqrt(length)
                 if side**2 != length:
                     raise ValueError(
                         f"model.positions=2d needs square pictures, {table.modalities[k]} has {length} tokens"
                     )
                 embedding[k, :length] = sincos_grid(side, width)
-            elif vocabulary is MOTION and layout == "2d":
+            elif vocabulary is MOTION and layout != "1d":
                 embedding[k, :length] = sincos_motion(width)
+            elif vocabulary is DISPLACEMENT and layout != "1d":
+                embedding[k, :length] = sincos_joint(width)
+            elif vocabulary is JOINTS and layout == "joint":
+                kind = sincos(length // NUM_JOINTS, fitted_frequencies(length // NUM_JOINTS, width))
+                embedding[k, :length] = (kind[:, None] + sincos_joint(width)).flatten(0, 1)
             else:
                 frequencies = published_frequencies(width) if layout == "1d" else fitted_frequencies(length, width)
                 embedding[k, :length] = sincos(length, frequencies)
@@ -99,7 +116,7 @@ class TokenEmbedding(nn.Embedding):
 
 
 class DigitEmbedding(nn.Module):
-    """A picture token is the sum of the learned vectors of its FSQ digits."""
+    """A token is the sum of the learned vectors of its digits: FSQ digits of a picture, cells of a displacement."""
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
@@ -156,9 +173,115 @@ class OrdinalEmbedding(OrdinalTable):
         return self.features[ids] @ self.smooth + own * (ids < NUM_VISIBILITY_IDS)[:, None]
 
 
+class PoseTokens(NamedTuple):
+    """N tokens of poses, or of displacements of their joints.
+
+    ids, position: (N,) int64. pose: (N,) int64, which pose a token belongs to: 0 … num_poses − 1.
+    """
+
+    ids: Tensor
+    position: Tensor
+    pose: Tensor
+    num_poses: int
+
+
+class PerPosition(nn.Module):
+    """A linear map for each position of a pose: (N, F) features → (N, D)."""
+
+    def __init__(self, length: int, num_features: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, num_features, width) * _FEATURE_STD)
+
+    def forward(self, features: Tensor, tokens: PoseTokens) -> Tensor:
+        length, num_features, width = self.weight.shape
+        row = tokens.pose * length + tokens.position
+        # All positions side by side, 0 where a token is absent: one batched product, and sums in a fixed order.
+        dense = features.new_zeros(tokens.num_poses * length, num_features).index_copy(0, row, features)
+        mapped = torch.einsum("bpf,pfd->bpd", dense.view(-1, length, num_features), self.weight)
+        return mapped.reshape(-1, width).index_select(0, row)
+
+
+class RelativeJointEmbedding(OrdinalEmbedding):
+    """An ordinal embedding, and features of each place relative to the box around the pose's known places.
+
+    The features have a linear map of their own for each position: how far the left wrist is from the middle of the pose
+    means something else than how far the head is.
+    """
+
+    num_frequencies = 12
+
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__(vocabulary, width)
+        self.cycles: Tensor
+        self.register_buffer("cycles", torch.logspace(-2, 3, self.num_frequencies, base=2), persistent=False)
+        self.own = PerPosition(COORDS_LENGTH, 2 * self.num_frequencies + 1, width)
+
+    def forward(self, tokens: PoseTokens) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(N, D)."""
+        is_place = (tokens.position < 2 * NUM_JOINTS) & (tokens.ids > 0)  # a joint without a place is at 0
+        angle = 2 * math.pi * self._relative(tokens, is_place)[:, None] * self.cycles
+        features = torch.cat([angle.sin(), angle.cos()], 1) * is_place[:, None]
+        is_seen = (2.0 * tokens.ids - 1) * (tokens.position >= 2 * NUM_JOINTS)
+        return super().forward(tokens.ids) + self.own(torch.cat([features, is_seen[:, None]], 1), tokens)
+
+    @staticmethod
+    def _relative(tokens: PoseTokens, is_place: Tensor) -> Tensor:
+        """(N,) float32: distance along its axis from the middle of the box, in its larger sides."""
+        axis = tokens.position // NUM_JOINTS % 2
+        row, place = tokens.pose * 2 + axis, tokens.ids.float()
+        low = place.new_full((2 * tokens.num_poses,), math.inf)
+        low = low.scatter_reduce(0, row, place.masked_fill(~is_place, math.inf), "amin")
+        high = place.new_full((2 * tokens.num_poses,), -math.inf)
+        high = high.scatter_reduce(0, row, place.masked_fill(~is_place, -math.inf), "amax")
+        side = (high - low).view(-1, 2).amax(1).clamp(min=SMALLEST_SIDE)
+        relative = (place - (low + high)[row] / 2) / side[tokens.pose]
+        return torch.where(is_place, relative, 0.0)
+
+
+class DisplacementEmbedding(nn.Module):
+    """The sum of the vectors of a displacement's cells, which are near for near cells, and features of both cells with
+    a linear map of their own for each joint. A joint that is not seen has a vector of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cells = nn.Parameter(torch.randn(2, DISPLACEMENT_SIDE, width) * _CELL_STD)  # along x, along y
+        self.not_seen = nn.Parameter(torch.zeros(width))
+        self.features: Tensor
+        self.register_buffer("features", cell_features(), persistent=False)
+        num_features = self.features.shape[1]
+        self.smooth = nn.Parameter(torch.randn(2, num_features, width) * _FEATURE_STD)
+        self.own = PerPosition(NUM_JOINTS, 2 * num_features, width)
+
+    def forward(self, tokens: PoseTokens) -> Tensor:
+        """(N, D)."""
+        is_seen = (tokens.ids != NOT_SEEN)[:, None]
+        cells = tokens.ids.clamp(max=NOT_SEEN - 1)
+        x, y = cells % DISPLACEMENT_SIDE, cells // DISPLACEMENT_SIDE
+        along_x, along_y = self.features[x], self.features[y]
+        own = self.own(torch.cat([along_x, along_y], 1) * is_seen, tokens)
+        vectors = self.cells + self.features @ self.smooth  # (2, 65, D)
+        return torch.where(is_seen, F.embedding(x, vectors[0]) + F.embedding(y, vectors[1]) + own, self.not_seen)
+
+
+POSE_EMBEDDINGS = (RelativeJointEmbedding, DisplacementEmbedding)
+"""Those that take `PoseTokens`."""
+
+
+def cell_features(num_frequencies: int = 12) -> Tensor:
+    """(65, 2 · num_frequencies) sines and cosines of the place of a cell on its axis, −1 … 1."""
+    place = 2 * (torch.arange(DISPLACEMENT_SIDE, dtype=torch.float64) + 0.5) / DISPLACEMENT_SIDE - 1
+    finest = math.log2(DISPLACEMENT_SIDE / 6)
+    angle = 2 * math.pi * place[:, None] * torch.logspace(-2, finest, num_frequencies, base=2, dtype=torch.float64)
+    return torch.cat([angle.sin(), angle.cos()], 1).float()
+
+
 def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:
     """The input embedding of a vocabulary, matching its head (`m3.model.heads.build_head`)."""
-    if vocabulary is PICTURE and head == "factorized":
+    if vocabulary is DISPLACEMENT and joints == "relative":
+        return DisplacementEmbedding(width)
+    if vocabulary is JOINTS and joints == "relative":
+        return RelativeJointEmbedding(vocabulary, width)
+    if vocabulary in (PICTURE, DISPLACEMENT) and head == "factorized":
         return DigitEmbedding(vocabulary, width)
     if vocabulary is JOINTS and joints != "table":
         return OrdinalEmbedding(vocabulary, width)

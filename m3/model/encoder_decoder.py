@@ -13,7 +13,13 @@ from m3.core.types import PackedTokens
 from m3.core.validation import check
 from m3.model.attention import KERNELS, CrossAttention, Kernel, Segments, SelfAttention
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
-from m3.model.embeddings import INIT_STD, PositionEmbedding, build_embedding
+from m3.model.embeddings import (
+    INIT_STD,
+    POSE_EMBEDDINGS,
+    PoseTokens,
+    PositionEmbedding,
+    build_embedding,
+)
 from m3.model.heads import FactorizedHead, FlatHead, build_head
 
 _MIMETIC_EMBEDDING_STD = 0.1
@@ -39,11 +45,14 @@ class EncoderDecoder(nn.Module):
         mlp_ratio: hidden width of an MLP over `width`.
         logits: "legal": each vocabulary has embeddings and logits for its legal ids; "table": all modalities share one
             vocabulary of `max(vocab_sizes)` ids (published).
-        head: "flat" or "factorized" (pictures as six FSQ digits; needs logits=legal).
-        joints: "table" (independent joint ids, published), "ordinal" (neighboring ids have similar vectors) or "digits"
-            (embedded as ordinal, predicted as a coarse and a fine coordinate: ten times as fast); the latter two need
-            logits=legal.
-        positions: "1d" (published), or "2d" with rows and columns of pictures and wavelengths that fit each axis.
+        head: "flat" or "factorized" (pictures as six FSQ digits, displacements as cells along x and y; needs
+            logits=legal).
+        joints: "table" (independent joint ids, published), "ordinal" (neighboring ids have similar vectors), "digits"
+            (embedded as ordinal, predicted as a coarse and a fine coordinate: ten times as fast) or "relative" (as
+            ordinal; places are embedded relative to the box of their pose too, displacements by joint); the latter
+            three need logits=legal.
+        positions: "1d" (published), "2d" with rows and columns of pictures and wavelengths that fit each axis, or
+            "joint", likewise with x, y and visibility embedded by joint.
         init: "normal": linear and embedding weights from N(0, 0.02) (published); "mimetic": queries of the decoder
             attend to their own position from the start (see `_initialize_mimetic`).
     Raises:
@@ -60,8 +69,8 @@ class EncoderDecoder(nn.Module):
         mlp_ratio: float = 4.0,
         logits: Literal["legal", "table"] = "legal",
         head: Literal["flat", "factorized"] = "flat",
-        joints: Literal["table", "ordinal", "digits"] = "table",
-        positions: Literal["1d", "2d"] = "1d",
+        joints: Literal["table", "ordinal", "digits", "relative"] = "table",
+        positions: Literal["1d", "2d", "joint"] = "1d",
         init: Literal["normal", "mimetic"] = "normal",
     ) -> None:
         super().__init__()
@@ -145,6 +154,10 @@ class EncoderDecoder(nn.Module):
         """(M',) ids → one (M',) tensor for each digit."""
         return self.head_of(modality).digits_of(ids)
 
+    def is_predicted(self, ids: Tensor, modality: int) -> tuple[Tensor | None, ...]:
+        """(M',) ids → for each digit (M',) bool, True where it belongs to the id; None where it always does."""
+        return self.head_of(modality).is_predicted(ids)
+
     def ids_of(self, digits: tuple[Tensor, ...], modality: int) -> Tensor:
         """The inverse of `digits_of`."""
         return self.head_of(modality).ids_of(digits)
@@ -180,15 +193,26 @@ class EncoderDecoder(nn.Module):
         embedded: Tensor | None = None
         for name, embedding in self.enc_tok_emb.items():
             members = [k for k, vocabulary in enumerate(self.vocabularies) if vocabulary.name == name]
-            if len(members) == self.table.num_modalities:
+            if len(members) == self.table.num_modalities and not isinstance(embedding, POSE_EMBEDDINGS):
                 return embedding(inputs.ids)
             rows = torch.cat([inputs.rows[k] for k in members])
-            vectors: Tensor = embedding(inputs.ids.index_select(0, rows))
+            vectors: Tensor = embedding(self._tokens_of(embedding, inputs, rows, members))
             if embedded is None:
                 embedded = vectors.new_zeros(len(inputs.ids), vectors.shape[1])
             embedded = embedded.index_copy(0, rows, vectors)
         assert embedded is not None  # every modality has a vocabulary
         return embedded
+
+    @staticmethod
+    def _tokens_of(embedding: nn.Module, inputs: PackedTokens, rows: Tensor, members: list[int]) -> Tensor | PoseTokens:
+        """What an embedding takes of the inputs at `rows`, which are tokens of the modalities `members`."""
+        ids = inputs.ids.index_select(0, rows)
+        if not isinstance(embedding, POSE_EMBEDDINGS):
+            return ids
+        position, sample, modality = (each.index_select(0, rows) for each in
+                                      (inputs.position, inputs.sample, inputs.modality))  # fmt: skip
+        place = torch.searchsorted(torch.tensor(members, device=ids.device), modality)
+        return PoseTokens(ids, position, sample * len(members) + place, len(inputs.lengths) * len(members))
 
 
 def _check_options(
@@ -206,7 +230,7 @@ def _check_options(
     for key, value, choices in (
         ("logits", logits, ("legal", "table")),
         ("head", head, ("flat", "factorized")),
-        ("joints", joints, ("table", "ordinal", "digits")),
+        ("joints", joints, ("table", "ordinal", "digits", "relative")),
         ("init", init, ("normal", "mimetic")),
     ):
         if value not in choices:

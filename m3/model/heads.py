@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3.core.modalities import JOINTS, PICTURE, Vocabulary
+from m3.core.modalities import DISPLACEMENT, JOINTS, PICTURE, Vocabulary
 from m3.model.embeddings import OrdinalTable
 from m3.tokens.fsq import basis, digits_of_legal, digits_to_ids
 
@@ -37,6 +37,10 @@ class FlatHead(nn.Module):
     def ids_of(self, digits: tuple[Tensor, ...]) -> Tensor:
         return digits[0]
 
+    def is_predicted(self, ids: Tensor) -> tuple[Tensor | None, ...]:
+        """See `FactorizedHead.is_predicted`."""
+        return (None,)
+
 
 class OrdinalHead(FlatHead):
     """A flat head whose weights are an `OrdinalTable`."""
@@ -54,7 +58,7 @@ class FactorizedHead(nn.Module):
     """Predicts the digits of an id, which are independent given the hidden vector.
 
     A picture token has 8+8+8+5+5+5 logits instead of 64,000, a joint token 32+256 (fine and coarse coordinate) instead
-    of 8,192.
+    of 8,192, a displacement 65+65+2 instead of 4,226 (`DisplacementHead`).
     """
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
@@ -90,11 +94,39 @@ class FactorizedHead(nn.Module):
         """The inverse of `digits_of`."""
         return digits_to_ids(torch.stack(digits, -1), self.levels)
 
+    def is_predicted(self, ids: Tensor) -> tuple[Tensor | None, ...]:
+        """(M,) ids → for each digit (M,) bool, True where it belongs to the id; None where it always does."""
+        return (None,) * len(self.levels)
+
+
+class DisplacementHead(FactorizedHead):
+    """Predicts the cell along x, the cell along y, and whether the joint is seen at all.
+
+    The cells of a joint that is not seen are neither learned nor part of the id's probability: those that the head
+    gives are conditional on its being seen.
+    """
+
+    def _sizes(self, num_ids: int | None) -> tuple[int, ...]:
+        assert num_ids in (None, DISPLACEMENT.num_ids), num_ids
+        return self.levels
+
+    def ids_of(self, digits: tuple[Tensor, ...]) -> Tensor:
+        """The inverse of `digits_of`; the cells of a joint that is not seen have no effect."""
+        *cells, is_unseen = digits
+        is_seen = 1 - is_unseen
+        return super().ids_of((*(cell * is_seen for cell in cells), is_unseen))
+
+    def is_predicted(self, ids: Tensor) -> tuple[Tensor | None, ...]:
+        is_seen = self.digits_of(ids)[-1] == 0
+        return is_seen, is_seen, None
+
 
 def build_head(vocabulary: Vocabulary, width: int, head: str, joints: str) -> FlatHead | FactorizedHead:
     """The head of a vocabulary under `model.head` and `model.joints`."""
     if vocabulary is PICTURE and head == "factorized" or vocabulary is JOINTS and joints == "digits":
         return FactorizedHead(vocabulary, width)
-    if vocabulary is JOINTS and joints == "ordinal":
+    if vocabulary is DISPLACEMENT and head == "factorized":
+        return DisplacementHead(vocabulary, width)
+    if vocabulary is JOINTS and joints in ("ordinal", "relative"):
         return OrdinalHead(vocabulary, width)
     return FlatHead(vocabulary, width)

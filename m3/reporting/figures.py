@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from m3.core.frames import Frames, PairChain
+from m3.core.modalities import CLIP_MODALITIES, TRANSITIONS, frame_of
 from m3.core.palette import FAINT, INK, LEFT, NO_FRAME, PAPER, RIGHT
 from m3.generation.completion import FRAMES, generated_frames
 from m3.generation.generation import Generation
@@ -108,7 +109,17 @@ def rollout_panels(made: Generation, rows: Sequence[int], num_samples: int) -> l
     shown += [(f"sample {n}", each[chosen]) for n, each in enumerate(made.samples[:num_samples], 1)]
     if (truth := made.truth[chosen]).is_present[:, 1:].any():
         shown.append(("truth", truth))
-    return panels(shown, made.interpreters, made.canvas_size)
+    return panels(shown, _shown_interpreters(made), made.canvas_size)
+
+
+def _shown_interpreters(made: Generation) -> dict[str, Interpreter]:
+    """Those of frames, and those of what was generated: a displacement, a label or a text is otherwise not drawn."""
+    generated = {frame_of(modality)[0] for modality in made.generated}
+    without_picture = {*TRANSITIONS, *CLIP_MODALITIES}
+    if made.is_rollout:
+        generated -= without_picture
+    names = [name for name in made.interpreters if name in generated or name not in without_picture]
+    return {name: made.interpreters[name] for name in names}
 
 
 def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -> Image.Image:
@@ -147,8 +158,9 @@ def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_sa
     chosen, given = list(rows), made.given.tokens
     assert given is not None, "decoded frames keep their tokens"
     shown: list[tuple[str, Frames]] = []
+    interpreters = _shown_interpreters(made)
     for place, frame in enumerate(FRAMES):
-        if any(known[:, place].any() for known in given.is_known.values()):
+        if any(given.is_known[name][:, place].any() for name in interpreters):
             shown.append((f"given, {frame}", made.given[chosen, place : place + 1]))
     for place in generated_frames(made):
         shown.append((f"generated, {FRAMES[place]}", made.predicted[chosen, place : place + 1]))
@@ -157,7 +169,7 @@ def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_sa
         if made.truth.is_present[chosen, place].any():
             shown.append((f"truth, {FRAMES[place]}", made.truth[chosen, place : place + 1]))
     titles = [made.prompts.chains[n].title for n in chosen]
-    return column_sheet(panels(shown, made.interpreters, made.canvas_size), titles, cell_px)
+    return column_sheet(panels(shown, interpreters, made.canvas_size), titles, cell_px)
 
 
 def column_sheet(columns: Sequence[Panel], titles: Sequence[str], cell_px: int) -> Image.Image:

@@ -14,16 +14,16 @@ from rich.console import Console
 from m3.core.files import make_folder
 from m3.core.frames import PairChain
 from m3.core.validation import check
-from m3.generation.completion import FRAMES, generated_frames
+from m3.generation.completion import FRAMES, action_confusion, generated_frames
 from m3.generation.generation import Generation
 from m3.metrics import MetricSpec, Score
 from m3.metrics.specs import NO_TRUTH
 from m3.reporting.figures import choose_samples, completion_sheet, rollout_animation, rollout_panels, rollout_sheet
 from m3.reporting.files import write_json, write_npz, write_png
 from m3.reporting.html import Report, write_report
-from m3.reporting.metrics_file import SCHEMA_VERSION, metrics_record
-from m3.reporting.plots import plot_title, scores_plot
-from m3.reporting.tables import print_scores
+from m3.reporting.metrics_file import SCHEMA_VERSION, confusion_record, metrics_record
+from m3.reporting.plots import confusion_plot, plot_title, scores_plot
+from m3.reporting.tables import print_confusion, print_scores
 from m3.reporting.token_files import completion_arrays, rollout_arrays
 from m3.reporting.video import write_gif, write_mp4
 
@@ -36,7 +36,7 @@ _SHEET_SAMPLES = 3
 _REPORTED_CELL_PX = 128
 _PARTLY_GIVEN = "parts of it were given"
 _FILES = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
-          "tokens.npz", FOLDER)  # fmt: skip
+          "confusion.png", "tokens.npz", FOLDER)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,17 @@ def _write_completion(
             absent[f"{specs[name].title}, {FRAMES[frame]}"] = record["absent"][name]
         frames[FRAMES[frame]] = record
     record = {"schema_version": SCHEMA_VERSION, **about.facts, "num_samples": len(chains), "frames": frames}
+    recognized = action_confusion(made)
+    if recognized is not None:
+        record["confusion"] = confusion_record(recognized)
+        write_png(out / "confusion.png", confusion_plot(recognized, f"{recognized.num_samples} clips and moments"))
     write_json(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
     for frame, found in scores.items():
         print_scores(console, found, f"{frame} of {len(chains)} pairs")
+    if recognized is not None:
+        print_confusion(console, recognized, f"{recognized.num_samples} actions")
     lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}."
     return Report("Generated", lead, out / "generated.png", None, scores, absent, strips)
 

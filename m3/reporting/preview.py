@@ -7,23 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
-from torch import Tensor
 
 from m3.batches.table import TokenTable
 from m3.core.frames import rolled_modalities
 from m3.core.modalities import ModalityTable, frame_of
 from m3.core.validation import check
 from m3.generation.prompts import prompts_of_split
-from m3.generation.rollout import check_schemes, find_chains, roll_out, whole_successor
+from m3.generation.rollout import check_schemes, find_chains, roll_out
 from m3.metrics import Comparison, Score, score
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.reporting.figures import choose_samples, panels, rollout_sheet
 from m3.reporting.files import write_png
-from m3.sampling.settings import Sampling
+from m3.sampling.settings import AUTO, Sampling
 from m3.shards.manifest import MANIFEST_NAME
 from m3.tokens.base import PictureTokenizer
 from m3.training.module import MaskedTraining
@@ -82,7 +80,8 @@ class Preview(pl.Callback):
         if root is None or self.obstacle is not None:
             return
         try:
-            self.schemes = whole_successor(sampling, table).for_table(table)
+            sampling = sampling.for_model(table)
+            self.schemes = sampling.for_table(table)
             check_schemes(self.schemes, table)
         except ValueError as error:
             raise ValueError(f"{_KEY}.{error}; callbacks=none draws no previews") from None
@@ -100,7 +99,7 @@ class Preview(pl.Callback):
         chains = find_chains(split.pairs, num_frames, "first")
         chains = [chains[n] for n in choose_samples(chains, num_samples)]
         self.prompts = prompts_of_split(split, table, chains, num_frames)
-        self.given = self.prompts.given(_reference_columns(table), table)
+        self.given, self.history = self.prompts.given(sampling.is_given(table), table)
         self.truth = decode(self.prompts.tokens, self.interpreters, self.context)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -135,7 +134,8 @@ class Preview(pl.Callback):
         """One preview of a model that has been trained for `step` steps."""
         was_training, sample = model.training, self.prompts.sample_ids().to(next(model.parameters()).device)
         model.eval()
-        made = roll_out(model, self.given, self.schemes, self.num_frames, self.seed, sample, len(sample))
+        made = roll_out(model, self.given, self.schemes, self.num_frames, self.seed, sample, len(sample),
+                        history=self.history)  # fmt: skip
         model.train(was_training)
         predicted = decode(made, self.interpreters, self.context)
         self.scores = score(Comparison(predicted, self.truth, self.prompts.extent), self.metrics)
@@ -151,20 +151,15 @@ def _obstacle(root: str | None, table: ModalityTable, sampling: Sampling) -> str
     """Why nothing can be rolled out, if that is so."""
     if root is None:
         return "the data have no eval split of pairs"
-    wanted = [name for modality in sampling.generate for name in (frame_of(modality)[0], modality)]
-    if lacking := [name for name in wanted if name not in table.modalities]:
+    if not rolled_modalities(table):
+        return f"modalities.modalities={list(table.modalities)} has no successor to roll out"
+    generated = () if sampling.generate == AUTO else sampling.generate
+    wanted = [name for modality in generated for name in (frame_of(modality)[0], modality)]
+    if lacking := [name for name in wanted if name not in (*table.modalities, "motion")]:
         return f"modalities.modalities={list(table.modalities)} lacks {', '.join(lacking)}"
     if not (Path(root) / MANIFEST_NAME).is_file():
         return f"data.root={root} is no data set on this machine"
     return None
-
-
-def _reference_columns(table: ModalityTable) -> Tensor:
-    """(S,) bool, True at the tokens of the reference."""
-    is_reference = torch.zeros(table.num_tokens, dtype=torch.bool)
-    for name in rolled_modalities(table):
-        is_reference[table.columns(name)] = True
-    return is_reference
 
 
 def _log(logger: Logger, scores: Sequence[Score], picture: Image.Image, step: int) -> None:

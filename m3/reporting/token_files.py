@@ -68,6 +68,11 @@ def completion_arrays(made: Generation) -> dict[str, np.ndarray]:
     assert predicted is not None and given is not None, "decoded frames keep their tokens"
     for modality in made.modalities:
         name, frame = frame_of(modality)
+        if frame < 0:
+            history = made.prompts.history
+            arrays[modality] = history.ids[name][:, 0].astype(np.uint16)
+            arrays[f"is_known_{modality}"] = history.is_known[name][:, 0]
+            continue
         arrays[modality] = predicted.ids[name][:, frame].astype(np.uint16)
         arrays[f"is_given_{modality}"] = given.is_known[name][:, frame]
         arrays[f"is_known_{modality}"] = predicted.is_known[name][:, frame]

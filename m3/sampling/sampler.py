@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from m3.core.modalities import ModalityTable, Vocabulary
+from m3.core.modalities import DISPLACEMENT, ModalityTable, Vocabulary
 from m3.core.rng import SampleGenerator
 from m3.core.types import PackedTokens
 from m3.masking.select import pack
@@ -25,7 +25,7 @@ from m3.sampling.guidance import Pass, passes, visible_to
 from m3.sampling.orders import ORDERS
 from m3.sampling.schedules import Schedule, temperature_factor, token_schedule
 from m3.sampling.settings import ORDINAL_PICKS, DecodingConfig, Precision
-from m3.sampling.token_sampling import log_probability, sample_digits
+from m3.sampling.token_sampling import log_probability, propose_displacements, sample_digits
 
 _LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""
@@ -41,6 +41,7 @@ def generate(
     sample: Tensor,
     epoch: int = 0,
     on_step: Callable[[], object] = lambda: None,
+    displacement: Tensor | None = None,
 ) -> Tensor:
     """Generate the unknown tokens of the schemes' modalities, in the schemes' order.
 
@@ -52,6 +53,9 @@ def generate(
         seed, sample, epoch: the random numbers of a row are a function of seed, modality, sample[b] and epoch alone, so
             that a row does not depend on its batch; sample is (B,) int64.
         on_step: called after each step of each scheme, for a progress bar.
+        displacement: (B, 13, 2) float64 that receives the displacements of the scheme for motion_next, in sides of the
+            pose's box: what its pick reads out, which is finer than the cells that the tokens name. Those of joints
+            that are not seen are what they would be if they were.
 
     Returns:
         (B, S) int64: `tokens` with the schemes' modalities filled in. Raises ValueError naming the key for schemes
@@ -62,7 +66,7 @@ def generate(
     for scheme in schemes:
         generator = SampleGenerator(seed, f"sampling {scheme.modality}", sample, epoch)
         with autocast(tokens.device, scheme.precision):
-            _fill(model, tokens, is_known, scheme, generator, on_step)
+            _fill(model, tokens, is_known, scheme, generator, on_step, displacement)
     return tokens
 
 
@@ -81,6 +85,7 @@ def _fill(
     scheme: DecodingConfig,
     generator: SampleGenerator,
     on_step: Callable[[], object],
+    displacement: Tensor | None,
 ) -> None:
     """Fill the undecided tokens of one modality, in place, and mark them as known."""
     columns = model.table.columns(scheme.modality)
@@ -95,12 +100,13 @@ def _fill(
     order_of = ORDERS[scheme.order]
     order = None if order_of is None else order_of(generator, *is_known[:, columns].shape)
     made = passes(scheme.guidance, model.table)
+    is_visible = _visible_columns(model.table, scheme.modality, tokens.device)
     rows, contexts = num_undecided.new_empty(0), list[Context]()  # (R,) rows that are encoded
     for step in range(counts.shape[1]):
         uniform = generator.uniform(length, _num_uniform(vocabulary))  # (B, L, draws)
         if step % scheme.encoder_interval == 0:
             rows = counts[:, step].nonzero()[:, 0].to(tokens.device)  # a row that is done stays so
-            contexts = _encode(model, tokens[rows], is_known[rows], made) if len(rows) else []
+            contexts = _encode(model, tokens[rows], is_known[rows] & is_visible, made) if len(rows) else []
         if contexts:
             is_undecided = ~is_known[rows, columns]
             count = counts_here[rows, step]
@@ -108,7 +114,9 @@ def _fill(
             targets = _queries(tokens[rows], is_queried, columns, model.table)
             guided = (one.coefficient * model.decode(context, targets) for one, context in zip(made, contexts))
             hidden = functools.reduce(operator.add, guided)
-            proposal, confidence = _propose(model, hidden, targets, uniform[rows], temperature[rows, step], scheme)
+            proposal, confidence, read_out = _propose(
+                model, hidden, targets, uniform[rows], temperature[rows, step], scheme
+            )
             if order is None:
                 annealing = (1 - (step + 1) / num_steps[rows]).clamp(min=0)
                 gumbel = -(-uniform[rows, :, -1].log()).log()
@@ -116,6 +124,8 @@ def _fill(
                 is_queried = _first(-confidence, is_undecided, count)
             tokens[rows, columns] = torch.where(is_queried, proposal, tokens[rows, columns])
             is_known[rows, columns] |= is_queried
+            if displacement is not None and read_out is not None and scheme.modality == "motion_next":
+                displacement[rows] = torch.where(is_queried[..., None], read_out, displacement[rows])
         on_step()
 
 
@@ -127,6 +137,14 @@ def _counts(num_undecided: Tensor, schedule: Schedule, num_steps: int) -> Tensor
             steps = token_schedule(schedule, undecided, min(num_steps, undecided))
             counts[row, : len(steps)] = torch.tensor(steps)
     return counts
+
+
+def _visible_columns(table: ModalityTable, modality: str, device: torch.device) -> Tensor:
+    """(S,) bool: inputs that training combines with this target. What is known besides them is left out, for the model
+    has never seen it together with the target."""
+    trained = table.inputs_for(modality)
+    columns = [torch.full((length,), name in trained) for name, length in zip(table.modalities, table.max_seq_lens)]
+    return torch.cat(columns).to(device)
 
 
 def _num_uniform(vocabulary: Vocabulary) -> int:
@@ -153,14 +171,18 @@ def _propose(
     uniform: Tensor,
     temperature: Tensor,
     scheme: DecodingConfig,
-) -> tuple[Tensor, Tensor]:
-    """An id (B, L) for each queried position and, for MaskGIT, its log-probability (B, L).
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """An id (B, L) for each queried position and, for MaskGIT, its log-probability (B, L); and the displacements
+    (B, 13, 2) where the ids are such.
 
     Logits exist only for the ids that are legal at a position.
 
     hidden: (M, D) of the targets. uniform: (B, L, draws). temperature: (B,).
     """
     table, k = model.table, model.table.index(scheme.modality)
+    read_out = None
+    if table.vocabularies[k] is DISPLACEMENT:
+        read_out = torch.zeros(*uniform.shape[:2], 2, dtype=torch.float64, device=hidden.device)
     proposal = torch.zeros(uniform.shape[:2], dtype=torch.int64, device=hidden.device)
     confidence = torch.zeros(proposal.shape, dtype=torch.float64, device=hidden.device)
     if not hidden.isfinite().all():
@@ -174,18 +196,25 @@ def _propose(
             continue
         for rows in of_these.split(max(1, _LOGITS_AT_ONCE // model.num_logits(k, num_ids))):
             logits = model.digit_logits(hidden[rows], k, num_ids)  # one (R, V_d) for each digit
+            where = targets.sample[rows], targets.position[rows]
+            if read_out is not None:
+                ids, read_out[where] = propose_displacements(logits, uniform[where], temperature[where[0]], scheme)
+                proposal[where] = ids
+                if scheme.order == "maskgit":
+                    digits, is_predicted = model.digits_of(ids, k), model.is_predicted(ids, k)
+                    confidence[where] = log_probability(logits, digits, is_predicted)
+                continue
             if scheme.pick in ORDINAL_PICKS and len(logits) > 1:
                 raise ValueError(
                     f"sampling.schemes.{scheme.modality}.pick={scheme.pick}: this model predicts "
                     f"{scheme.modality} digit by digit (model.joints=digits), and no digit alone is a place: choose "
                     "sample or argmax"
                 )
-            where = targets.sample[rows], targets.position[rows]
             digits = sample_digits(logits, uniform[where], temperature[where[0]], scheme)
             proposal[where] = model.ids_of(digits, k)
             if scheme.order == "maskgit":
                 confidence[where] = log_probability(logits, digits)
-    return proposal, confidence
+    return proposal, confidence, read_out
 
 
 def _first(order: Tensor, is_candidate: Tensor, counts: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from m3.core.modalities import JOINTS, ModalityTable
+from m3.core.frames import rolled_modalities
+from m3.core.modalities import DISPLACEMENT, GAPS, JOINTS, ModalityTable, frame_of
 from m3.core.validation import check
 from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
@@ -23,6 +24,9 @@ ORDINAL_PICKS = ("mean", "median")
 
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+
+AUTO = "auto"
+"""`Sampling.given` and `Sampling.generate` that follow from the model."""
 
 _DEFAULT = "default"
 """Key of the scheme for modalities without one of their own."""
@@ -107,7 +111,7 @@ class DecodingConfig:
         length = table.max_seq_lens[k]
         if self.num_steps is not None and self.num_steps > length:
             raise ValueError(f"{self.key}.num_steps={self.num_steps}: {self.modality} has {length} tokens")
-        if self.pick in ORDINAL_PICKS and table.vocabularies[k] is not JOINTS:
+        if self.pick in ORDINAL_PICKS and table.vocabularies[k] not in (JOINTS, DISPLACEMENT):
             raise ValueError(f"{self.key}.pick={self.pick!r}: ids of {self.modality} have no order; choose sample or "
                              "argmax")  # fmt: skip
         self.guidance.check_table(f"{self.key}.guidance", table)
@@ -119,36 +123,60 @@ class Sampling:
     """The given and the generated modalities. Constructed from `conf/sampling/*.yaml`, whose keys are these fields.
 
     given: tokens known at the start: names of modalities, or mappings of one name to some of its parts, joints by
-        name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation.
-    generate: names of modalities in the order in which they are generated; each one sees those before it.
+        name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation. "auto": all
+        that the model takes of the reference, the frame before it, the gaps, and the clip.
+    generate: names of modalities in the order in which they are generated; each one sees those before it. "auto": the
+        whole successor, joints before pictures.
     schemes: for each modality how it is generated, as mappings of `DecodingConfig`'s fields; "default" for all others.
     precision: of the schemes that do not name their own.
 
     Raises ValueError naming the key for entries that contradict each other.
     """
 
-    given: Sequence[GivenEntry]
-    generate: Sequence[str]
+    given: Sequence[GivenEntry] | Literal["auto"]
+    generate: Sequence[str] | Literal["auto"]
     schemes: Mapping[str, Mapping[str, Any]]
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for key in ("given", "generate"):
-            if isinstance(getattr(self, key), str) or not isinstance(getattr(self, key), Sequence):
-                raise ValueError(f"sampling.{key}={getattr(self, key)!r}: need a list")
-        for key, names in (("given", [named_modality(entry) for entry in self.given]), ("generate", self.generate)):
+            value = getattr(self, key)
+            if value != AUTO and (isinstance(value, str) or not isinstance(value, Sequence)):
+                raise ValueError(f"sampling.{key}={value!r}: need a list, or auto")
+        given = [] if self.given == AUTO else [named_modality(entry) for entry in self.given]
+        generated = [] if self.generate == AUTO else self.generate
+        for key, names in (("given", given), ("generate", generated)):
             if len(set(names)) != len(names):
                 raise ValueError(f"sampling.{key}={list(names)}: each modality once")
-        for name in self.generate:
+        for name in generated:
             if not self._has_scheme(name):
                 raise ValueError(f"sampling.generate: no scheme for {name}; add sampling.schemes.{name}")
-            if name in self.given:
+            if name in self.given and self.given != AUTO:
                 raise ValueError(f"sampling.generate: {name} is in sampling.given as a whole; nothing is left of it")
-        _ = self.chosen
+        for name in self.schemes:
+            if name != _DEFAULT:
+                self.scheme(name)
+
+    def for_model(self, table: ModalityTable, has_references: bool = True) -> Sampling:
+        """The same with lists in place of "auto".
+
+        has_references: False where prompts have none of the table's `extra_vocabularies` to give, as files have not.
+        """
+        rolled = rolled_modalities(table)
+        generated, given = self.generate, self.given
+        if generated == AUTO:
+            joints_first = sorted(rolled, key=lambda name: (name != "coords", name != "tok_rgb"))
+            generated = [rolled[name] for name in joints_first]
+        if given == AUTO:
+            extra = () if has_references else table.extra_vocabularies or ()
+            names = [name for name in table.modalities if _is_condition(name) and frame_of(name)[0] not in extra]
+            given = [name for name in names if name not in generated]
+        return replace(self, given=given, generate=generated)
 
     @cached_property
     def chosen(self) -> tuple[DecodingConfig, ...]:
-        """The schemes of the generated modalities, in their order."""
+        """The schemes of the generated modalities, in their order; of a sampling without "auto"."""
+        assert self.generate != AUTO, "for_model gives lists"
         return tuple(self.scheme(name) for name in self.generate)
 
     def scheme(self, name: str, changes: Mapping[str, Any] | None = None) -> DecodingConfig:
@@ -169,8 +197,14 @@ class Sampling:
         return [scheme.for_table(table) for scheme in self.chosen]
 
     def is_given(self, table: ModalityTable) -> Tensor:
-        """(S,) bool, True at the columns of a sample that are known at the start."""
+        """(S,) bool, True at the columns of a sample that are known at the start; of a sampling without "auto"."""
+        assert self.given != AUTO, "for_model gives lists"
         return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
+
+
+def _is_condition(name: str) -> bool:
+    """Whether a modality belongs to the reference, to what was before it, or is a gap."""
+    return frame_of(name)[1] < 1 or frame_of(name)[0] in GAPS
 
 
 def _built(key: str, record: type, values: Mapping[str, Any]) -> Any:

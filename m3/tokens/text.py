@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 
 from m3.core.modalities import MAX_VOCAB_SIZE
 
@@ -18,6 +19,13 @@ PAD, END = "[PAD]", "[EOS]"
 PAD_ID, END_ID = 0, 1
 MIN_VOCAB_SIZE = 2 + 256
 """[PAD], [EOS] and 256 bytes."""
+
+
+def is_content(ids: Tensor) -> Tensor:
+    """(B, L) ids of generated captions → (B, L) bool, True up to the first [EOS] and for it; False for padding."""
+    is_end = (ids == END_ID) | (ids == PAD_ID)
+    is_after = is_end.cumsum(1) - is_end.long() > 0
+    return ~is_after & (ids != PAD_ID)
 
 
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> str:

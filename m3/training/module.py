@@ -242,7 +242,8 @@ class MaskedTraining(pl.LightningModule):
 
     def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
         epoch = batch.epoch if purpose == "train" else 0
-        return choose_and_pack(batch.tokens, self.table, SampleGenerator(seed, purpose, batch.sample, epoch))
+        generator = SampleGenerator(seed, purpose, batch.sample, epoch)
+        return choose_and_pack(batch.tokens, self.table, generator, batch.lengths)
 
     def _backward_locally(self, loss: Tensor) -> None:
         """Adds to this rank's gradients; DDP exchanges them only in the backward pass after `training_step`."""
@@ -295,8 +296,10 @@ class MaskedTraining(pl.LightningModule):
         rank = f"_rank_{self.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(self.trainer.default_root_dir) / f"bad_batch_step_{fault.step:08d}{rank}.safetensors"
         batch = self.last_step.batch
-        masks = choose(batch.tokens, self.table, SampleGenerator(self.seed, "train", batch.sample, batch.epoch))
-        evidence = {**batch._asdict(), "is_input": masks[0], "is_target": masks[1]}
+        generator = SampleGenerator(self.seed, "train", batch.sample, batch.epoch)
+        masks = choose(batch.tokens, self.table, generator, batch.lengths)
+        kept = {name: part for name, part in batch._asdict().items() if part is not None}
+        evidence = {**kept, "is_input": masks[0], "is_target": masks[1]}
         try:
             save_bad_batch(path, evidence, self.model, {"step": str(fault.step), "fault": fault.what})
             saved = f"{path} holds its batch, masks and weights, which the step has not changed"
@@ -310,4 +313,5 @@ class MaskedTraining(pl.LightningModule):
 
 
 def _micro_batches(batch: TokenBatch, batch_size: int) -> list[TokenBatch]:
-    return [TokenBatch(*fields) for fields in zip(*(field.split(batch_size) for field in batch))]
+    fields = {name: field.split(batch_size) for name, field in batch._asdict().items() if field is not None}
+    return [TokenBatch(**dict(zip(fields, parts))) for parts in zip(*fields.values())]

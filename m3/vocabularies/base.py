@@ -5,22 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from m3.core.palette import INK, PAPER
 from m3.metrics.specs import MetricSpec
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
+from m3.tokens.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class DecodingContext:
-    """What decoding depends on besides the ids. canvas_size: pixels on each side."""
+    """What decoding depends on besides the ids.
+
+    canvas_size: pixels on each side. actions: labels of the ids of "action". text_tokenizer: of captions.
+    """
 
     tokenizer: PictureTokenizer
     canvas_size: int
+    actions: Sequence[str] = ()
+    text_tokenizer: TextTokenizer | None = None
 
     @property
     def codec(self) -> JointCodec:
@@ -68,3 +76,28 @@ class Interpreter(ABC):
     def metrics(self, modality: str) -> Sequence[MetricSpec]:
         """The metrics of a modality of this vocabulary, besides the accuracy of its tokens and `METRICS`."""
         return ()
+
+
+class WordsInterpreter(Interpreter):
+    """Decodes the tokens of a frame to words, which are written into a cell of their own."""
+
+    def decode(
+        self, ids: np.ndarray, is_known: np.ndarray, is_present: np.ndarray, context: DecodingContext
+    ) -> np.ndarray:
+        """(N, T + 1) texts, "" where no token is known."""
+        words = np.full(is_present.shape, "", dtype=object)
+        for place in zip(*np.nonzero(is_known.any(-1))):
+            words[place] = self.words(ids[place][is_known[place]], context)
+        return words
+
+    @abstractmethod
+    def words(self, ids: np.ndarray, context: DecodingContext) -> str:
+        """The text of the known tokens of one frame, (n,) int64, n at least 1."""
+
+    def draw(self, value: str, cell: Image.Image, canvas_size: int) -> Image.Image:
+        picture = Image.new("RGB", cell.size, PAPER)
+        font = ImageFont.load_default(cell.width * 0.09)
+        lines = wrap(value, 18) or [""]
+        pen = ImageDraw.Draw(picture)
+        pen.multiline_text((cell.width / 2, cell.height / 2), "\n".join(lines), INK, font, anchor="mm", align="center")
+        return picture

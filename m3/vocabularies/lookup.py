@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from m3.core.frames import Frames, TokenFrames, frame_modalities
-from m3.core.modalities import RESERVED_VOCABULARIES, ModalityTable, Vocabulary, successor_of
+from m3.core.frames import Frames, TokenFrames, first_of, frame_modalities
+from m3.core.modalities import RESERVED_VOCABULARIES, ModalityTable, Vocabulary
 from m3.metrics.specs import METRICS, MetricSpec, accuracy_spec
 from m3.vocabularies.base import DecodingContext, Interpreter
 
@@ -77,4 +77,4 @@ def decode(tokens: TokenFrames, interpreters: Mapping[str, Interpreter], context
 
 
 def _vocabulary(table: ModalityTable, name: str) -> Vocabulary:
-    return table.vocabularies[table.index(name if name in table.modalities else successor_of(name))]
+    return table.vocabularies[table.index(first_of(table, name))]

@@ -90,7 +90,7 @@ def test_evaluation_is_never_mirrored(data: Path) -> None:
 def test_a_mirrored_sample_follows_the_runs_modalities(split: TokenTable) -> None:
     names = ("coords_next", "coords")
     rows = SampleRows(split, modality_table(names, (39, 39)), with_flips=True)
-    read = rows.read(np.array([5, 6]), np.array([False, True])).numpy()
+    read = rows.read(np.array([5, 6]), np.array([False, True]))[0].numpy()
     assert np.array_equal(read, [row_of(5, names), row_of(1006, names)])
 
 

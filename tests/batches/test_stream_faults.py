@@ -100,7 +100,9 @@ def test_more_processes_than_samples_and_illegal_ids_are_lines_too(data: Path, t
     shard.write_bytes(content[:place] + b"\xff\xff" + content[place + 2 :])
     listed, now = (hashlib.sha256(each).hexdigest() for each in (content, shard.read_bytes()))
     (root / "dataset.json").write_text((root / "dataset.json").read_text().replace(listed, now))
-    with pytest.raises(SystemExit, match=r"^error: .*000000\.tar: train0-000000: id 65535 in column 0 of .*legal are"):
+    with pytest.raises(
+        SystemExit, match=r"^error: .*000000\.tar: train0-000000: tok_rgb has id 65535 at position 0, legal are"
+    ):
         train._assemble_and_fit(config(root, tmp_path / "other", *STREAM))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.tiny_shards import NAMES, modality_table, small_manifest, tokenized_pair
 
+from m3.batches.datamodule import SampleRows
 from m3.batches.table import TokenTable
 from m3.shards.manifest import Manifest
 from m3.shards.writer import write_shards
@@ -48,13 +49,13 @@ def test_a_table_is_built_once_and_again_for_another_manifest(data: Path):
 
 def test_columns_follow_the_run(data: Path):
     table = TokenTable.open(data, "train")
-    assert np.shares_memory(table.columns(modality_table()), table.tokens)
-    poses = table.columns(modality_table(("tok_rgb_next", "coords_next"), (6, 39)))
+    assert np.shares_memory(table.columns(NAMES), table.tokens)
+    poses = table.columns(("tok_rgb_next", "coords_next"))
     assert np.shares_memory(poses, table.tokens) and np.array_equal(poses, table.tokens[:, 45:])
-    swapped = table.columns(modality_table(("coords_next", "tok_rgb"), (39, 6)))
+    swapped = table.columns(("coords_next", "tok_rgb"))
     assert np.array_equal(swapped, np.concatenate([table.tokens[:, 51:], table.tokens[:, :6]], axis=1))
     with pytest.raises(ValueError, match="wants 256 tokens of tok_rgb, the data set has 6"):
-        table.columns(modality_table(NAMES, (256, 39, 256, 39)))
+        SampleRows(table, modality_table(NAMES, (256, 39, 256, 39)))
 
 
 def test_a_changed_shard_is_refused(data: Path):

@@ -18,7 +18,6 @@ import preprocess
 import train
 from m3.batches.datamodule import TrainBatches
 from m3.batches.futures import FutureBatches, FutureFrames, clip_step, given_tokens, motion_tokens
-from m3.batches.pose_box import FILLED, PoseBox, mirrored
 from m3.batches.table import TokenTable
 from m3.checkpoint import load_model
 from m3.clips.penn_action import Label, read_label
@@ -33,6 +32,7 @@ from m3.loss import training_loss
 from m3.masking.select import choose, choose_and_pack
 from m3.tokens.joints import JointCodec
 from m3.tokens.motion import blurred_cells, cell_centers, encode_motion
+from m3.tokens.pose_box import FILLED, PoseBox, mirrored
 
 ROOT = Path(train.__file__).parent
 NOTHING_MOVES = [80.61, 63.99, 54.77, 49.52, 46.26, 44.12, 42.44, 41.02, 39.84, 38.98, 38.48, 38.17, 38.01, 37.95,
@@ -159,7 +159,7 @@ def test_a_batch_holds_pose_step_and_motion(world: tuple[Path, Path]) -> None:
     for flip in (0.0, 0.5):
         batches = FutureBatches(TrainBatches(frames, 32, 10, 5, 0, 1), frames, 5, flip)
         for step in range(len(batches)):
-            tokens, sample, _ = batches[step]
+            tokens, sample, *_ = batches[step]
             assert tokens.shape == (32, 248) and torch.equal(tokens, batches[step].tokens)
             n = sample.numpy()
             here, there = frames.here(n), frames.futures(n)

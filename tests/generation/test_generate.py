@@ -22,8 +22,9 @@ import preprocess
 from m3.batches.table import TokenTable
 from m3.clips.canvas import CropCanvas, PersonCanvas
 from m3.clips.penn_action import PennAction
+from m3.generation.prompts import prompts_of_split
 from m3.generation.real_frames import real_frames
-from m3.generation.rollout import find_chains, true_frames
+from m3.generation.rollout import find_chains
 from m3.tokens.base import to_frames
 from m3.tokens.mini import MiniTokenizer
 
@@ -216,7 +217,7 @@ def test_joints_that_differ_from_the_shards_are_refused(filmed, tmp_path):
     source, split = PennAction(filmed / "penn"), TokenTable.open(filmed / "data", "test")
     chains = find_chains(split.pairs, 2, "first")
     table = instantiate(MODALITIES)
-    truth = true_frames(split.columns(table), table, chains, 2)
+    truth = prompts_of_split(split, table, chains, 2).tokens
     real = real_frames(source, PersonCanvas(32), chains, truth, has_joints=True)
     assert (real.is_present == truth.is_present).all() and real.values["tok_rgb"][~real.is_present].sum() == 0
     with pytest.raises(ValueError, match="joints of clip 0001 are not those of the shards"):
@@ -229,6 +230,6 @@ def test_a_clip_that_cannot_be_read_again_has_no_real_frames(filmed, tmp_path):
         picture.write_bytes(b"")
     split, table = TokenTable.open(filmed / "data", "test"), instantiate(MODALITIES)
     chains = find_chains(split.pairs, 2, "first")
-    truth = true_frames(split.columns(table), table, chains, 2)
+    truth = prompts_of_split(split, table, chains, 2).tokens
     found = real_frames(PennAction(tmp_path / "penn"), PersonCanvas(32), chains, truth, has_joints=True)
     assert [chain.pairs[0].clip for chain, real in zip(chains, found.is_present) if not real.any()] == ["0002"]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.oracle import Oracle, given_references
+from support.oracle import Oracle, given_references, small_table
 from support.random_world import config, model_of, write_data, write_run
 from support.tiny_videos import write_joints, write_video
 from support.tiny_world import frame
 
 import generate
 from m3.checkpoint import LoadedModel
-from m3.core.frames import PairChain, TokenFrames
+from m3.core.frames import PairChain, TokenFrames, no_tokens
 from m3.core.modalities import FSQ_LEVELS
 from m3.core.types import PairInfo
 from m3.generation.generation import Generation
@@ -136,8 +136,9 @@ def test_models_of_one_kind_of_tokens_roll_out_too(world, tmp_path, run, given, 
     made = generated(world, *options, f"out={tmp_path / 'out'}")
     names = {score.name for score in made.all_scores}
     assert of in names and not {"pck@0.1", "psnr"} - {of} & names
-    with pytest.raises(ValueError, match="is not in the table"):
-        generated(world, f"checkpoint={world / run}")
+    by_itself = generated(world, f"checkpoint={world / run}", f"out={tmp_path / 'out'}")
+    assert by_itself.made.generated == [f"{given}_next"]
+    assert np.array_equal(by_itself.made.predicted.tokens.ids[given], made.made.predicted.tokens.ids[given])
 
 
 # Order and samples.
@@ -201,7 +202,8 @@ def some_prompts(num_prompts: int, num_frames: int) -> Prompts:
     is_known = {name: np.ones(each.shape, bool) for name, each in ids.items()}
     chains = [PairChain((n,), (PairInfo("k", f"c{n}", 0, 1, None, 20.0),)) for n in range(num_prompts)]
     tokens = TokenFrames(ids, is_known, np.ones(shape, bool))
-    return Prompts(chains, tokens, np.arange(num_prompts), no_previous(num_prompts))
+    history = no_tokens(small_table(), (num_prompts, 1))
+    return Prompts(chains, tokens, history, np.arange(num_prompts), no_previous(num_prompts))
 
 
 def sampled_ids(made: Generation, name: str) -> list[np.ndarray]:

@@ -20,8 +20,8 @@ from m3.batches.table import TokenTable
 from m3.core.joints import JOINT_NAMES
 from m3.core.modalities import ModalityTable
 from m3.generation.input_files import preparation, prompts_of_files
-from m3.generation.prompts import Prompts
-from m3.generation.rollout import find_chains, true_frames
+from m3.generation.prompts import Prompts, prompts_of_split
+from m3.generation.rollout import find_chains
 from m3.shards.manifest import Manifest
 from m3.tokens.mini import MiniTokenizer
 
@@ -57,7 +57,7 @@ def test_a_video_gives_the_tokens_of_its_shards(tmp_path, overrides):
     shards_of(tmp_path, *overrides)
     split = TokenTable.open(tmp_path / "data", "test")
     chain = find_chains(split.pairs, 4, "first")[0]
-    wanted = true_frames(split.columns(TABLE), TABLE, [chain], 4)
+    wanted = prompts_of_split(split, TABLE, [chain], 4).tokens
     made = prompts_of(tmp_path, [tmp_path / "clips" / "walk.mp4"])
     assert wanted.is_present.all() and (made.tokens.is_present == wanted.is_present).all()
     for name in ("tok_rgb", "coords"):
@@ -83,7 +83,7 @@ def test_a_picture_is_a_reference_without_truth(tmp_path):
     assert [JOINT_NAMES[j] for j in np.flatnonzero(hidden)] == ["head", "left_ankle"]
     assert made.chains[0].title == "clip stand, frame 0"
     is_reference = torch.arange(TABLE.num_tokens) < TABLE.offsets[TABLE.index("tok_rgb_next")]
-    known = made.given(is_reference, TABLE).is_known
+    known = made.given(is_reference, TABLE)[0].is_known
     assert known["tok_rgb"][:, 0].all() and known["coords"][0, 0].tolist() == 3 * [not each for each in hidden]
     assert not any(each[:, 1].any() for each in known.values())
 

@@ -7,7 +7,7 @@ from support.oracle import Oracle, given_references, small_table
 
 from m3.core.frames import TokenFrames
 from m3.core.types import PackedTokens, PairInfo
-from m3.generation.rollout import check_schemes, find_chains, num_steps, roll_out, true_frames
+from m3.generation.rollout import RowTokens, check_schemes, find_chains, num_steps, roll_out, true_frames
 from m3.sampling.settings import DecodingConfig
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.joints import JointCodec
@@ -57,14 +57,15 @@ def test_impossible_values_name_the_key(key, changes):
         find_chains(PAIRS, **{"num_frames": 6, "starts": "first", **changes})
 
 
-def table_rows(pairs: list[PairInfo]) -> np.ndarray:
+def table_rows(pairs: list[PairInfo]) -> RowTokens:
     """Token rows that name their frame: picture tokens are the frame number, joints 100 plus it."""
     table = small_table()
     rows = np.zeros((len(pairs), table.num_tokens), np.uint16)
     for n, p in enumerate(pairs):
         rows[n, table.columns("tok_rgb")], rows[n, table.columns("tok_rgb_next")] = p.reference, p.successor
         rows[n, table.columns("coords")], rows[n, table.columns("coords_next")] = 100 + p.reference, 100 + p.successor
-    return rows
+    lengths = np.tile(table.max_seq_lens, (len(pairs), 1))
+    return RowTokens(table, np.arange(len(pairs)), rows, lengths)
 
 
 def test_truth_is_the_chain_of_pairs():

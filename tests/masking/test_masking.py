@@ -74,10 +74,12 @@ def test_drop_budgets_meet_the_published_means() -> None:
         assert ((side.mean(0) - torch.tensor(means)).abs() < 3 * standard_error + 0.005).all()
 
 
-def naive_budget(rng: np.random.Generator, alphas, bounds, room, clamped: str) -> np.ndarray:
-    """One side of one sample, as the paper says it; "redistribute" hands what the clamp cut off to those with room."""
+def naive_budget(rng: np.random.Generator, alphas, bounds, room, clamped: str, most: int = 10**9) -> np.ndarray:
+    """One side of one sample, as the paper says it; "redistribute" hands what the clamp cut off to those with room.
+
+    most: tokens of the sample without the one that is left for a target."""
     alphas, room = np.asarray(alphas, float), np.asarray(room)
-    is_open, excess = alphas > 0, rng.integers(bounds[0], bounds[1] + 1)
+    is_open, excess = alphas > 0, min(rng.integers(bounds[0], bounds[1] + 1), most)
     p, budget = rng.dirichlet(alphas), np.zeros(len(alphas), int)
     while excess and is_open.any():
         drawn = np.floor(p * is_open / (p * is_open).sum() * excess).astype(int)
@@ -103,6 +105,85 @@ def test_unequal_alphas_agree_with_a_naive_loop(clamped: str) -> None:
     for ours, naive in zip(draw_budgets(generator(6_000), table, 6_000), (np.array(inputs), np.array(targets))):
         for k in range(4):
             assert stats.ks_2samp(ours[:, k].numpy(), naive[:, k]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("clamped", ["drop", "redistribute"])
+def test_budgets_of_samples_of_different_lengths_agree_with_a_naive_loop(clamped: str) -> None:
+    """A sample's Dirichlet distribution is that over the modalities it has."""
+    table = dataclasses.replace(M4, clamped=clamped)
+    rng, num_samples = np.random.default_rng(2), 6_000
+    kinds = np.array([[256, 39, 256, 39], [256, 0, 256, 0], [0, 39, 100, 39], [7, 20, 0, 30], [256, 39, 1, 0]])
+    kind = rng.integers(len(kinds), size=num_samples)
+    lengths = kinds[kind]
+    naive = [[], []]
+    for own in lengths:
+        alphas = [np.where(own > 0, side, 0) for side in (table.input_alphas, table.target_alphas)]
+        used = naive_budget(rng, alphas[0], table.input_tokens_range, own, clamped, own.sum() - 1)
+        naive[0].append(used)
+        naive[1].append(naive_budget(rng, alphas[1], table.target_tokens_range, own - used, clamped, own.sum() - 1))
+    ours = draw_budgets(generator(num_samples), table, num_samples, torch.from_numpy(lengths))
+    assert (ours[0] + ours[1] <= torch.from_numpy(lengths)).all()
+    for side, naive_side in zip(ours, naive):
+        for one in range(len(kinds)):
+            for k in range(4):
+                pair = side[:, k].numpy()[kind == one], np.array(naive_side)[kind == one, k]
+                assert stats.ks_2samp(*pair).pvalue > 1e-5, (one, k)
+
+
+def test_whole_lengths_change_nothing() -> None:
+    tokens = random_tokens(256)
+    whole = torch.tensor(M3.max_seq_lens).expand(256, -1)
+    for with_lengths, without in zip(choose(tokens, M3, generator(256), whole), choose(tokens, M3, generator(256))):
+        assert torch.equal(with_lengths, without)
+
+
+def test_positions_beyond_the_length_of_a_sample_are_never_chosen() -> None:
+    table = dataclasses.replace(M3, clamped="redistribute")
+    rng, num_samples = np.random.default_rng(3), 4_000
+    lengths = torch.from_numpy(np.stack([rng.integers(0, length + 1, num_samples) for length in table.max_seq_lens], 1))
+    lengths[:, 0] = lengths[:, 0].clamp(min=2)  # something to give and something to ask for
+    is_input, is_target = choose(random_tokens(num_samples), table, generator(num_samples), lengths)
+    assert not (is_input & is_target).any()
+    assert is_input.any(1).all() and is_target.any(1).all()
+    for k, name in enumerate(table.modalities):
+        position = torch.arange(table.max_seq_lens[k])
+        for chosen in (is_input, is_target):
+            assert not (chosen[:, table.columns(name)] & (position >= lengths[:, k, None])).any()
+    # The positions that a sample has are chosen equally often.
+    own = (lengths[:, 0] >= 100).nonzero()[:, 0]
+    counts = is_input[own, :100].sum(0).double()
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+
+
+def test_a_sample_without_any_allowed_input_is_drawn_again_from_another_set() -> None:
+    table = dataclasses.replace(
+        M3, input_tokens_range=[1, 39], target_tokens_range=[1, 39], clamped="redistribute",
+        mixture=[{"weight": 1, "input_alphas": [0, 1, 0, 0], "target_alphas": [0, 0, 0, 1]},
+                 {"weight": 1, "input_alphas": [1, 0, 0, 0], "target_alphas": [0, 0, 1, 0]}],
+    )  # fmt: skip
+    lengths = torch.tensor([256, 0, 256, 0]).expand(500, -1)
+    is_input, is_target = choose(random_tokens(500), table, generator(500), lengths)
+    assert is_input[:, table.columns("tok_rgb")].any(1).all()
+    assert is_target[:, table.columns("tok_rgb_next")].any(1).all()
+
+
+def test_text_is_masked_in_spans() -> None:
+    length = 64
+    table = ModalityTable(
+        modalities=["captions", "coords"], vocab_sizes=[500, 8192], max_seq_lens=[length, 39], input_alphas=[1, 0],
+        target_alphas=[1, 0], input_tokens_range=[20, 20], target_tokens_range=[20, 20],
+    )  # fmt: skip
+    num_samples = 2_000
+    tokens = torch.ones(num_samples, length + 39, dtype=torch.int64)
+    lengths = torch.tensor([50, 39]).expand(num_samples, -1)
+    is_input, is_target = (side[:, :length] for side in choose(tokens, table, generator(num_samples), lengths))
+    assert (is_input.sum(1) == 20).all() and (is_target.sum(1) == 20).all() and not (is_input & is_target).any()
+    assert not is_input[:, 50:].any() and not is_target[:, 50:].any()
+    # Neighbors are chosen together: of single positions (40 of 50 are chosen) a target would begin a run in 0.6 of
+    # cases, of spans of three tokens in about a third of that.
+    begins = is_target & ~torch.nn.functional.pad(is_target, (1, 0))[:, :-1]
+    runs = is_target.sum().item() / begins.sum().item()
+    assert 3.0 < runs < 5.5
 
 
 @pytest.mark.parametrize("base", [M3, M4])
@@ -192,7 +273,11 @@ def test_a_mixture_of_one_set_is_that_set() -> None:
         ([{"weight": 1, "input_alphas": [1, 1]}], r"modalities.mixture\[0\].input_alphas=\[1, 1\]"),
         ([{"weight": 1, "input_alphas": 1}], r"modalities.mixture\[0\].input_alphas=1: need a list"),
         ([{"weight": 1, "target_alphas": [0, 0, 0, 0]}], r"modalities.mixture\[0\].target_alphas"),
-        ([{"weight": 1}, {"weight": 1, "target_alphas": [0, 1, 0, 1]}], r"target_tokens_range=.*mixture\[1\].target"),
+        ([{"weight": 1, "target_alphas": [0, 1, 0, 1]}], r"target_tokens_range=\[32, 128\]: need .* <= 78"),
+        (
+            [{"weight": 1}, {"weight": 1, "input_alphas": [0, 1, 0, 1], "target_alphas": [0, 1, 0, 1]}],
+            r"up to 156 tokens together, .*mixture\[1\].input_alphas",
+        ),
     ],
 )
 def test_an_impossible_mixture_is_refused_by_name(mixture, message: str) -> None:

@@ -171,7 +171,7 @@ def test_modalities_of_the_table_are_packed_in_its_order(root: Path, capsys: pyt
     assert manifest.num_clips == {"train": 4, "eval": 2, "test": 1} and not manifest.rejected
     assert verify_dataset(root / "out")[1] == []
     cfg = config(root, *WITH_DEPTH)
-    rows = TokenTable.open(root / "out", "train").columns(instantiate(cfg.modalities))
+    rows = TokenTable.open(root / "out", "train").columns(instantiate(cfg.modalities).modalities)
     for number, row in enumerate(rows):
         depth = np.arange(16) + 10 * number
         assert np.array_equal(row[:39], tokens("train", number, "coords").ravel())

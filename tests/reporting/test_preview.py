@@ -92,11 +92,11 @@ def scores_of_a_perfect_model(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     preview = preview_of(data, tmp_path)
     rows = preview.prompts.sample
     tokens = np.stack([np.asarray(batch) for batch in train.assemble(config(data, tmp_path)).datamodule.eval_rows.read(
-        rows)])  # fmt: skip
+        rows)[0]])  # fmt: skip
     tok_rgb = np.stack([tokens[:, :4], tokens[:, 43:47], tokens[:, 43:47]], 1)
     coords = np.stack([tokens[:, 4:43], tokens[:, 47:86], tokens[:, 47:86]], 1)
     truth = known_tokens(np.ones((3, 3), bool), tok_rgb=tok_rgb, coords=coords)
-    monkeypatch.setattr(m3.reporting.preview, "roll_out", lambda *_: truth)
+    monkeypatch.setattr(m3.reporting.preview, "roll_out", lambda *_, **__: truth)
     preview.draw(torch.nn.Linear(1, 1), 0, [])
     return {score.name: score.model for score in preview.scores}
 
@@ -134,12 +134,27 @@ def test_data_of_another_tokenizer_are_shown_as_skeletons(tmp_path, capsys) -> N
         assert (np.asarray(picture) == 32).all(-1).sum() > 3 * 48 * 48  # (−0.75 + 1) · 127.5
 
 
-def test_a_run_without_pictures_has_no_previews_and_says_so(data, tmp_path, capsys) -> None:
-    poses = ["modalities=coords", "callbacks=preview", "trainer.max_steps=1"]
-    poses += [f"modalities.{key}" for key in
-              ("max_seq_lens=[39,39]", "input_tokens_range=[8,39]", "target_tokens_range=[8,39]")]  # fmt: skip
-    train.run(config(data, tmp_path, *poses))
-    assert capsys.readouterr().out.count("lacks tok_rgb, tok_rgb_next (callbacks=none") == 1
+def poses_alone(*names: str) -> list[str]:
+    """Overrides for a run of joint modalities."""
+    ones = [1] * len(names)
+    keys = [
+        f"modalities=[{','.join(names)}]",
+        f"vocab_sizes={[65536] * len(names)}",
+        f"max_seq_lens={[39] * len(names)}",
+    ]
+    keys += [f"input_alphas={ones}", f"target_alphas={ones}", "input_tokens_range=[8,19]", "target_tokens_range=[8,19]"]
+    return ["modalities=coords", "callbacks=preview", "trainer.max_steps=1", *(f"modalities.{key}" for key in keys)]
+
+
+def test_a_run_without_pictures_previews_skeletons(data, tmp_path, capsys) -> None:
+    train.run(config(data, tmp_path, *poses_alone("coords", "coords_next")))
+    assert "no previews" not in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == ["step_00000000.png", "step_00000001.png"]
+
+
+def test_a_run_without_a_successor_has_no_previews_and_says_so(data, tmp_path, capsys) -> None:
+    train.run(config(data, tmp_path, *poses_alone("coords")))
+    assert capsys.readouterr().out.count("no previews: modalities.modalities=['coords'] has no successor") == 1
     assert not (tmp_path / "preview").exists()
 
 

@@ -19,7 +19,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def sampling(*overrides: str) -> Sampling:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("generate", list(overrides)).sampling)
+        return instantiate(compose("generate", list(overrides)).sampling).for_model(small_table())
 
 
 @pytest.mark.parametrize("option", ["maskgit", "roar", "ar"])
@@ -113,14 +113,17 @@ def test_what_cannot_be_given_is_named(given, message):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["sampling.generate=[coords]"], "sampling.generate: coords is in sampling.given as a whole"),
+        (
+            ["sampling.given=[coords]", "sampling.generate=[coords]"],
+            "sampling.generate: coords is in sampling.given as a whole",
+        ),
         (["sampling.generate=[coords_next,coords_next]"], "sampling.generate=.*each modality once"),
         (["sampling.given=[coords,{coords:[head]}]"], "sampling.given=.*each modality once"),
         (["sampling.given=[[coords]]"], "sampling.given: .*neither a modality"),
         (["sampling.given=coords"], "sampling.given='coords': need a list"),
         (
-            ["sampling.generate=[captions]", "~sampling.schemes.default"],
-            "no scheme for captions; add sampling.schemes.captions",
+            ["sampling.generate=[tok_depth]", "~sampling.schemes.default"],
+            "no scheme for tok_depth; add sampling.schemes.tok_depth",
         ),
     ],
 )

@@ -9,10 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3.tokens.text import END_ID, PAD_ID, TextTokenizer, train_text_tokenizer
+from m3.tokens.text import END_ID, PAD_ID, TextTokenizer, is_content, train_text_tokenizer
 
 CAPTIONS = [f"a {who} {what}" for who in ("man", "woman", "person") for what in ("doing a golf swing", "bowling")] * 3
 TOKENIZER = TextTokenizer(train_text_tokenizer(CAPTIONS, 400))
@@ -125,3 +126,9 @@ def test_illegal_ids_and_foreign_files_raise():
     foreign = train_text_tokenizer(CAPTIONS, 300).replace("[PAD]", "[UNK]")
     with pytest.raises(ValueError, match="PAD"):
         TextTokenizer(foreign)
+
+
+def test_content_ends_with_the_first_end() -> None:
+    ids = torch.tensor([[5, 6, END_ID, 7, END_ID], [5, 6, 7, 8, 9], [END_ID, 5, 6, 7, 8], [5, PAD_ID, 6, END_ID, 7]])
+    wanted = [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert is_content(ids).int().tolist() == wanted

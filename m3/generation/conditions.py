@@ -1,0 +1,105 @@
+"""What users ask of a roll-out besides its frames: a step in time, an action, a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from m3.checkpoint import LoadedModel
+from m3.core.frames import TokenFrames
+from m3.core.modalities import GAPS, NUM_GAP_IDS, ModalityTable
+from m3.core.validation import check
+from m3.generation.prompts import Prompts
+from m3.tokens.gaps import decode_gap, encode_gap
+from m3.tokens.text import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Those that are None are the clips' own.
+
+    gap: frames from each frame of a roll-out to the next.
+    action: a label of the training data.
+    captions: a sentence.
+    """
+
+    gap: int | None = None
+    action: str | None = None
+    captions: str | None = None
+
+
+def with_conditions(
+    prompts: Prompts, loaded: LoadedModel, conditions: Conditions, text_tokenizer: TextTokenizer | None
+) -> Prompts:
+    """The prompts with what is asked in place of what the clips have.
+
+    Gaps after the last known frame of a clip are the last known one. A gap other than a clip's own ends its ground
+    truth, which holds for the clip's own frames alone.
+
+    Raises ValueError naming the key where the model lacks the modality, or the label is none of its data.
+    """
+    table = loaded.table
+    check("rollout.gap", conditions.gap, int | None, low=1, high=NUM_GAP_IDS)
+    tokens = prompts.tokens
+    if "gap_next" in table.modalities:
+        tokens = _with_gap(tokens, conditions.gap)
+    elif conditions.gap is not None:
+        raise _lacking(f"rollout.gap={conditions.gap}", "gap_next", table)
+    if conditions.action is not None:
+        tokens = _with_ids(tokens, "action", table, _action_ids(conditions.action, loaded))
+    if conditions.captions is not None:
+        key = f"captions={conditions.captions!r}"
+        if "captions" not in table.modalities or text_tokenizer is None:
+            raise _lacking(key, "captions", table)
+        ids, is_content = text_tokenizer.encode(conditions.captions, table.max_seq_lens[table.index("captions")])
+        tokens = _with_ids(tokens, "captions", table, ids[is_content])
+    return replace(prompts, tokens=tokens)
+
+
+def _lacking(key: str, modality: str, table: ModalityTable) -> ValueError:
+    return ValueError(
+        f"{key}: the model has no modality {modality}, only {', '.join(table.modalities)}; train with modalities=motion"
+    )
+
+
+def _action_ids(action: str, loaded: LoadedModel) -> np.ndarray:
+    if "action" not in loaded.table.modalities:
+        raise _lacking(f"action={action}", "action", loaded.table)
+    known = list(loaded.data.get("actions", ()))
+    if action not in known:
+        raise ValueError(f"action={action}: not a label of the training data; choose one of {', '.join(known)}")
+    return np.array([known.index(action)])
+
+
+def _with_ids(tokens: TokenFrames, name: str, table: ModalityTable, ids: np.ndarray) -> TokenFrames:
+    """The same tokens for all frames."""
+    length = table.max_seq_lens[table.index(name)]
+    filled = np.zeros(length, np.int64)
+    filled[: len(ids)] = ids
+    shape = (*tokens.is_present.shape, length)
+    is_known = np.broadcast_to(np.arange(length) < len(ids), shape)
+    return TokenFrames(
+        {**tokens.ids, name: np.broadcast_to(filled, shape).copy()},
+        {**tokens.is_known, name: is_known.copy()},
+        tokens.is_present,
+    )
+
+
+def _with_gap(tokens: TokenFrames, gap: int | None) -> TokenFrames:
+    """Gaps known at all successors; index 0, the gap to the reference, stays."""
+    ids, is_known = ({name: values.copy() for name, values in part.items()} for part in (tokens.ids, tokens.is_known))
+    is_present = tokens.is_present.copy()
+    if gap is None:
+        for name in [name for name in GAPS if name in ids]:
+            for frame in range(1, is_present.shape[1]):
+                is_missing = ~is_known[name][:, frame]
+                ids[name][:, frame] = np.where(is_missing, ids[name][:, frame - 1], ids[name][:, frame])
+                is_known[name][:, frame] |= is_known[name][:, frame - 1]
+    else:
+        own = np.where(is_known["gap"][:, 1:, 0], decode_gap(ids["gap"][:, 1:, 0]), gap)  # (N, T)
+        is_present[:, 1:] &= np.logical_and.accumulate(own == gap, axis=1)
+        ids["gap"][:, 1:], is_known["gap"][:, 1:] = encode_gap(np.array(gap)), True
+        if "seconds" in is_known:  # the rate is not known here; frames say enough
+            is_known["seconds"][:, 1:] = False
+    return TokenFrames(ids, is_known, is_present)
