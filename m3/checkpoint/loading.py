@@ -1,4 +1,4 @@
-"""Models from checkpoints: for generation (`load_model`), and as first weights of a training (`initialize`)."""
+"""Models from checkpoints: for generation and features (`load_model`), and as first weights (`initialize`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from m3.checkpoint.card import model_card
 from m3.checkpoint.evaluations import Subject, read_evaluations
@@ -21,6 +22,8 @@ from m3.checkpoint.resume_check import BINDING, differences, missing
 from m3.core.files import make_folder, write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.core.renames import current_config
+from m3.core.validation import check
+from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
 
 _MODEL_PREFIXES = ("average.", "model.")
@@ -87,6 +90,51 @@ class LoadedModel:
         with tempfile.TemporaryDirectory() as folder:
             return upload(self.save_pretrained(folder, scores, license, repository), repository, private)
 
+    @torch.no_grad()  # no inference mode: features may go through a loss with gradients
+    def encode(
+        self,
+        tokens: Tensor,
+        is_known: Tensor | None = None,
+        lengths: Tensor | None = None,
+        pool: Literal["mean"] | None = "mean",
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Features of samples: the encoder's output, which the decoder attends to, for the tokens that are known.
+
+        Args:
+            tokens: (B, S) integers, B at least 1, in the order of the model's table, as read by
+                `m3.batches.datamodule.SampleRows`.
+            is_known: (B, S) bool, or (S,) for all samples, as `m3.sampling.given.given_mask` makes it from names of
+                modalities; unknown tokens are neither read nor checked. None: all tokens are known.
+            lengths: (B, K) integers, tokens of each modality in each sample: its first ones; 0 where the sample lacks
+                the modality. Tokens beyond are unknown. None: the table's lengths.
+            pool: "mean": the mean over the known tokens of each sample; None: a vector for each known token.
+            batch_size: samples that go through the encoder together; changes features by rounding only.
+
+        Returns:
+            float32 on the model's device, without gradients: (B, D), or for pool=None (N, D), sample after sample, in a
+            sample in the order of its columns.
+
+        Raises:
+            ValueError naming the argument for tensors of another shape or dtype, for illegal ids (with sample, modality
+                and position), for an unknown pool, and, with pool="mean", for a sample without known tokens.
+        """
+        check("batch_size", batch_size, int, low=1)
+        if pool not in ("mean", None):
+            raise ValueError(f"pool={pool!r}: choose mean, or None for all tokens")
+        tokens = tokens.to(next(self.model.parameters()).device)
+        is_known = _known_tokens(tokens, is_known, lengths, self.table)
+        tokens = tokens.long()
+        _check_ids(tokens, is_known, self.table)
+        if pool and not is_known.any(1).all():
+            raise ValueError(f"tokens: sample {int(is_known.any(1).long().argmin())} has no known token to encode")
+        features = []
+        for batch, known in zip(tokens.split(batch_size), is_known.split(batch_size)):
+            packed = pack(batch, known, self.table)
+            rows = self.model.encode(packed).rows.float()  # (N, D)
+            features.append(torch.segment_reduce(rows, "mean", lengths=packed.lengths) if pool else rows)
+        return torch.cat(features)
+
     @property
     def fingerprint(self) -> str:
         """sha256, hexadecimal, over the names, dtypes, shapes and bytes of all weights."""
@@ -100,6 +148,48 @@ class LoadedModel:
     def _subject(self) -> Subject:
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return Subject(self.table, self.data, self.step, self.fingerprint, num_parameters)
+
+
+def _known_tokens(tokens: Tensor, is_known: Tensor | None, lengths: Tensor | None, table: ModalityTable) -> Tensor:
+    """(B, S) bool, on the device of `tokens`. Raises ValueError for tensors of another shape or dtype."""
+    if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != table.num_tokens or not _holds_integers(tokens):
+        raise ValueError(
+            f"tokens: {tokens.dtype} {tuple(tokens.shape)}, need integers (B, {table.num_tokens}), B ≥ 1: "
+            + ", ".join(f"{length} of {name}" for name, length in zip(table.modalities, table.max_seq_lens))
+        )
+    found = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)
+    if is_known is not None:
+        if is_known.dtype != torch.bool or is_known.shape not in (tokens.shape, tokens.shape[1:]):
+            raise ValueError(
+                f"is_known: {is_known.dtype} {tuple(is_known.shape)}, need bool {tuple(tokens.shape)} or "
+                f"({table.num_tokens},)"
+            )
+        found &= is_known.to(tokens.device)
+    if lengths is not None:
+        shape = (len(tokens), table.num_modalities)
+        if lengths.shape != shape or not _holds_integers(lengths):
+            raise ValueError(f"lengths: {lengths.dtype} {tuple(lengths.shape)}, need integers {shape}")
+        for name, length in zip(table.modalities, lengths.long().to(tokens.device).T):
+            part = found[:, table.columns(name)]
+            part &= torch.arange(part.shape[1], device=tokens.device) < length[:, None]
+    return found
+
+
+def _holds_integers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _check_ids(tokens: Tensor, is_known: Tensor, table: ModalityTable) -> None:
+    """Raises ValueError for known ids that are illegal: on a GPU reading their embeddings would end the process."""
+    is_illegal = is_known & ((tokens < 0) | (tokens > torch.tensor(table.last_ids, device=tokens.device)))
+    if is_illegal.any():
+        sample, column = is_illegal.nonzero()[0].tolist()
+        name = next(name for name in reversed(table.modalities) if table.columns(name).start <= column)
+        position = column - table.columns(name).start
+        raise ValueError(
+            f"tokens: sample {sample} has id {int(tokens[sample, column])} at position {position} of {name}, legal are "
+            f"0 … {table.last_ids[column]}"
+        )
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> LoadedModel:
