@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from m3.batches.samples import FLIP, SampleAssembler, lengths_unless_whole
+from m3.batches.samples import FLIP, SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
 from m3.core.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
@@ -24,6 +24,8 @@ from m3.shards.manifest import TABLES_FOLDER, Manifest
 from m3.shards.text import read_text_tokenizer
 
 _log = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 8192
 
 
 class Rows(Protocol):
@@ -75,6 +77,26 @@ class SampleRows:
             self._refuse(stored, is_illegal, sample)
         tokens, lengths = self._assembler.assemble(stored, self._lengths[sample], self._facts.rows(sample))
         return torch.from_numpy(tokens), lengths_unless_whole(lengths, self.table)
+
+    def without_use(self) -> np.ndarray:
+        """Samples that lack all that the table's alphas could give or ask for, (n,) int64 indices."""
+        short = np.flatnonzero((self._lengths == 0).any(1))
+        found = []
+        for rows in np.array_split(short, len(short) // _ROWS_AT_ONCE + 1):
+            lengths = self.read(rows)[1]
+            if lengths is not None:
+                found.append(rows[~has_input_and_target(lengths.numpy(), self.table)])
+        return np.concatenate(found) if found else short[:0]
+
+    def check_use(self, split: str) -> None:
+        """Raises ValueError where a sample lacks all that the table's alphas could give or ask for."""
+        if len(rows := self.without_use()):
+            first = self._pairs[rows[0]].key
+            raise ValueError(
+                f"{len(rows)} of {len(self)} samples of {split}, such as {first}, have no token that "
+                f"{', '.join(self.table.modalities)} could give or predict; make data without such clips with "
+                "`python preprocess.py … modalities=…` of this run"
+            )
 
     def _refuse(self, stored: np.ndarray, is_illegal: np.ndarray, sample: np.ndarray) -> None:
         row, column = np.argwhere(is_illegal)[0].tolist()
@@ -273,6 +295,8 @@ class TokenDataModule(pl.LightningDataModule):
                 self.train_table = TokenTable.open(root, "train")
                 self.train_rows = SampleRows(self.train_table, table, with_flips=flip)
                 self.eval_rows = SampleRows(TokenTable.open(root, "eval"), table)
+                self.train_rows.check_use("train")
+                self.eval_rows.check_use("eval")
         except ValueError as error:
             raise ValueError(f"data.root={root}: {error}") from None
         for split in ("train", "eval"):

@@ -131,6 +131,16 @@ class SampleAssembler:
         return np.concatenate([each.ids for each in made], 1), np.stack([each.length for each in made], 1)
 
 
+def has_input_and_target(lengths: np.ndarray, table: ModalityTable) -> np.ndarray:
+    """(B, K) lengths of samples → (B,) bool, whether some alpha set finds an input and a target in the sample."""
+    found = np.zeros(len(lengths), bool)
+    for alpha_set in table.alpha_sets:
+        is_input, is_target = (np.array(side) > 0 for side in (alpha_set.input_alphas, alpha_set.target_alphas))
+        has_both = (lengths[:, is_input] > 0).any(1) & (lengths[:, is_target] > 0).any(1)
+        found |= has_both & (lengths[:, is_input | is_target].sum(1) > 1)
+    return found
+
+
 def lengths_unless_whole(lengths: np.ndarray, table: ModalityTable) -> Tensor | None:
     """(B, K) int64, or None where all samples have all tokens."""
     return None if (lengths == table.max_seq_lens).all() else torch.from_numpy(lengths)

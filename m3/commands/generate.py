@@ -135,7 +135,16 @@ def _generator(cfg: DictConfig) -> Generator:
     sampling.for_table(loaded.table)
     tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
     samples = plain(cfg.rollout.sample_schemes)
-    return Generator(loaded, tokenizer, sampling, cfg.seed, cfg.rollout.batch_size, cfg.rollout.num_samples, samples)
+    return Generator(
+        loaded,
+        tokenizer,
+        sampling,
+        seed=cfg.seed,
+        batch_size=cfg.rollout.batch_size,
+        num_samples=cfg.rollout.num_samples,
+        damping=cfg.rollout.damping,
+        sample_schemes=samples,
+    )
 
 
 def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:

@@ -35,6 +35,7 @@ class Generator:
     seed: of the sampling. batch_size: samples at a time; changes nothing but speed, up to rounding.
     num_samples: random samples of each prompt, besides the prediction; 1: none.
     sample_schemes: per-modality overrides of the decoding settings used for random samples; "default" for all others.
+    damping: see `m3.generation.rollout.roll_out`.
     """
 
     loaded: LoadedModel
@@ -44,10 +45,12 @@ class Generator:
     batch_size: int = 32
     num_samples: int = 1
     sample_schemes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    damping: float = 1.0
 
     def __post_init__(self) -> None:
         check("rollout.batch_size", self.batch_size, int, low=1)
         check("rollout.num_samples", self.num_samples, int, low=1)
+        check("rollout.damping", self.damping, float, low=0, high=1)
         for name, changes in self.sample_schemes.items():
             if not isinstance(changes, Mapping | None):
                 raise ValueError(f"rollout.sample_schemes.{name}={changes!r}: need keys of sampling.schemes.{name}")
@@ -205,5 +208,6 @@ class Generator:
         what = f"roll-out of {len(sample)} samples" if self.rolls_out else f"{names} of {len(sample)} pairs"
         with progress_callback(total, what) as on_step:
             tokens = roll_out(self.loaded.model, repeated, schemes, num_frames, self.seed, sample, self.batch_size,
-                              on_step, first_epoch=int(self.rolls_out), history=history)  # fmt: skip
+                              on_step, first_epoch=int(self.rolls_out), history=history,
+                              damping=self.damping)  # fmt: skip
         return [self.decoded(tokens[k * num_prompts : (k + 1) * num_prompts]) for k in range(len(numbers))]

@@ -18,7 +18,7 @@ from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
 from m3.sampling.settings import DecodingConfig
-from m3.tokens.displacement import decode_displacement, displaced, displacement_tokens, places
+from m3.tokens.displacement import decode_displacement, displaced, displacement_tokens, encode_displacement, places
 from m3.tokens.text import is_content
 
 Starts = Literal["disjoint", "history", "first"]
@@ -143,6 +143,7 @@ def roll_out(
     on_step: Callable[[], object] = lambda: None,
     first_epoch: int = 1,
     history: TokenFrames | None = None,
+    damping: float = 1.0,
 ) -> TokenFrames:
     """Continue from reference frames, or with one step: complete pairs of frames.
 
@@ -162,6 +163,9 @@ def roll_out(
         first_epoch: epoch of the sampler at horizon 1; it increases by 1 per horizon. Two generations of the same
             samples in different epochs are independent.
         history: (N, 1) frames: the known tokens of the frames before the references; None: none are known.
+        damping: factor, step after step, on the displacements of roll-outs that start without a history that the model
+            takes: d, d · damping, d · damping² …. From one frame the direction of a motion is a guess, which each
+            further step would take for known.
 
     Returns:
         (N, T + 1) frames, all present, the reference first. Horizon k is generated from horizon k − 1, and the frame
@@ -177,7 +181,7 @@ def roll_out(
     parts = []
     for rows in torch.arange(len(sample), device=sample.device).split(batch_size):
         own = rows.cpu().numpy()
-        state = _State.of(given[own], history[own], model.table, sample.device)
+        state = _State.of(given[own], history[own], model.table, sample.device, damping)
         for horizon in range(1, num_frames + 1):
             chosen = schemes if horizon == 1 else _of_successor(schemes)
             for stage in _stages(chosen):
@@ -219,14 +223,25 @@ class _State:
         self.are_known: dict[str, list[Tensor]] = {}
         self._xy: np.ndarray | None = None  # (B, 13, 2) float64 bins of the reference's joints, once they follow
         self._successor: tuple[np.ndarray, np.ndarray] | None = None  # tokens and places of the successor's joints
+        self._damping = torch.ones(shape[0], dtype=torch.float64, device=device)  # (B,)
 
     @classmethod
-    def of(cls, given: TokenFrames, history: TokenFrames, table: ModalityTable, device: torch.device) -> _State:
+    def of(
+        cls,
+        given: TokenFrames,
+        history: TokenFrames,
+        table: ModalityTable,
+        device: torch.device,
+        damping: float,
+    ) -> _State:
         state = cls(table, given, device)
         for modality in table.modalities:
             name, frame = frame_of(modality)
             source, index = (history, 0) if frame < 0 else (given, frame)
             state._set(modality, *(getattr(source, part)[name][:, index] for part in ("ids", "is_known")))
+        if "motion_prev" in table.modalities:
+            has_history = state.is_known[:, table.columns("motion_prev")].any(1)
+            state._damping = torch.where(has_history, 1.0, damping).double()
         if "motion_next" in table.modalities:
             state.displacement[:] = decode_displacement(state.tokens[:, table.columns("motion_next")])[0]
         return state
@@ -243,7 +258,24 @@ class _State:
             is_text = self.table.vocabularies[self.table.index(scheme.modality)].name == TEXT
             is_known = is_content(made[:, columns]) if is_text else torch.ones_like(made[:, columns], dtype=torch.bool)
             self._set(scheme.modality, made[:, columns], is_known)
+            if scheme.modality == "motion_next":
+                self._damp()
         self._derive_successor()
+
+    def _damp(self) -> None:
+        """Shortens the displacements of roll-outs without history; their tokens follow."""
+        factor = self._damping ** (self._horizon - 1)
+        is_damped = factor != 1
+        if is_damped.any():
+            columns = self.table.columns("motion_next")
+            self.displacement *= factor[:, None, None]
+            ids = encode_displacement(self.displacement, self.tokens[:, columns] != NOT_SEEN)
+            self.tokens[:, columns] = torch.where(is_damped[:, None], ids, self.tokens[:, columns])
+
+    @property
+    def _horizon(self) -> int:
+        """Of the successor, from 1 on."""
+        return len(next(iter(self.ids.values()), [()]))
 
     def _derive_successor(self) -> None:
         """Joints of the successor, where the table derives them and the displacement is known."""
@@ -266,7 +298,7 @@ class _State:
 
     def advance(self) -> None:
         """Keeps the frames of a step, and relabels successor as reference and reference as previous frame."""
-        horizon = len(next(iter(self.ids.values()), [()]))  # of the successor
+        horizon = self._horizon
         for name in frame_modalities(self.table):
             if name not in self.ids:
                 self._keep(name, *self._part(name, 0))

@@ -193,15 +193,16 @@ def _has_successors(frames: Frames, modality: str) -> bool:
     return modality in frames.tokens.ids and bool(frames.tokens.is_known[modality][:, 1:].any())
 
 
-def _pck(threshold: float, moved_only: bool) -> Callable[[Frames, Comparison], Ratio | None]:
+def _pck(threshold: float, over: Over) -> Callable[[Frames, Comparison], Ratio | None]:
     def measure(frames: Frames, compared: Comparison) -> Ratio | None:
         poses = _poses(frames, compared)
         if poses is None:
             return None
         is_scored = poses.is_scored
-        if moved_only:
-            has_moved = measures.has_moved(poses.true_xy, poses.reference_xy, compared.extent, threshold)
-            is_scored = is_scored & poses.is_in_reference & has_moved
+        if over != "truth":
+            is_scored = is_scored & poses.is_in_reference
+        if over == "moved":
+            is_scored &= measures.has_moved(poses.true_xy, poses.reference_xy, compared.extent, threshold)
         return measures.pck(poses.xy, poses.true_xy, is_scored, compared.extent, threshold)
 
     return measure
@@ -329,17 +330,30 @@ def _diversity(
     return measure_all
 
 
-def pck_spec(threshold: float, description: str, headline: int, moved_only: bool = False, **options: Any) -> MetricSpec:
+Over = Literal["truth", "both", "moved"]
+"""The joints of a PCK."""
+
+_PCK_OVER: dict[Over, tuple[str, str, str | None]] = {
+    "truth": ("pck", "PCK@{}", "PCK@{}"),
+    "both": ("pck_both", "PCK@{}, joints of the reference", None),
+    "moved": ("pck_moved", "PCK@{}, moved joints", "moved@{}"),
+}
+"""Joints → name of the metric, label and short label."""
+
+
+def pck_spec(
+    threshold: float, description: str, headline: int = sys.maxsize, over: Over = "truth", **options: Any
+) -> MetricSpec:
     """Percentage of correct keypoints at a threshold in units of L.
 
-    moved_only: over the joints that truly moved by more than the threshold from the reference, where they are visible
-        too. "Nothing moves" has 0.
+    over: "truth": the joints visible in the truth; "both": those visible in the reference too; "moved": of these the
+        ones that truly moved by more than the threshold from the reference, of which "nothing moves" has 0.
     """
-    name, label = ("pck_moved", f"PCK@{threshold:g}, moved joints") if moved_only else ("pck", f"PCK@{threshold:g}")
-    short = f"moved@{threshold:g}" if moved_only else label
+    name, label, short = _PCK_OVER[over]
     return MetricSpec(
-        f"{name}@{threshold:g}", "coords", _pck(threshold, moved_only), "share", "higher", label, description,
-        _NO_JOINTS, is_percent=True, short=short, headline=headline, needs_annotation=True, in_preview=True, **options,
+        f"{name}@{threshold:g}", "coords", _pck(threshold, over), "share", "higher", label.format(f"{threshold:g}"),
+        description, _NO_JOINTS, is_percent=True, short=short and short.format(f"{threshold:g}"), headline=headline,
+        needs_annotation=True, in_preview=short is not None, **options,
     )  # fmt: skip
 
 
@@ -385,8 +399,9 @@ METRICS: dict[str, MetricSpec] = {
         pck_spec(
             0.05,
             "PCK@0.05 over the joints that are truly more than 0.05 L from the reference, and visible there too",
-            3, moved_only=True,
+            3, over="moved",
         ),
+        pck_spec(0.05, "PCK@0.05 over the joints that are visible in the reference too", over="both"),
         MetricSpec(
             "motion_ratio", "coords", _motion_ratio, "ratio", "neither", "motion, predicted over true",
             "mean distance of the joints from the reference over the true mean, of joints visible in the truth and the "

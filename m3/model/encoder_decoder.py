@@ -134,6 +134,12 @@ class EncoderDecoder(nn.Module):
         """Hidden vectors (M, D) of the targets, given the inputs of the same samples."""
         return self.decode(self.encode(inputs), targets)
 
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights between hidden vectors: those of the linear layers in the blocks and before the decoder."""
+        blocks = (*self.encoder, *self.decoder, self.dec_context_proj)
+        return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == 2]
+
     def head_of(self, modality: int) -> FlatHead | FactorizedHead:
         return cast(FlatHead | FactorizedHead, self.to_logits[self.vocabularies[modality].name])
 

@@ -1,11 +1,11 @@
-"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for convolution kernels, Adam for other weights.
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices and kernels, AdamW for other weights.
 
 Not `torch.optim.Muon`: it takes two-dimensional parameters only, and needs a second optimizer for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,17 +25,22 @@ def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalized Nesterov momentum for kernels (out, in, …), as matrices (out, in · …); Adam for other weights.
+    """Orthogonalized Nesterov momentum for kernels (out, in, …), as matrices (out, in · …); AdamW for other weights.
 
-    Adam updates depthwise kernels, whose `in` is 1, and all vectors. Muon's step is scaled to the root mean square
-    0.2 of an Adam step (Liu et al. 2025, arXiv:2502.16982; `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`).
+    Muon's step is scaled to the root mean square 0.2 of an Adam step (Liu et al. 2025, arXiv:2502.16982;
+    `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`). With an attribute `found_inf` above 0, a () tensor, a step
+    changes nothing, as in torch's fused optimizers.
 
     Args:
         parameters: of the model.
-        lr: of Muon. adam_lr: of Adam.
-        weight_decay: decoupled, for the kernels only.
-        momentum: of Muon. betas: of Adam.
+        lr: of Muon. adam_lr: of AdamW.
+        weight_decay: decoupled, for the kernels. adam_weight_decay: for the other weights of two or more dimensions.
+        momentum: of Muon. betas: of AdamW.
+        kernels: the parameters that Muon updates; None for all of two or more dimensions but depthwise kernels, whose
+            `in` is 1.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -45,12 +50,22 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
+        adam_weight_decay: float = 0.0,
+        kernels: Sequence[nn.Parameter] | None = None,
     ) -> None:
         parameters = list(parameters)
-        is_kernel = [p.ndim > 1 and p.shape[1] > 1 for p in parameters]
-        kernels = {"params": [p for p, yes in zip(parameters, is_kernel) if yes], "is_muon": True, "lr": lr}
-        others = {"params": [p for p, yes in zip(parameters, is_kernel) if not yes], "is_muon": False, "lr": adam_lr}
-        super().__init__([kernels, others], {"weight_decay": weight_decay, "momentum": momentum, "betas": betas})
+        if kernels is None:
+            kernels = [p for p in parameters if p.ndim > 1 and p.shape[1] > 1]
+        chosen = {id(p) for p in kernels}
+        others = [p for p in parameters if id(p) not in chosen]
+        decayed, rest = ([p for p in others if (p.ndim > 1 and adam_weight_decay > 0) == yes] for yes in (True, False))
+        groups = [
+            {"params": list(kernels), "is_muon": True, "lr": lr, "weight_decay": weight_decay},
+            {"params": rest, "is_muon": False, "lr": adam_lr, "weight_decay": 0.0},
+        ]
+        if decayed:
+            groups.append({"params": decayed, "is_muon": False, "lr": adam_lr, "weight_decay": adam_weight_decay})
+        super().__init__(groups, {"momentum": momentum, "betas": betas})
 
     @torch.no_grad()
     def step(  # pyright: ignore[reportIncompatibleMethodOverride] (the stub of its overloads)
@@ -60,6 +75,8 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.found_inf is not None and self.found_inf.item():
+            return loss
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -85,4 +102,5 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(grad.square(), 1 - beta_2)
         count = state["count"].item()
         mean = state["mean"] / (1 - beta_1**count)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
         p.sub_(group["lr"] * mean / ((state["square"] / (1 - beta_2**count)).sqrt() + 1e-8))

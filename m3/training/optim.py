@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from m3.core.validation import check
+from m3.model.encoder_decoder import EncoderDecoder
+from m3.training.muon import Muon
 
 
 def steps_in(millions: float, tokens_per_step: int) -> int:
@@ -46,6 +48,7 @@ class OptimConfig:
     num_tokens_per_sample: nominal tokens of a sample, inputs and targets together.
     lr, min_lr: learning rates at the end of the warm-up and in the last step.
     weight_decay, betas: of AdamW; norms and biases do not decay.
+    muon: the matrices of the blocks are updated by Muon (`m3.training.muon`), all other weights by AdamW.
     clip_grad: largest norm of the whole gradient.
     accumulation: micro-batches per device and step; their gradients are summed.
     ema_decay: share of the moving average of the weights that is kept in each step; the average is then evaluated,
@@ -67,6 +70,7 @@ class OptimConfig:
     betas: Sequence[float] = (0.9, 0.95)
     accumulation: int = 1
     ema_decay: float | None = None
+    muon: bool = False
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "accumulation", "num_tokens_per_sample"):
@@ -76,6 +80,8 @@ class OptimConfig:
         for key in ("total_tokens", "lr", "clip_grad"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"optim.{key}={getattr(self, key)}: must be positive")
+        if not isinstance(self.muon, bool):
+            raise ValueError(f"optim.muon={self.muon!r}: choose true or false")
         check("optim.ema_decay", self.ema_decay, int | float | None, low=0, high=1)
         if self.ema_decay == 1:
             raise ValueError("optim.ema_decay=1: the average would never change; use less than 1, or null for none")
@@ -106,8 +112,20 @@ class OptimConfig:
         """Nominal tokens of a step on all devices."""
         return self.num_tokens_per_sample * self.samples_per_step(num_devices)
 
-    def optimizer(self, model: nn.Module, is_fused: bool) -> torch.optim.AdamW:
-        """AdamW; parameters with fewer than two dimensions (norms, biases) are not decayed."""
+    def optimizer(self, model: EncoderDecoder, is_fused: bool) -> torch.optim.Optimizer:
+        """Parameters with fewer than two dimensions (norms, biases) are not decayed."""
+        if self.muon:
+            parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            beta_1, beta_2 = self.betas
+            return Muon(
+                parameters,
+                lr=self.lr,
+                adam_lr=self.lr,
+                weight_decay=self.weight_decay,
+                betas=(beta_1, beta_2),
+                adam_weight_decay=self.weight_decay,
+                kernels=model.hidden_matrices,
+            )
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},

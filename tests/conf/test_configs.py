@@ -114,6 +114,7 @@ def test_the_m3_recipe_to_the_letter() -> None:
         "clip_grad": 1.0,
         "dtype": "fp32",
         "ema_decay": None,
+        "muon": False,
     }
     assert (cfg.model.logits, cfg.model.positions) == ("table", "1d")
     assert (cfg.loss.reduction, cfg.loss.label_smoothing) == ("all", 0.0)

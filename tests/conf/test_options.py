@@ -92,6 +92,7 @@ CHANGES = {
     "optim.batch_size": 8, "optim.accumulation": 2, "optim.total_tokens": 9, "optim.warmup_tokens": 2,
     "optim.num_tokens_per_sample": 128, "optim.lr": 1e-3, "optim.min_lr": 1e-5, "optim.weight_decay": 0.1,
     "optim.clip_grad": 2.0, "optim.dtype": "bf16", "optim.betas": [0.9, 0.99], "optim.ema_decay": 0.9,
+    "optim.muon": True,
     "data.root": "nowhere", "data.backend": "stream", "data.batch_size": 8, "data.accumulation": 2,
     "data.eval_batch_size": 32, "data.seed": 1, "data.num_workers": 1, "data.shuffle_buffer": 99,
     "data.repeat_batches": 1, "data.flip": True,

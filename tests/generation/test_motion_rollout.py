@@ -146,6 +146,28 @@ def test_a_photo_starts_without_history_and_makes_its_own() -> None:
     assert (made.ids["coords"][:, 2] == made.ids["coords"][:, 0]).all()  # nothing moved before, so nothing moves
 
 
+def test_without_history_a_motion_fades_and_with_it_goes_on() -> None:
+    """A model that always moves every joint by the same cell: 1 + 1/2 + 1/4 displacements without history, else 3."""
+    before, here = two_poses()
+    cell = 65 * 40 + 45
+
+    class Mover(Inertia):
+        def decode(self, context: dict, targets: PackedTokens) -> torch.Tensor:
+            return torch.full((len(targets.ids), 1), float(cell))
+
+    moved = middle_of(np.array(cell))
+    for own, total in ((None, 1.75), (before, 3.0)):
+        frames, history = given(own, here, [5, 5, 5, 5])
+        made = roll_out(Mover(), frames, SCHEMES, 3, 0, torch.arange(2), 8, history=history, damping=0.5)
+        first, last = (made.ids["coords"][0, k].reshape(3, 13)[:2].T for k in (0, 3))
+        side = max(np.ptp(here[0, 0]), np.ptp(here[0, 1]))
+        assert (
+            np.abs((last - first) / side - total * moved).max() < 2e-3
+        )  # the box keeps its size: all joints move alike
+        motion = made.ids["motion"][0, 1:, 0]
+        assert (motion == cell).all() if own is not None else (len(set(motion.tolist())) == 3 and motion[0] == cell)
+
+
 def test_a_given_displacement_moves_the_joints() -> None:
     """A completion with motion_next given: coords_next follows, and is known to what is generated after it."""
     _, here = two_poses()

@@ -77,6 +77,34 @@ def test_muon_orthogonalizes_kernels_alone_and_adam_matches_torch():
     assert torch.allclose(parameters[1], reference, atol=1e-6)
 
 
+def test_other_weights_are_updated_as_by_torchs_adamw():
+    gradients = torch.Generator().manual_seed(4)
+    matrix, table, vector = (torch.nn.Parameter(torch.ones(size)) for size in ((4, 3), (7, 3), (3,)))
+    muon = Muon([matrix, table, vector], 0.1, 0.01, betas=(0.9, 0.95), adam_weight_decay=0.2, kernels=[matrix])
+    theirs = [torch.nn.Parameter(each.detach().clone()) for each in (table, vector)]
+    groups = [{"params": theirs[:1], "weight_decay": 0.2}, {"params": theirs[1:], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
+    for _ in range(4):
+        for ours in (matrix, table, vector):
+            ours.grad = torch.randn(ours.shape, generator=gradients)
+        for ours, each in zip((table, vector), theirs):
+            each.grad = ours.grad.clone()
+        muon.step()
+        adamw.step()
+    for ours, each in zip((table, vector), theirs):
+        torch.testing.assert_close(ours, each, rtol=0, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    parameters = [torch.nn.Parameter(torch.ones(4, 3)), torch.nn.Parameter(torch.ones(3))]
+    muon = Muon(parameters, 0.1, 0.01, weight_decay=0.1)
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    muon.found_inf = torch.tensor(1.0)
+    muon.step()
+    assert all((parameter == 1).all() for parameter in parameters) and not muon.state
+
+
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
 def test_muon_of_matrices_equals_that_of_torch(monkeypatch, shape):
     # In float32, where both orthogonalize in bfloat16 and round at different places.
