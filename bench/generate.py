@@ -108,7 +108,7 @@ HORIZONS = (1, 3, 6)
 
 def schemes_of(overrides: Sequence[str], table: ModalityTable) -> list[DecodingConfig]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose("generate", list(overrides)).sampling).for_table(table)
+        return instantiate(compose("generate", list(overrides)).sampling).for_model(table).for_table(table)
 
 
 def composed_model(name: str, *overrides: str) -> tuple[EncoderDecoder, dict[str, Any]]:

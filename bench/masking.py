@@ -165,7 +165,8 @@ def mapped_rows(folder: str, table: ModalityTable) -> SampleRows:
         num_clips={"train": 1}, shards={}, rejected=(), notes=(), statistics={},
     )  # fmt: skip
     pairs = [PairInfo(str(number), "0", number, number + 1, None, None) for number in range(NUM_ROWS)]
-    return SampleRows(TokenTable(manifest, np.load(path, mmap_mode="r"), pairs), table)
+    lengths = np.tile(np.array(table.max_seq_lens, dtype=np.uint16), (NUM_ROWS, 1))
+    return SampleRows(TokenTable(manifest, np.load(path, mmap_mode="r"), lengths, pairs, [""] * NUM_ROWS, None), table)
 
 
 def measure() -> dict[str, float]:

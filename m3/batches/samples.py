@@ -175,7 +175,8 @@ def _check_labels(manifest: Manifest, table: ModalityTable, text_tokenizer: Text
             raise ValueError(f"modalities.modalities: the data set has no {name}; leave it out of modalities=…")
         if found > wanted:
             raise ValueError(
-                f"modalities.vocab_sizes: {wanted} for {name}, the data set has {found} ids; give at least that many"
+                f"modalities.vocab_sizes: {wanted} for {name}, the data set has {found} ids; give at least that many, "
+                "or to a trained model data of the same labels and words"
             )
 
 

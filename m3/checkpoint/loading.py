@@ -6,7 +6,7 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from m3.core.renames import current_config
 from m3.core.validation import check
 from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
+from m3.tokens.text import TextTokenizer
 
 _MODEL_PREFIXES = ("average.", "model.")
 """Prefixes of the weights in a checkpoint, by preference: the moving average (`ema_model`), then the latest weights."""
@@ -35,9 +36,11 @@ class LoadedModel:
     """A trained model with the facts about its training.
 
     model: in eval mode.
-    table: its modalities.
+    table: its modalities. Of action and captions it has the ids of the training data alone, which may be fewer than
+        those of the model's vocabularies: no others are generated.
     config: the run's composed configuration, in the names of this version.
-    data: identity of the training data: canvas_size, tokenizer (name), tokenizer_fingerprint, ….
+    data: identity of the training data: canvas_size, tokenizer (name), tokenizer_fingerprint, …; with the modality
+        action "actions", its labels, and with captions "text_tokenizer", for `TextTokenizer`.
     step: number of optimizer steps.
     """
 
@@ -216,10 +219,25 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", revision: s
     try:
         model = EncoderDecoder(ModalityTable(**table), **options).to(_dtype(weights))
         model.load_state_dict(weights)
+        model.table = _with_ids_of(identity["data"], model.table)
     except (TypeError, ValueError, RuntimeError) as error:  # options or weights of another version, or damaged ones
         raise ValueError(f"{file}: its model cannot be built: {error}") from error
     model = model.to(device).eval()
     return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])
+
+
+def _with_ids_of(data: dict[str, Any], table: ModalityTable) -> ModalityTable:
+    """The table with as many ids of action and captions as the training data have: the others were never learned.
+
+    Raises ValueError for data without labels or text tokenizer.
+    """
+    num_ids = {}
+    if "action" in table.modalities:
+        num_ids["action"] = len(data["actions"])
+    if "captions" in table.modalities:
+        num_ids["captions"] = TextTokenizer(data["text_tokenizer"]).num_ids
+    sizes = [min(size, num_ids.get(name, size)) for name, size in zip(table.modalities, table.vocab_sizes)]
+    return replace(table, vocab_sizes=sizes) if num_ids else table
 
 
 def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) -> None:
@@ -268,7 +286,12 @@ def _identity(checkpoint: dict[str, Any], file: str | Path) -> dict[str, Any]:
     if not any(key in data for key in BINDING):
         raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {config.get('name')}")
     needed = (*(f"data.{key}" for key in BINDING), "config.model.table.modalities", "config.model.table.max_seq_lens")
-    if lacking := missing(identity, needed):
+    lacking = missing(identity, needed)
+    if not lacking:
+        names = config["model"]["table"]["modalities"]
+        words = (("action", "data.actions"), ("captions", "data.text_tokenizer"))
+        lacking = missing(identity, [key for name, key in words if name in names])
+    if lacking:
         raise ValueError(f"{file}: damaged, or of another version of m3: it lacks {', '.join(lacking)}")
     return identity
 

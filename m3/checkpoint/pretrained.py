@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ FORMAT = 1
 _SECTIONS = ("optim", "loss", "seed")
 """Sections of a run's configuration that are shared beside the model: how it was trained."""
 
-_OPTIONAL_DATA = ("canvas",)
-"""Keys of the data's identity beside `BINDING` that only some data has, such as the canvas mode of forecast data."""
+_OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer")
+"""Keys of the data's identity beside `BINDING` that only some models have: canvas mode of forecasts, labels, words."""
 
 _ADVICE = (
     "Train a model with `python train.py name=NAME`, share one with `python -m m3.hub`; "
@@ -59,14 +58,14 @@ def write_pretrained(
 
     Args:
         config: of the run: `model` and, if present, `optim`, `loss` and `seed`.
-        data: identity of the data; the canvas and the tokenizer are written.
+        data: identity of the data; the canvas, the tokenizers and the labels of actions are written.
         step: number of optimizer steps.
     """
     options = {key: value for key, value in config["model"].items() if key not in ("_target_", "table")}
     content = {
         "model_type": "m3",
         "format": FORMAT,
-        "modalities": _plain(asdict(model.table)),
+        "modalities": _plain(config["model"]["table"]),
         "model": options,
         "data": {key: data[key] for key in (*BINDING, *_OPTIONAL_DATA) if key in data},
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},

@@ -43,7 +43,7 @@ from m3.metrics import Score
 from m3.reporting.forecast import write_forecast
 from m3.reporting.inpainting import write_inpainting
 from m3.reporting.outputs import About, Amounts, write_generation
-from m3.sampling.given import GivenEntry
+from m3.sampling.given import GivenEntry, named_modality
 from m3.sampling.settings import Sampling
 from m3.sweep import ReadyTrial, run_trial, write_result
 from m3.tokens.base import NoTokenizer
@@ -149,9 +149,13 @@ def _generator(cfg: DictConfig) -> Generator:
 
 def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """References with what is asked of their roll-outs."""
-    conditions = Conditions(cfg.rollout.gap, cfg.action, cfg.captions)
     prompts = _references(cfg, generator, num_frames)
-    return with_conditions(prompts, generator.loaded, conditions, generator.text_tokenizer)
+    given = [named_modality(entry) for entry in generator.sampling.given]
+    return with_conditions(prompts, generator.loaded, _conditions(cfg), generator.text_tokenizer, given)
+
+
+def _conditions(cfg: DictConfig) -> Conditions:
+    return Conditions(cfg.rollout.gap, cfg.action, cfg.captions)
 
 
 def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
@@ -241,7 +245,7 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
     command = None
     if HydraConfig.initialized():
         command = shlex.join(["python", "generate.py", *HydraConfig.get().overrides.task])
-    return About(facts, origin, _given(generator.sampling.given), settings, command)
+    return About(facts, origin, _given(generator.sampling.given), _conditions(cfg).texts, settings, command)
 
 
 def _given(entries: Sequence[GivenEntry]) -> str:

@@ -197,7 +197,8 @@ class ModalityTable:
         those of `extra_vocabularies`. "NAME_next" is modality NAME of the successor frame and "NAME_prev" that of the
         frame before the reference; of motion, gap and seconds they are the transition to the successor and to the
         reference.
-    vocab_sizes: padded table sizes, per modality; read by `logits=table`. For action and captions the number of ids.
+    vocab_sizes: padded table sizes, per modality; read by `logits=table`. For action and captions the number of ids, of
+        which the data may have fewer: a checkpoint knows how many (`m3.checkpoint.loading`).
     max_seq_lens: tokens per modality (L); a sample may have fewer, or none.
     input_alphas, target_alphas: Dirichlet concentrations, per modality; 0 never receives a token.
     input_tokens_range, target_tokens_range: inclusive bounds of the number of tokens of a sample; a sample or an alpha

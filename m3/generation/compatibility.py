@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from m3.checkpoint import BINDING, LoadedModel
@@ -14,6 +15,8 @@ def check_compatible(
 ) -> None:
     """Raises ValueError unless model, data and tokenizer have the same picture tokens and canvas.
 
+    Where the model takes actions or captions, its labels and text tokens have to be those of the data, too.
+
     checkpoint, root: paths of model and data, for the message.
     """
     stored = manifest.tokenizer
@@ -24,7 +27,7 @@ def check_compatible(
             f"{stored['name']} {(stored['fingerprint'] or '')[:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
             "or make data and model again"
         )
-    if differing := differences_to(loaded, manifest):
+    if differing := [*differences_to(loaded, manifest), *_differing_words(loaded, manifest)]:
         raise ValueError(
             f"{checkpoint} was trained on data other than {root}: {'; '.join(differing)}; "
             "give the data.root it was trained on, or data made with the same canvas and tokenizer"
@@ -49,6 +52,19 @@ def differences_to(loaded: LoadedModel, manifest: Manifest) -> list[str]:
         for key, value in of_data.items()
         if loaded.data[key] != value
     ]
+
+
+def _differing_words(loaded: LoadedModel, manifest: Manifest) -> list[str]:
+    """Labels and text tokenizer, if the model takes them and the data have others, a line each."""
+    lines = []
+    if "action" in loaded.table.modalities and manifest.actions and [*manifest.actions] != [*loaded.data["actions"]]:
+        lines.append(f"actions are {', '.join(loaded.data['actions'])} there and {', '.join(manifest.actions)} here")
+    if "captions" in loaded.table.modalities and manifest.text_tokenizer is not None:
+        theirs = hashlib.sha256(loaded.data["text_tokenizer"].encode()).hexdigest()
+        if theirs != manifest.text_tokenizer["sha256"]:
+            lines.append(f"text tokens of captions are {theirs[:12]}… there and "
+                         f"{manifest.text_tokenizer['sha256'][:12]}… here")  # fmt: skip
+    return lines
 
 
 def compatible_manifest(loaded: LoadedModel, root: str | None) -> tuple[Manifest | None, str]:

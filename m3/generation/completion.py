@@ -13,8 +13,6 @@ from m3.core.modalities import frame_of
 from m3.generation.generation import Generation
 from m3.metrics import Comparison, Confusion, MetricSpec, Score, confusion, score
 
-_NO_LABEL = "none of them"
-
 FRAMES = ("reference", "successor")
 """The frames of a pair."""
 
@@ -74,11 +72,7 @@ def action_confusion(made: Generation) -> Confusion | None:
     if not has_label.any():
         return None
     true, found = (tokens.ids["action"][has_label, 0, 0] for tokens in (truth, predicted))
-    names = list(made.actions)
-    if (found >= len(names)).any():  # the vocabulary of a model may have more ids than its data have labels
-        found = np.minimum(found, len(names))
-        names.append(_NO_LABEL)
-    return confusion(true, found, names)
+    return confusion(true, found, made.actions)
 
 
 def _ordered(frames: Frames, order: list[int], is_given: Mapping[str, np.ndarray]) -> Frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,18 +29,38 @@ class Conditions:
     action: str | None = None
     captions: str | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        """Those that are asked for, as text for users: "action golf_swing"."""
+        asked = [] if self.gap is None else [f"gap {self.gap}"]
+        asked += [] if self.action is None else [f"action {self.action}"]
+        return asked + ([] if self.captions is None else [f"caption “{self.captions}”"])
+
 
 def with_conditions(
-    prompts: Prompts, loaded: LoadedModel, conditions: Conditions, text_tokenizer: TextTokenizer | None
+    prompts: Prompts,
+    loaded: LoadedModel,
+    conditions: Conditions,
+    text_tokenizer: TextTokenizer | None,
+    given: Collection[str],
 ) -> Prompts:
     """The prompts with what is asked in place of what the clips have.
 
     Gaps after the last known frame of a clip are the last known one. A gap other than a clip's own ends its ground
     truth, which holds for the clip's own frames alone.
 
-    Raises ValueError naming the key where the model lacks the modality, or the label is none of its data.
+    Args:
+        text_tokenizer: of the model's captions.
+        given: the modalities of `sampling.given`.
+    Raises:
+        ValueError naming the key where the model lacks the modality or is not given it, where the label is none of its
+            data, and for a caption that is empty or longer than the model's.
     """
     table = loaded.table
+    for key, name in (("rollout.gap", "gap_next"), ("action", "action"), ("captions", "captions")):
+        asked = getattr(conditions, key.split(".")[-1])
+        if asked is not None and name in table.modalities and name not in given:
+            raise ValueError(f"{key}={asked}: the model is not given it; add {name} to sampling.given")
     check("rollout.gap", conditions.gap, int | None, low=1, high=NUM_GAP_IDS)
     tokens = prompts.tokens
     if "gap_next" in table.modalities:
@@ -49,18 +70,30 @@ def with_conditions(
     if conditions.action is not None:
         tokens = _with_ids(tokens, "action", table, _action_ids(conditions.action, loaded))
     if conditions.captions is not None:
-        key = f"captions={conditions.captions!r}"
-        if "captions" not in table.modalities or text_tokenizer is None:
-            raise _lacking(key, "captions", table)
-        ids, is_content = text_tokenizer.encode(conditions.captions, table.max_seq_lens[table.index("captions")])
-        tokens = _with_ids(tokens, "captions", table, ids[is_content])
+        tokens = _with_ids(tokens, "captions", table, _caption_ids(conditions.captions, table, text_tokenizer))
     return replace(prompts, tokens=tokens)
 
 
 def _lacking(key: str, modality: str, table: ModalityTable) -> ValueError:
+    option = "motion_rgb" if modality == "captions" else "motion"
     return ValueError(
-        f"{key}: the model has no modality {modality}, only {', '.join(table.modalities)}; train with modalities=motion"
+        f"{key}: the model has no modality {modality}, only {', '.join(table.modalities)}; train with "
+        f"modalities={option}"
     )
+
+
+def _caption_ids(caption: str, table: ModalityTable, text_tokenizer: TextTokenizer | None) -> np.ndarray:
+    check("captions", caption, str)
+    key = f"captions={caption!r}"
+    if "captions" not in table.modalities or text_tokenizer is None:
+        raise _lacking(key, "captions", table)
+    if not caption.strip():
+        raise ValueError(f"{key}: need a sentence, or null for the clips' own")
+    length = table.max_seq_lens[table.index("captions")]
+    if (num_tokens := text_tokenizer.num_tokens(caption)) > length:
+        raise ValueError(f"{key}: {num_tokens} tokens, the model takes {length} (modalities.max_seq_lens); shorten it")
+    ids, is_content = text_tokenizer.encode(caption, length)
+    return ids[is_content]
 
 
 def _action_ids(action: str, loaded: LoadedModel) -> np.ndarray:

@@ -44,7 +44,7 @@ BASELINES = ("nothing_moves", "constant_velocity", "damped_velocity")
 _SAMPLES = ("argmax", "sample", "best_of_n", "median_of_n")
 _ROLL_OUTS = ("model", *BASELINES, *_SAMPLES)
 _PICTURES_ONLY = ("model", "nothing_moves", "tokenizer", "real_reference", *_SAMPLES)
-_MODEL_ONLY = ("model", *_SAMPLES)
+MODEL_ONLY = ("model", *_SAMPLES)
 """Of modalities that do not differ from frame to frame, or are no property of one: a copy of them is no baseline."""
 _AGREEMENT = ("model", "reference_joints", "truth")
 _SAMPLES_ONLY = ("sample",)
@@ -274,8 +274,9 @@ def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
             is_visible = true_ids[..., 2 * NUM_JOINTS :].astype(bool)
             is_target = np.concatenate([is_visible, is_visible, np.ones_like(is_visible)], -1)
             is_scored = is_scored & is_target
-        else:
-            is_scored = is_scored & (true.is_known[modality] & tokens.is_known[modality])[:, 1:]
+        else:  # of a text that ends too early the rest counts as wrong
+            is_there = tokens.is_known[modality].any(-1, keepdims=True)
+            is_scored = is_scored & (true.is_known[modality] & is_there)[:, 1:]
         return measures.token_accuracy(ids, true_ids, is_scored)
 
     return measure
@@ -363,7 +364,7 @@ def accuracy_spec(modality: str, label: str, description: str) -> MetricSpec:
         f"{modality}_accuracy", modality, _accuracy(modality), "share", "higher", label, description,
         f"no tokens of {modality}: the model or the ground truth has none",
         is_percent=True, is_of_tokens=True, needs_annotation=modality == "coords",
-        series=_MODEL_ONLY if modality in (*TRANSITIONS, *CLIP_MODALITIES) else _ROLL_OUTS,
+        series=MODEL_ONLY if modality in (*TRANSITIONS, *CLIP_MODALITIES) else _ROLL_OUTS,
     )  # fmt: skip
 
 

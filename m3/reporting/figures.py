@@ -17,6 +17,8 @@ from m3.vocabularies import Interpreter
 
 _GAP = 6
 _UNKNOWN = "not known"
+WITHOUT_PICTURE = {*TRANSITIONS, *CLIP_MODALITIES}
+"""Modalities of a frame that are words or arrows."""
 _BLANK = (32, 32, 32)
 """RGB of a cell without a picture."""
 
@@ -84,11 +86,15 @@ def _label(pen: ImageDraw.ImageDraw, name: str, font: ImageFont.FreeTypeFont, wi
 def views(interpreters: Mapping[str, Interpreter]) -> list[tuple[str, list[tuple[str, Interpreter]]]]:
     """The pictures that show a frame whole, as (suffix of the panel's name, layers).
 
-    The first modality that fills a cell is drawn with all overlays; each further one has a picture of its own.
+    The first modality that is a picture of the frame is drawn with all overlays; each further one, and those that are
+    words or arrows, have a picture of their own.
     """
-    filling = [item for item in interpreters.items() if not item[1].is_overlay]
     overlays = [item for item in interpreters.items() if item[1].is_overlay]
-    return [("", [*filling[:1], *overlays]), *((f", {name}", [(name, each)]) for name, each in filling[1:])]
+    alone = [item for item in interpreters.items() if not item[1].is_overlay]
+    first = [item for item in alone if item[0] not in WITHOUT_PICTURE][:1]
+    alone = [item for item in alone if item not in first]
+    whole = [("", [*first, *overlays])] if first or overlays else []
+    return [*whole, *((f", {name}", [(name, each)]) for name, each in alone)]
 
 
 def panels(
@@ -115,10 +121,9 @@ def rollout_panels(made: Generation, rows: Sequence[int], num_samples: int) -> l
 def _shown_interpreters(made: Generation) -> dict[str, Interpreter]:
     """Those of frames, and those of what was generated: a displacement, a label or a text is otherwise not drawn."""
     generated = {frame_of(modality)[0] for modality in made.generated}
-    without_picture = {*TRANSITIONS, *CLIP_MODALITIES}
     if made.is_rollout:
-        generated -= without_picture
-    names = [name for name in made.interpreters if name in generated or name not in without_picture]
+        generated -= WITHOUT_PICTURE
+    names = [name for name in made.interpreters if name in generated or name not in WITHOUT_PICTURE]
     return {name: made.interpreters[name] for name in names}
 
 
@@ -154,38 +159,51 @@ def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -
 
 
 def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_samples: int) -> Image.Image:
-    """A row for each of some pairs: the given parts, each generated frame, its samples, and the truth."""
+    """A row for each of some pairs: the given parts, each generated frame, its samples, and the truth.
+
+    Of a frame of which words alone are generated, these alone are shown as generated and as the truth.
+    """
     chosen, given = list(rows), made.given.tokens
     assert given is not None, "decoded frames keep their tokens"
-    shown: list[tuple[str, Frames]] = []
+    shown: list[Panel] = []
     interpreters = _shown_interpreters(made)
+
+    def show(name: str, frames: Frames, place: int, names: Sequence[str]) -> None:
+        layers = {each: interpreters[each] for each in names}
+        shown.extend(panels([(name, frames[chosen, place : place + 1])], layers, made.canvas_size))
+
     for place, frame in enumerate(FRAMES):
-        if any(given.is_known[name][:, place].any() for name in interpreters):
-            shown.append((f"given, {frame}", made.given[chosen, place : place + 1]))
-    for place in generated_frames(made):
-        shown.append((f"generated, {FRAMES[place]}", made.predicted[chosen, place : place + 1]))
-        shown += [(f"sample {number}", each[chosen, place : place + 1])
-                  for number, each in enumerate(made.samples[:num_samples], 1)]  # fmt: skip
+        names = [name for name in interpreters if name not in WITHOUT_PICTURE or given.is_known[name][:, place].any()]
+        if any(given.is_known[name][:, place].any() for name in names):
+            show(f"given, {frame}", made.given, place, names)
+    for place, generated in generated_frames(made).items():
+        names = [name for name in interpreters if name in generated or not generated <= WITHOUT_PICTURE]
+        show(f"generated, {FRAMES[place]}", made.predicted, place, names)
+        for number, each in enumerate(made.samples[:num_samples], 1):
+            show(f"sample {number}", each, place, names)
         if made.truth.is_present[chosen, place].any():
-            shown.append((f"truth, {FRAMES[place]}", made.truth[chosen, place : place + 1]))
+            show(f"truth, {FRAMES[place]}", made.truth, place, names)
     titles = [made.prompts.chains[n].title for n in chosen]
-    return column_sheet(panels(shown, interpreters, made.canvas_size), titles, cell_px)
+    return column_sheet(shown, titles, cell_px)
 
 
 def column_sheet(columns: Sequence[Panel], titles: Sequence[str], cell_px: int) -> Image.Image:
     """A row for each sample, a column for each panel, of (N, 1) frames."""
     font, small = _fonts(cell_px)
     title_px, line_px, step = cell_px // 6, cell_px // 5, cell_px + _GAP
-    block = title_px + step
-    sheet = Image.new("RGB", (len(columns) * step + 3 * _GAP, len(titles) * block + 2 * line_px), PAPER)
+    block, width = title_px + step, len(columns) * step + 3 * _GAP
+    measuring = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    labels = [_label(measuring, panel.name, font, cell_px) for panel in columns]
+    head_px = max([line_px, *(round(1.5 * font.size) * len(label.splitlines()) for label in labels)])
+    sheet = Image.new("RGB", (width, head_px + len(titles) * block + line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for column, panel in enumerate(columns):
+    for column, (panel, label) in enumerate(zip(columns, labels)):
         x = 2 * _GAP + column * step
-        pen.text((x, line_px // 2), _label(pen, panel.name, font, cell_px), fill=INK, font=font, anchor="lm")
+        pen.text((x, head_px // 2), label, fill=INK, font=font, anchor="lm")
         for n in range(len(titles)):
-            sheet.paste(panel.cell(n, 0, cell_px), (x, line_px + n * block + title_px))
+            sheet.paste(panel.cell(n, 0, cell_px), (x, head_px + n * block + title_px))
     for n, title in enumerate(titles):
-        pen.text((2 * _GAP, line_px + n * block + title_px // 2), title, fill=FAINT, font=small, anchor="lm")
+        pen.text((2 * _GAP, head_px + n * block + title_px // 2), title, fill=FAINT, font=small, anchor="lm")
     _write_legend(pen, (2 * _GAP, sheet.height - line_px // 2), small)
     return sheet
 

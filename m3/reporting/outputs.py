@@ -68,15 +68,22 @@ class Amounts:
 class About:
     """Facts of a run besides its results.
 
-    facts: for metrics.json. origin: where the prompts come from; given: their given parts; both as text for users.
+    facts: for metrics.json. origin: where the prompts come from; given: their given parts; asked: what was asked for
+    in place of what the clips have; all as text for users.
     settings: name → text. command: that ran, or None.
     """
 
     facts: Mapping[str, Any]
     origin: str
     given: str
+    asked: Sequence[str]
     settings: Mapping[str, str]
     command: str | None
+
+    @property
+    def all_asked(self) -> str:
+        """A sentence for the report; empty where nothing was asked."""
+        return f" Asked: {', '.join(self.asked)}." if self.asked else ""
 
 
 def write_generation(
@@ -127,7 +134,7 @@ def _write_roll_outs(
     print_scores(console, found, f"{len(chains)} roll-outs")
     if not has_truth:
         console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
-    lead = f"{len(chains)} roll-outs of {made.prompts.num_frames} frames, from {about.origin}."
+    lead = f"{len(chains)} roll-outs of {made.prompts.num_frames} frames, from {about.origin}.{about.all_asked}"
     absent = {metrics[name].title if name in metrics else name: why for name, why in record["absent"].items()}
     plot = out / "scores.png" if found else None
     return Report("Roll-outs", lead, out / "rollout.mp4", plot, scores, absent, strips)
@@ -172,7 +179,7 @@ def _write_completion(
         print_scores(console, found, f"{frame} of {len(chains)} pairs")
     if recognized is not None:
         print_confusion(console, recognized, f"{recognized.num_samples} actions")
-    lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}."
+    lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}.{about.all_asked}"
     return Report("Generated", lead, out / "generated.png", None, scores, absent, strips)
 
 

@@ -19,7 +19,7 @@ from m3.generation.prompts import prompts_of_split
 from m3.generation.rollout import check_schemes, find_chains, roll_out
 from m3.metrics import Comparison, Score, score
 from m3.model.encoder_decoder import EncoderDecoder
-from m3.reporting.figures import choose_samples, panels, rollout_sheet
+from m3.reporting.figures import WITHOUT_PICTURE, choose_samples, panels, rollout_sheet
 from m3.reporting.files import write_png
 from m3.sampling.settings import AUTO, Sampling
 from m3.shards.manifest import MANIFEST_NAME
@@ -90,12 +90,16 @@ class Preview(pl.Callback):
         self.has_pictures = (tokenizer.name, tokenizer.fingerprint) == (stored["name"], stored["fingerprint"])
         self.data_tokenizer = stored["name"]
         self.context = DecodingContext(tokenizer, split.manifest.canvas_size)
-        self.interpreters, self.undecoded = interpreters_of(table), without_interpreter(table)
+        self.undecoded = without_interpreter(table)
+        self.interpreters = {name: each for name, each in interpreters_of(table).items() if name not in WITHOUT_PICTURE}
         if not self.has_pictures:
             self.interpreters = {
                 name: each for name, each in self.interpreters.items() if not isinstance(each, PictureInterpreter)
             }
-        self.metrics = {name: spec for name, spec in metrics_of(table).items() if spec.in_preview}
+        rolled = rolled_modalities(table)
+        self.metrics = {
+            name: spec for name, spec in metrics_of(table).items() if spec.in_preview and spec.modality in rolled
+        }
         chains = find_chains(split.pairs, num_frames, "first")
         chains = [chains[n] for n in choose_samples(chains, num_samples)]
         self.prompts = prompts_of_split(split, table, chains, num_frames)

@@ -9,6 +9,7 @@ import numpy as np
 from m3.core.frames import TokenFrames
 from m3.core.modalities import frame_of
 from m3.generation.generation import Generation
+from m3.vocabularies.text import TextInterpreter
 
 
 def rollout_arrays(made: Generation, rows: Sequence[int]) -> dict[str, np.ndarray]:
@@ -56,7 +57,8 @@ def completion_arrays(made: Generation) -> dict[str, np.ndarray]:
     """The tokens of completed pairs: clip (N,), reference_frame, successor_frame (N,), and for each modality M, (N, L):
 
     M uint16, given or generated, 0 where neither; is_given_M and is_known_M bool; truth_M uint16 and is_truth_M (N,)
-    bool; sample_M (S, N, L) with several samples.
+    bool; sample_M (S, N, L) with several samples. Of captions also text_captions and truth_text_captions (N,) text, ""
+    where there is none.
     """
     first = [chain.pairs[0] for chain in made.prompts.chains]
     arrays = {
@@ -78,6 +80,9 @@ def completion_arrays(made: Generation) -> dict[str, np.ndarray]:
         arrays[f"is_known_{modality}"] = predicted.is_known[name][:, frame]
         arrays[f"truth_{modality}"] = truth.ids[name][:, frame].astype(np.uint16)
         arrays[f"is_truth_{modality}"] = truth.is_present[:, frame]
+        if isinstance(made.interpreters.get(name), TextInterpreter):
+            for kind, frames in (("text", made.predicted), ("truth_text", made.truth)):
+                arrays[f"{kind}_{modality}"] = frames.values[name][:, frame].astype(str)
         if made.samples:
             ids = [each.tokens.ids[name][:, frame] for each in made.samples if each.tokens is not None]
             arrays[f"sample_{modality}"] = np.stack(ids).astype(np.uint16)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from m3.core.modalities import DISPLACEMENT, ModalityTable, Vocabulary
+from m3.core.modalities import DISPLACEMENT, TEXT, ModalityTable, Vocabulary
 from m3.core.rng import SampleGenerator
 from m3.core.types import PackedTokens
 from m3.masking.select import pack
@@ -26,6 +26,7 @@ from m3.sampling.orders import ORDERS
 from m3.sampling.schedules import Schedule, temperature_factor, token_schedule
 from m3.sampling.settings import ORDINAL_PICKS, DecodingConfig, Precision
 from m3.sampling.token_sampling import log_probability, propose_displacements, sample_digits
+from m3.tokens.text import PAD_ID, is_after_end
 
 _LOGITS_AT_ONCE = 2**23
 """Logits held at a time; a flat picture head has 64,000 for every queried position."""
@@ -58,8 +59,8 @@ def generate(
             that are not seen are what they would be if they were.
 
     Returns:
-        (B, S) int64: `tokens` with the schemes' modalities filled in. Raises ValueError naming the key for schemes
-        that do not fit the model.
+        (B, S) int64: `tokens` with the schemes' modalities filled in, a text up to its [EOS] and with padding after it.
+        Raises ValueError naming the key for schemes that do not fit the model.
     """
     schemes = [scheme.for_table(model.table) for scheme in schemes]
     tokens, is_known = tokens.clone(), is_known.clone()
@@ -87,11 +88,15 @@ def _fill(
     on_step: Callable[[], object],
     displacement: Tensor | None,
 ) -> None:
-    """Fill the undecided tokens of one modality, in place, and mark them as known."""
+    """Fill the undecided tokens of one modality, in place, and mark them as known.
+
+    A text is decided up to its [EOS]; the positions after it become padding and stay unknown.
+    """
     columns = model.table.columns(scheme.modality)
     vocabulary = model.table.vocabularies[model.table.index(scheme.modality)]
     length = columns.stop - columns.start
-    num_undecided = (~is_known[:, columns]).sum(1)  # (B,)
+    is_given = is_known[:, columns].clone()
+    num_undecided = _undecided(tokens, is_known, columns, vocabulary).sum(1)  # (B,)
     counts = _counts(num_undecided.cpu(), scheme.schedule, scheme.num_steps or length)  # (B, T), on the host
     counts_here = counts.to(tokens.device)
     decided = (counts_here.cumsum(1) - counts_here) / num_undecided.clamp(min=1)[:, None]  # (B, T) shares before a step
@@ -107,8 +112,8 @@ def _fill(
         if step % scheme.encoder_interval == 0:
             rows = counts[:, step].nonzero()[:, 0].to(tokens.device)  # a row that is done stays so
             contexts = _encode(model, tokens[rows], is_known[rows] & is_visible, made) if len(rows) else []
-        if contexts:
-            is_undecided = ~is_known[rows, columns]
+        if contexts and counts[:, step].any():
+            is_undecided = _undecided(tokens[rows], is_known[rows], columns, vocabulary)
             count = counts_here[rows, step]
             is_queried = is_undecided if order is None else _first(order[rows], is_undecided, count)
             targets = _queries(tokens[rows], is_queried, columns, model.table)
@@ -126,7 +131,21 @@ def _fill(
             is_known[rows, columns] |= is_queried
             if displacement is not None and read_out is not None and scheme.modality == "motion_next":
                 displacement[rows] = torch.where(is_queried[..., None], read_out, displacement[rows])
+            if vocabulary.name == TEXT:
+                has_ended = ~_undecided(tokens, is_known, columns, vocabulary).any(1)
+                counts[has_ended.cpu(), step + 1 :] = 0
         on_step()
+    if vocabulary.name == TEXT:
+        is_known[:, columns] &= is_given | ~is_after_end(tokens[:, columns], is_known[:, columns])
+        tokens[:, columns] = tokens[:, columns].masked_fill(~is_known[:, columns], PAD_ID)
+
+
+def _undecided(tokens: Tensor, is_known: Tensor, columns: slice, vocabulary: Vocabulary) -> Tensor:
+    """(B, L) bool: the positions of a modality that are to be decided; of a text none after its [EOS]."""
+    is_undecided = ~is_known[:, columns]
+    if vocabulary.name == TEXT:
+        is_undecided &= ~is_after_end(tokens[:, columns], is_known[:, columns])
+    return is_undecided
 
 
 def _counts(num_undecided: Tensor, schedule: Schedule, num_steps: int) -> Tensor:
@@ -196,6 +215,8 @@ def _propose(
             continue
         for rows in of_these.split(max(1, _LOGITS_AT_ONCE // model.num_logits(k, num_ids))):
             logits = model.digit_logits(hidden[rows], k, num_ids)  # one (R, V_d) for each digit
+            if table.vocabularies[k].name == TEXT:
+                logits[0][:, PAD_ID] = -math.inf  # padding is never a target
             where = targets.sample[rows], targets.position[rows]
             if read_out is not None:
                 ids, read_out[where] = propose_displacements(logits, uniform[where], temperature[where[0]], scheme)

@@ -161,9 +161,14 @@ class Sampling:
         """The same with lists in place of "auto".
 
         has_references: False where prompts have none of the table's `extra_vocabularies` to give, as files have not.
+
+        Raises ValueError naming `sampling.generate` for a modality of the frame before the reference, and for one that
+        training never had as a target.
         """
         rolled = rolled_modalities(table)
         generated, given = self.generate, self.given
+        if generated != AUTO:
+            _check_generated(generated, table)
         if generated == AUTO:
             joints_first = sorted(rolled, key=lambda name: (name != "coords", name != "tok_rgb"))
             generated = [rolled[name] for name in joints_first]
@@ -200,6 +205,20 @@ class Sampling:
         """(S,) bool, True at the columns of a sample that are known at the start; of a sampling without "auto"."""
         assert self.given != AUTO, "for_model gives lists"
         return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
+
+
+def _check_generated(names: Sequence[str], table: ModalityTable) -> None:
+    learned = [name for name in table.modalities if table.is_ever_target(name)]
+    for name in names:
+        if frame_of(name)[1] < 0:
+            raise ValueError(
+                f"sampling.generate: {name} is of the frame before the reference, which can be given and not generated"
+            )
+        if name in table.modalities and name not in learned:
+            raise ValueError(
+                f"sampling.generate: {name} was never a target of this run (modalities.target_alphas): choose from "
+                f"{', '.join(learned)}, or train with a positive alpha for it"
+            )
 
 
 def _is_condition(name: str) -> bool:

@@ -23,9 +23,16 @@ MIN_VOCAB_SIZE = 2 + 256
 
 def is_content(ids: Tensor) -> Tensor:
     """(B, L) ids of generated captions → (B, L) bool, True up to the first [EOS] and for it; False for padding."""
-    is_end = (ids == END_ID) | (ids == PAD_ID)
-    is_after = is_end.cumsum(1) - is_end.long() > 0
-    return ~is_after & (ids != PAD_ID)
+    return ~_is_after_first((ids == END_ID) | (ids == PAD_ID)) & (ids != PAD_ID)
+
+
+def is_after_end(ids: Tensor, is_known: Tensor) -> Tensor:
+    """(B, L) ids and (B, L) bool → (B, L) bool, True after the first known [EOS]. Unknown ids are not read."""
+    return _is_after_first(is_known & (ids == END_ID))
+
+
+def _is_after_first(is_end: Tensor) -> Tensor:
+    return is_end.cumsum(1) - is_end.long() > 0
 
 
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
@@ -79,6 +86,10 @@ class TextTokenizer:
     @property
     def num_ids(self) -> int:
         return self._tokenizer.get_vocab_size()
+
+    def num_tokens(self, caption: str) -> int:
+        """Tokens of a caption, with its [EOS]."""
+        return len(self._tokenizer.encode(caption).ids) + 1
 
     def encode(self, caption: str | None, length: int) -> tuple[np.ndarray, np.ndarray]:
         """A caption → (length,) uint16 ids and (length,) bool is_content.

@@ -97,7 +97,7 @@ class WordsInterpreter(Interpreter):
     def draw(self, value: str, cell: Image.Image, canvas_size: int) -> Image.Image:
         picture = Image.new("RGB", cell.size, PAPER)
         font = ImageFont.load_default(cell.width * 0.09)
-        lines = wrap(value, 18) or [""]
+        lines = wrap(value, 18, max_lines=9, placeholder=" …") or [""]
         pen = ImageDraw.Draw(picture)
         pen.multiline_text((cell.width / 2, cell.height / 2), "\n".join(lines), INK, font, anchor="mm", align="center")
         return picture

@@ -14,7 +14,7 @@ import torch
 from support.masking import M3, generator, random_tokens
 from support.small_models import SMALL, small_model, summed
 
-from bench import generate, sizing, step, stream
+from bench import generate, masking, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import reduce_losses
 from m3.masking.select import choose, pack
@@ -142,6 +142,15 @@ def test_variants_are_settings_of_the_sampler(tmp_path: Path, monkeypatch) -> No
     assert roll_out_bench(monkeypatch, *options) == 0
     variants = json.loads((tmp_path / "variants.json").read_text())["variants"]
     assert set(variants) == {"maskgit 1 + 1", "default"} and all(one["frames_per_s"] > 0 for one in variants.values())
+
+
+def test_the_benchmark_of_masks_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On few rows, after all implementations were found to draw the same budgets."""
+    for name, value in {"NUM_ROWS": 64, "NUM_ROUNDS": 1, "ROUND_S": 0.01, "BATCH_SIZES": (16,)}.items():
+        monkeypatch.setattr(masking, name, value)
+    found = masking.measure()
+    assert len(found) == 5 and all(speed > 0 for speed in found.values())
+    assert {"masks, m3, drop, batch 16", "token table, batch 16"} < found.keys()
 
 
 @pytest.mark.slow

@@ -102,7 +102,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("probe")
     manifest = write_data(root / "data")
     shards = [shard.sha256 for shard in manifest.shards["train"]]
-    data = {"canvas_size": 32, "tokenizer": "none", "tokenizer_fingerprint": None, "train_shards": shards}
+    data = {
+        "canvas_size": 32,
+        "tokenizer": "none",
+        "tokenizer_fingerprint": None,
+        "train_shards": shards,
+        "actions": list(manifest.actions),
+    }
     write_checkpoint(root / "run", data, MODEL, scale=0.3)
     return root
 

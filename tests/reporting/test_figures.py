@@ -15,6 +15,7 @@ from m3.reporting.video import write_gif
 from m3.vocabularies.joints import INTERPRETER as JOINTS
 from m3.vocabularies.joints import draw_skeleton
 from m3.vocabularies.picture import INTERPRETER as PICTURE
+from m3.vocabularies.text import INTERPRETER as TEXT
 
 
 def standing_person() -> np.ndarray:
@@ -96,6 +97,9 @@ def test_overlays_are_on_the_first_picture_and_each_further_one_has_its_own_pane
     found = figures.views({"coords": JOINTS, "tok_rgb": PICTURE, "tok_depth": PICTURE})
     assert found == [("", [("tok_rgb", PICTURE), ("coords", JOINTS)]), (", tok_depth", [("tok_depth", PICTURE)])]
     assert figures.views({"coords": JOINTS}) == [("", [("coords", JOINTS)])]
+    words = figures.views({"captions": TEXT, "coords": JOINTS, "tok_rgb": PICTURE})
+    assert words == [("", [("tok_rgb", PICTURE), ("coords", JOINTS)]), (", captions", [("captions", TEXT)])]
+    assert figures.views({"captions": TEXT}) == [(", captions", [("captions", TEXT)])]
     some = frames()
     depth = Frames({**some.values, "tok_depth": 255 - some.values["tok_rgb"]}, some.is_present)
     interpreters = {"tok_rgb": PICTURE, "coords": JOINTS, "tok_depth": PICTURE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hydra.utils import instantiate
 from support.oracle import small_table
 
 from m3.core.joints import JOINT_NAMES
+from m3.core.modalities import ModalityTable
 from m3.sampling.given import given_mask, joint_positions
 from m3.sampling.settings import DecodingConfig, Sampling
 
@@ -168,3 +170,24 @@ def test_schemes_that_do_not_fit_the_model_name_the_key():
         DecodingConfig("tok_rgb_next", 4, pick="mean").for_table(table)
     with pytest.raises(ValueError, match="captions"):
         DecodingConfig("captions", 4).for_table(table)
+
+
+@pytest.mark.parametrize("name", ["tok_rgb_prev", "coords_prev"])
+def test_the_frame_before_the_reference_is_not_generated(name):
+    names = ("tok_rgb", "coords", "tok_rgb_prev", "coords_prev", "motion_prev")
+    table = ModalityTable(names, [65536] * 5, (6, 39, 6, 39, 13), [1] * 5, [1] * 5, [8, 40], [8, 40])
+    asked = Sampling([], [name], {"default": {"num_steps": 1}})
+    with pytest.raises(ValueError, match=f"sampling.generate: {name} is of the frame before the reference, which"):
+        asked.for_model(table)
+    assert Sampling([], ["motion_prev"], asked.schemes).for_model(table).generate == ["motion_prev"]  # ends at it
+
+
+def test_what_was_never_a_target_is_not_generated_unless_no_one_asks():
+    never = replace(small_table(), target_alphas=[0, 0, 1, 1])
+    schemes = {"default": {"num_steps": 1}}
+    message = r"sampling.generate: coords was never a target of this run \(modalities.target_alphas\): choose from "
+    with pytest.raises(ValueError, match=message + "tok_rgb_next, coords_next, or train"):
+        Sampling(["tok_rgb"], ["coords"], schemes).for_model(never)
+    assert Sampling("auto", "auto", schemes).for_model(never).generate == ["coords_next", "tok_rgb_next"]
+    mixed = replace(never, mixture=[{"weight": 1}, {"weight": 0.1, "target_alphas": [0, 1, 0, 0]}])
+    assert Sampling(["tok_rgb"], ["coords"], schemes).for_model(mixed).generate == ["coords"]
