@@ -162,7 +162,7 @@ def test_sizes_follow_from_what_was_measured(tmp_path: Path, monkeypatch, capsys
     sizing.main()
     found = json.loads((tmp_path / "sizes.json").read_text())
     data, (row,) = found["data"], [line for line in capsys.readouterr().out.splitlines() if "`demo`" in line]
-    assert data["table_bytes_per_pair"] == 2 * (256 + 39) * 2  # uint16
+    assert data["table_bytes_per_pair"] == 3 * (256 + 39) * 2  # uint16, of the frame before, reference and successor
     assert data["shard_bytes_per_pair"] > data["table_bytes_per_pair"]
     hours = 5e9 / found["models"]["demo"]["nominal_tokens_per_s"] / 3600
     assert f"| {hours:,.0f} h |" in row
