@@ -177,7 +177,7 @@ class EvalBatches(Dataset):
 
 def _canvas_hint(table: ModalityTable) -> str:
     """How to make data of the size that the run wants."""
-    lengths = [n for n, vocabulary in zip(table.max_seq_lens, table.vocabularies) if vocabulary is PICTURE]
+    lengths = [n for n, vocabulary in zip(table.max_seq_lens, table.vocabularies) if vocabulary == PICTURE]
     size = math.isqrt(max(lengths, default=0)) * PICTURE_STRIDE
     return f"; this run wants {max(lengths)} tokens a picture: add canvas.size={size}" if lengths else ""
 

@@ -452,7 +452,7 @@ class ModalityTable:
         """Legal ids at a position are 0 … this − 1: 64,000 in pictures, 8,192 for x and y, 2 for visibility, 4,226 in
         displacements."""
         vocabulary = self.vocabularies[self.index(name)]
-        if vocabulary is JOINTS and position >= 2 * NUM_JOINTS:
+        if vocabulary == JOINTS and position >= 2 * NUM_JOINTS:
             return NUM_VISIBILITY_IDS
         return vocabulary.num_ids
 

@@ -132,11 +132,11 @@ def can_be_target(tokens: Tensor, table: ModalityTable) -> Tensor:
     """(B, S) bool: False for the x, y and motion tokens of invisible joints, which are neither predicted nor scored."""
     is_allowed = torch.ones_like(tokens, dtype=torch.bool)
     for name, vocabulary in zip(table.modalities, table.vocabularies):
-        if vocabulary is JOINTS:
+        if vocabulary == JOINTS:
             columns = table.columns(name)
             is_visible = tokens[:, columns][:, 2 * NUM_JOINTS :] > 0  # (B, J)
             is_allowed[:, columns][:, : 2 * NUM_JOINTS] = is_visible.repeat(1, 2)
-        elif vocabulary is MOTION:
+        elif vocabulary == MOTION:
             columns = table.columns(name)
             is_allowed[:, columns] = tokens[:, columns] != UNSEEN_MOTION
     return is_allowed

@@ -83,18 +83,18 @@ class PositionEmbedding(nn.Module):
             raise ValueError(f"model.width={width}: sin-cos positions need a multiple of 4")
         embedding = torch.zeros(table.num_modalities, max(table.max_seq_lens), width)  # (K, longest, D)
         for k, (vocabulary, length) in enumerate(zip(table.vocabularies, table.max_seq_lens)):
-            if vocabulary is PICTURE and layout != "1d":
+            if vocabulary == PICTURE and layout != "1d":
                 side = math.isqrt(length)
                 if side**2 != length:
                     raise ValueError(
                         f"model.positions=2d needs square pictures, {table.modalities[k]} has {length} tokens"
                     )
                 embedding[k, :length] = sincos_grid(side, width)
-            elif vocabulary is MOTION and layout != "1d":
+            elif vocabulary == MOTION and layout != "1d":
                 embedding[k, :length] = sincos_motion(width)
-            elif vocabulary is DISPLACEMENT and layout != "1d":
+            elif vocabulary == DISPLACEMENT and layout != "1d":
                 embedding[k, :length] = sincos_joint(width)
-            elif vocabulary is JOINTS and layout == "joint":
+            elif vocabulary == JOINTS and layout == "joint":
                 kind = sincos(length // NUM_JOINTS, fitted_frequencies(length // NUM_JOINTS, width))
                 embedding[k, :length] = (kind[:, None] + sincos_joint(width)).flatten(0, 1)
             else:
@@ -277,12 +277,12 @@ def cell_features(num_frequencies: int = 12) -> Tensor:
 
 def build_embedding(vocabulary: Vocabulary, width: int, head: str, joints: str) -> nn.Module:
     """The input embedding of a vocabulary, matching its head (`m3.model.heads.build_head`)."""
-    if vocabulary is DISPLACEMENT and joints == "relative":
+    if vocabulary == DISPLACEMENT and joints == "relative":
         return DisplacementEmbedding(width)
-    if vocabulary is JOINTS and joints == "relative":
+    if vocabulary == JOINTS and joints == "relative":
         return RelativeJointEmbedding(vocabulary, width)
     if vocabulary in (PICTURE, DISPLACEMENT) and head == "factorized":
         return DigitEmbedding(vocabulary, width)
-    if vocabulary is JOINTS and joints != "table":
+    if vocabulary == JOINTS and joints != "table":
         return OrdinalEmbedding(vocabulary, width)
     return TokenEmbedding(vocabulary, width)

@@ -123,10 +123,10 @@ class DisplacementHead(FactorizedHead):
 
 def build_head(vocabulary: Vocabulary, width: int, head: str, joints: str) -> FlatHead | FactorizedHead:
     """The head of a vocabulary under `model.head` and `model.joints`."""
-    if vocabulary is PICTURE and head == "factorized" or vocabulary is JOINTS and joints == "digits":
+    if vocabulary == PICTURE and head == "factorized" or vocabulary == JOINTS and joints == "digits":
         return FactorizedHead(vocabulary, width)
-    if vocabulary is DISPLACEMENT and head == "factorized":
+    if vocabulary == DISPLACEMENT and head == "factorized":
         return DisplacementHead(vocabulary, width)
-    if vocabulary is JOINTS and joints in ("ordinal", "relative"):
+    if vocabulary == JOINTS and joints in ("ordinal", "relative"):
         return OrdinalHead(vocabulary, width)
     return FlatHead(vocabulary, width)

@@ -57,7 +57,7 @@ def _positions(table: ModalityTable, name: str, parts: Sequence[str | int]) -> l
     k = table.index(name)
     numbers = [part for part in parts if isinstance(part, int)]
     joints = [part for part in parts if not isinstance(part, int)]
-    if joints and table.vocabularies[k] is not JOINTS:
+    if joints and table.vocabularies[k] != JOINTS:
         raise ValueError(f"sampling.given: {name} has no joints, {joints}; give token positions")
     beyond = [number for number in numbers if not 0 <= number < table.max_seq_lens[k]]
     if beyond:

@@ -200,7 +200,7 @@ def _propose(
     """
     table, k = model.table, model.table.index(scheme.modality)
     read_out = None
-    if table.vocabularies[k] is DISPLACEMENT:
+    if table.vocabularies[k] == DISPLACEMENT:
         read_out = torch.zeros(*uniform.shape[:2], 2, dtype=torch.float64, device=hidden.device)
     proposal = torch.zeros(uniform.shape[:2], dtype=torch.int64, device=hidden.device)
     confidence = torch.zeros(proposal.shape, dtype=torch.float64, device=hidden.device)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from m3.core.modalities import DISPLACEMENT, NOT_SEEN
+from m3.core.modalities import DISPLACEMENT, NOT_SEEN, ModalityTable
+from m3.model.encoder_decoder import EncoderDecoder
 from m3.model.heads import DisplacementHead, build_head
+from m3.sampling.sampler import generate
 from m3.sampling.settings import DecodingConfig
 from m3.sampling.token_sampling import propose_displacements
 from m3.tokens.displacement import decode_displacement, position_to_displacement
@@ -95,3 +99,22 @@ def test_a_joint_that_is_not_seen_teaches_no_cells() -> None:
     assert [None if part is None else part.tolist() for part in head.is_predicted(ids)] == [
         [False, True, False], [False, True, False], None,
     ]  # fmt: skip
+
+
+def test_a_copied_model_reads_out_as_the_model_does() -> None:
+    """Training evaluates a copy, whose vocabularies are equal to, but not the objects of, those of `m3.core`."""
+    torch.manual_seed(0)
+    table = ModalityTable(
+        ("coords", "motion_next"), (8192, 4226), (39, 13), (1, 0), (0, 1), (39, 39), (13, 13)
+    )  # fmt: skip
+    model = EncoderDecoder(table, 32, 1, 1, 16, head="factorized", joints="relative").eval()
+    torch.nn.init.normal_(model.head_of(1).weight)
+    tokens = torch.randint(1000, 2000, (2, 52))
+    tokens[:, 26:39] = 1
+    is_known = (torch.arange(52) < 39).expand(2, -1)
+    made = []
+    for each in (model, copy.deepcopy(model)):
+        moved = torch.zeros(2, 13, 2, dtype=torch.float64)
+        ids = generate(each, tokens, is_known, [scheme(pick="median")], 0, torch.arange(2), displacement=moved)
+        made.append((ids, moved))
+    assert torch.equal(made[0][0], made[1][0]) and torch.equal(made[0][1], made[1][1]) and made[0][1].any()
