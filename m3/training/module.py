@@ -139,7 +139,7 @@ class MaskedTraining(pl.LightningModule):
             samples = f"{self.optim.accumulation} × {samples}"
         plan = f"{self.optim.total_tokens:g} M nominal tokens = {self.num_steps(num_devices):,} steps of {samples}"
         nominal = self.optim.num_tokens_per_sample
-        most = self.table.input_tokens_range[1] + self.table.target_tokens_range[1]
+        most = max(each.input_tokens_range[1] + each.target_tokens_range[1] for each in self.table.alpha_sets)
         if most != nominal:
             plan += f" (optim.num_tokens_per_sample={nominal}, the budgets give up to {most})"
         return plan
