@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from support.masking import M3, generator, random_tokens
 from support.small_models import SMALL, small_model, summed
 
-from bench import generate, masking, sizing, step, stream
+from bench import generate, masking, motion, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import reduce_losses
 from m3.masking.select import choose, pack
@@ -142,6 +144,29 @@ def test_variants_are_settings_of_the_sampler(tmp_path: Path, monkeypatch) -> No
     assert roll_out_bench(monkeypatch, *options) == 0
     variants = json.loads((tmp_path / "variants.json").read_text())["variants"]
     assert set(variants) == {"maskgit 1 + 1", "default"} and all(one["frames_per_s"] > 0 for one in variants.values())
+
+
+@pytest.mark.parametrize("name", list(motion.ABLATIONS))
+def test_a_variant_predicts_one_modality_from_all_others(name: str) -> None:
+    names = motion.ABLATIONS[name]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        table = instantiate(compose("train", ["experiment=motion", *motion.modalities(names)]).modalities)
+    lengths = torch.tensor(table.max_seq_lens).expand(16, -1).clone()
+    if "motion_prev" in names:
+        lengths[::2, table.index("motion_prev")] = 0  # half of the samples begin a clip
+    tokens = torch.ones(16, table.num_tokens, dtype=torch.int64)
+    is_input, is_target = choose(tokens, table, generator(16), lengths)
+    for each, length in zip(names, lengths.T):
+        is_last = each == names[-1]
+        assert torch.equal(is_target[:, table.columns(each)].sum(1), length * is_last)
+        assert torch.equal(is_input[:, table.columns(each)].sum(1), length * (not is_last))
+
+
+def test_the_benchmark_of_motion_prints_means_over_seeds() -> None:
+    runs = [{score: {"model": [value, 0.5, 0.25]} for score in motion.SCORES} for value in (0.9, 0.8)]
+    line = "| all | 85.0 50.0 25.0 | 85.0 50.0 25.0 | 85.0 50.0 25.0 | 0.85 0.50 0.25 | 85.0 50.0 25.0 |"
+    assert motion.row("all", runs) == line
+    assert motion.row("still", runs, "nothing_moves") == "| still | – | – | – | – | – |"
 
 
 def test_the_benchmark_of_masks_runs(monkeypatch: pytest.MonkeyPatch) -> None:
