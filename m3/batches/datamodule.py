@@ -46,13 +46,16 @@ class SampleRows:
         token_table: of a split.
         table: the run's modalities.
         with_flips: whether mirrored samples are read too.
+        needs_words: see `SampleAssembler`.
     Raises:
         ValueError, from `SampleAssembler` and `TokenTable.columns`, where the data set lacks one of these.
     """
 
-    def __init__(self, token_table: TokenTable, table: ModalityTable, with_flips: bool = False) -> None:
+    def __init__(
+        self, token_table: TokenTable, table: ModalityTable, with_flips: bool = False, needs_words: bool = True
+    ) -> None:
         self.table, self._pairs = table, token_table.pairs
-        self._assembler = SampleAssembler(token_table.manifest, table, token_table.text_tokenizer)
+        self._assembler = SampleAssembler(token_table.manifest, table, token_table.text_tokenizer, needs_words)
         needed = [modality.name for modality in self._assembler.needed]
         # Plain arrays on the same memory map: indexing a np.memmap is slow.
         self._tokens = np.asarray(token_table.columns(needed))

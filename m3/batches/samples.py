@@ -63,6 +63,8 @@ class SampleAssembler:
         manifest: of the data set.
         table: the run's modalities.
         text_tokenizer: of the data set's captions; needed for the modality captions alone.
+        needs_words: False where the data set may lack labels and captions that the table names: samples are then
+            without them, as for a trained model.
 
     Attributes:
         needed: the stored modalities to read, those of the table first, in its order.
@@ -74,12 +76,18 @@ class SampleAssembler:
         another length or with more ids than the table.
     """
 
-    def __init__(self, manifest: Manifest, table: ModalityTable, text_tokenizer: TextTokenizer | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        table: ModalityTable,
+        text_tokenizer: TextTokenizer | None = None,
+        needs_words: bool = True,
+    ) -> None:
         self.table = table
         self._actions = {action: number for number, action in enumerate(manifest.actions)}
         self._text_tokenizer = text_tokenizer
         self.needed = _needed(manifest, table)
-        _check_labels(manifest, table, text_tokenizer)
+        _check_labels(manifest, table, text_tokenizer, needs_words)
         self.last_ids = np.concatenate([_last_ids(each, table) for each in self.needed] or [np.zeros(0, np.uint16)])
         self.needs_facts = any(name in _DERIVED and name not in _MOTIONS for name in table.modalities)
         self._is_direct = tuple(table.modalities) == tuple(each.name for each in self.needed)
@@ -107,10 +115,11 @@ class SampleAssembler:
 
     def _encoded(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(B, L) ids and (B,) lengths; equal captions are encoded once."""
-        if "captions" not in self.table.modalities:
-            return np.zeros((len(captions), 0), np.int64), np.zeros(len(captions), np.int64)
-        length = self.table.max_seq_lens[self.table.index("captions")]
-        assert self._text_tokenizer is not None
+        length = 0
+        if "captions" in self.table.modalities:
+            length = self.table.max_seq_lens[self.table.index("captions")]
+        if self._text_tokenizer is None:
+            return np.zeros((len(captions), length), np.int64), np.zeros(len(captions), np.int64)
         encoded = {caption: self._text_tokenizer.encode(caption or None, length) for caption in set(captions)}
         ids = np.array([encoded[caption][0] for caption in captions], dtype=np.int64).reshape(len(captions), length)
         return ids, np.array([encoded[caption][1].sum() for caption in captions], dtype=np.int64)
@@ -164,14 +173,16 @@ def _needed(manifest: Manifest, table: ModalityTable) -> list[StoredModality]:
     return [stored[name] for name in dict.fromkeys([*own, *stored_for(table.modalities)])]
 
 
-def _check_labels(manifest: Manifest, table: ModalityTable, text_tokenizer: TextTokenizer | None) -> None:
-    """Actions and texts have as many ids as the data set needs, at most."""
+def _check_labels(
+    manifest: Manifest, table: ModalityTable, text_tokenizer: TextTokenizer | None, needs_words: bool
+) -> None:
+    """The table has at least as many ids of actions and texts as the data set needs."""
     num_ids = {"action": len(manifest.actions), "captions": 0 if text_tokenizer is None else text_tokenizer.num_ids}
     for name, found in num_ids.items():
         if name not in table.modalities:
             continue
         wanted = table.vocab_sizes[table.index(name)]
-        if not found:
+        if not found and needs_words:
             raise ValueError(f"modalities.modalities: the data set has no {name}; leave it out of modalities=…")
         if found > wanted:
             raise ValueError(

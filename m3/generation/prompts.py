@@ -137,7 +137,7 @@ def _give(given: TokenFrames, source: TokenFrames, name: str, frames: slice, ask
 def prompts_of_split(split: TokenTable, table: ModalityTable, chains: list[PairChain], num_frames: int) -> Prompts:
     """The references of chains of a split; the frames that follow them are their truth."""
     with_truth = _with_truth(table, split.manifest)
-    samples = SampleRows(split, with_truth)
+    samples = SampleRows(split, with_truth, needs_words=False)
     before = previous_rows(split.pairs, chains)
     rows = np.unique([row for chain in chains for row in chain.rows] + before[before >= 0].tolist())
     read = RowTokens.read(samples, rows)

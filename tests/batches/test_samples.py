@@ -94,6 +94,14 @@ def test_captions_have_their_own_lengths() -> None:
     assert TEXTS.decode(ids[2]) == "a long long jump"
 
 
+def test_a_trained_model_reads_data_without_labels_and_captions() -> None:
+    run = table(("coords", "action", "captions"), (39, 1, 12))
+    assembler = SampleAssembler(replace(MANIFEST, actions=()), run, None, needs_words=False)
+    tokens, lengths = stored()[0][:, :39], stored()[1][:, :1]
+    found = assembler.assemble(tokens, lengths, assembler.facts(pairs(), ["", "", ""]))
+    assert found[0].shape == (3, 52) and found[1].tolist() == [[39, 0, 0], [39, 0, 0], [0, 0, 0]]
+
+
 def test_whole_samples_have_no_lengths() -> None:
     run = table(("coords",), (39,))
     assert lengths_unless_whole(np.array([[39], [39]]), run) is None
