@@ -123,7 +123,8 @@ def test_a_model_of_poses_alone(world):
     made = completed(world, "coords_next", "coords", f"checkpoint={world / 'poses'}", f"out={world / 'poses_out'}")
     names = {score.name for score in made.scores["reference"]}
     assert names == {
-        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "coords_accuracy"
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "pck_both@0.05", "motion_ratio", "visibility_f1",
+        "coords_accuracy"
     }  # fmt: skip
 
 

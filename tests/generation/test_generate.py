@@ -50,7 +50,7 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
         "motion_frechet", "psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"
     }  # fmt: skip
     assert set(record["by_action"]) == {"jump"}
-    assert len(record["scores"]) == 12
+    assert len(record["scores"]) == 13
     for name, entry in record["scores"].items():
         if name.startswith("agreement"):  # of clip a at horizons that clip b does not reach nothing is known
             continue

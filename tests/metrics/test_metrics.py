@@ -424,8 +424,8 @@ def test_metrics_json(tmp_path):
     record = json.loads(path.read_text())
     assert record["schema_version"] == 2 and record["split"] == "test"
     assert list(record["scores"]) == [
-        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "psnr", "ssim",
-        "agreement", "agreement@0.05"]  # fmt: skip
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "pck_both@0.05", "motion_ratio", "visibility_f1",
+        "psnr", "ssim", "agreement", "agreement@0.05"]  # fmt: skip
     assert list(record["absent"]) == [
         "motion_frechet", "psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy", "diversity_joints",
         "diversity_pictures"]  # fmt: skip

@@ -17,8 +17,8 @@ from m3.metrics.specs import NO_TRUTH
 from m3.reporting import metrics_file, plots
 
 OF_JOINTS = {
-    "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "coords_accuracy",
-    "diversity_joints",
+    "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "pck_both@0.05", "motion_ratio", "visibility_f1",
+    "coords_accuracy", "diversity_joints",
 }  # fmt: skip
 """The metrics of a model of joints alone."""
 

@@ -254,7 +254,8 @@ def test_a_table_that_does_not_fit_is_refused_before_any_work(root: Path):
         for split in ("train", "val", "test"):
             shutil.rmtree(root / split / name)
     with pytest.raises(ValueError, match=r"max_seq_lens: 64 tokens of tok_rgb, but source.root=.* has 256"):
-        preprocess.run(config(root, "modalities=demo"))
+        ranges = ["modalities.input_tokens_range=[32,90]", "modalities.target_tokens_range=[32,90]"]
+        preprocess.run(config(root, "modalities=m3", "modalities.max_seq_lens=[64,39,64,39]", *ranges))
 
 
 def test_previous_frames_are_refused(root: Path):

@@ -211,7 +211,7 @@ def test_version_2_is_read_as_before(tmp_path: Path):
     assert table.pairs == [PairInfo(f"a-00000{n}", "a", n, n + 1, None, None, None, None) for n in range(2)]
     assert TokenTable.open(tmp_path, "train").pairs == table.pairs  # from the file
     streamed = StreamedSplit(str(tmp_path), manifest, "train", modality_table())
-    assert np.array_equal([each.tokens for each in streamed.samples(StreamWorker(0, 1))], rows)
+    assert np.array_equal([each.stored for each in streamed.samples(StreamWorker(0, 1))], rows)
 
 
 def test_version_2_has_every_member_in_every_sample(tmp_path: Path):

@@ -150,7 +150,7 @@ def test_debugging_an_experiment_leaves_its_run_alone() -> None:
         for option in ("overfit", "one_step", "profile"):
             cfg = compose("train", ["experiment=demo", f"debug={option}"])
             assert cfg.resume is None and cfg.run_dir.startswith("outputs/debug/")
-            assert cfg.optim.batch_size == (4 if option == "overfit" else 32)
+            assert cfg.optim.batch_size == (4 if option == "overfit" else 40)
 
 
 def test_the_last_step_is_logged_as_it_was(data, tmp_path) -> None:
