@@ -69,7 +69,7 @@ class SampleAssembler:
     Attributes:
         needed: the stored modalities to read, those of the table first, in its order.
         last_ids: (sum of their lengths,) uint16 largest legal id of each of their tokens.
-    needs_facts: whether a modality is derived from frame numbers, rate, label or caption.
+        needs_facts: whether a modality is derived from frame numbers, rate, label or caption.
 
     Raises:
         ValueError, naming the remedy, where the data set lacks a modality or what it is derived from, or has it in
@@ -118,7 +118,7 @@ class SampleAssembler:
         length = 0
         if "captions" in self.table.modalities:
             length = self.table.max_seq_lens[self.table.index("captions")]
-        if self._text_tokenizer is None:
+        if self._text_tokenizer is None or not length:
             return np.zeros((len(captions), length), np.int64), np.zeros(len(captions), np.int64)
         encoded = {caption: self._text_tokenizer.encode(caption or None, length) for caption in set(captions)}
         ids = np.array([encoded[caption][0] for caption in captions], dtype=np.int64).reshape(len(captions), length)

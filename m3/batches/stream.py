@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from m3.batches.samples import FLIP, SampleAssembler, lengths_unless_whole
+from m3.batches.samples import FLIP, SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.shuffle import shuffled_order
 from m3.batches.table import columns_of
 from m3.core.modalities import ModalityTable
@@ -312,6 +312,12 @@ class StreamedBatches(IterableDataset):
         stored, stored_lengths = (np.stack([getattr(s, name) for s in samples]) for name in ("stored", "lengths"))
         facts = assembler.facts([s.pair for s in samples], [s.caption for s in samples])
         tokens, lengths = assembler.assemble(stored, stored_lengths, facts)
+        if not (has_use := has_input_and_target(lengths, table)).all():
+            number = sample[int(has_use.argmin())]
+            raise ShardError(
+                f"{self.split.root}: sample {number} has no token that {', '.join(table.modalities)} could give or "
+                "predict; make data without such clips with `python preprocess.py … modalities=…` of this run"
+            )
         return TokenBatch(torch.from_numpy(tokens), *identity, lengths_unless_whole(lengths, table))
 
 

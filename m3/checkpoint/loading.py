@@ -264,6 +264,10 @@ def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) ->
         then, now = saved["config"]["model"]["table"][key], getattr(model.table, key)
         lines += differences(f"modalities.{key}", list(then), list(now))
     lines += [line for key in BINDING for line in differences(f"data.{key}", saved["data"][key], data[key])]
+    if saved["data"].get("actions", data.get("actions")) != data.get("actions"):
+        lines.append(f"data.actions was {saved['data']['actions']} and is {data.get('actions')}")
+    if saved["data"].get("text_tokenizer", data.get("text_tokenizer")) != data.get("text_tokenizer"):
+        lines.append("data.text_tokenizer: the data have another text tokenizer")
     weights, wanted = _weights(checkpoint, f"init_from={path}"), model.state_dict()
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, wanted)]
     lines += differences("model", *shapes)

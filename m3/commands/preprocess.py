@@ -31,9 +31,9 @@ from m3.preprocessing.summary import print_summary
 from m3.preprocessing.tokenized_folders import TokenizedFolders
 from m3.reporting.files import write_png
 from m3.shards.manifest import (
-    CLIP_MODALITIES,
     CONTACT_SHEET_NAME,
     HISTORY_MODALITIES,
+    STORED_MODALITIES,
     Manifest,
     pair_modalities,
     stored_for,
@@ -116,7 +116,7 @@ def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
     has_pictures = get_class(cfg.tokenizer._target_) is not NoTokenizer
     stored = {
         modality.name: modality
-        for modality in pair_modalities(canvas.grid, CLIP_MODALITIES)
+        for modality in pair_modalities(canvas.grid, STORED_MODALITIES)
         if (has_pictures or not _is_picture(modality.name)) and (cfg.history or modality.name not in HISTORY_MODALITIES)
     }
     if cfg.get("modalities") is None:
@@ -126,7 +126,7 @@ def _stored_modalities(cfg: DictConfig, canvas: Canvas) -> tuple[str, ...]:
     for name in needed:
         if name not in stored:
             why = "history=false" if has_pictures or not _is_picture(name) else "tokenizer=none"
-            why = why if name in CLIP_MODALITIES else "preprocess.py"
+            why = why if name in STORED_MODALITIES else "preprocess.py"
             raise ValueError(f"modalities={list(table.modalities)}: {why} makes no {name}; choose other modalities=…")
     for name, length in zip(table.modalities, table.max_seq_lens):
         if name in stored and length != stored[name].length:

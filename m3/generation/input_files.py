@@ -123,7 +123,7 @@ def prompts_of_files(
     previous = None
     if "coords" in tokens.ids:
         poses = codec.decode(history.ids["coords"].reshape(len(paths), 1, 3, NUM_JOINTS))
-        previous = Frames({"coords": Poses(*poses)}, history.is_present)
+        previous = Frames({"coords": Poses(*poses)}, np.asarray(history.is_known["coords"].any(-1)))
     pictures = Frames({"tok_rgb": real}, tokens.is_present)
     return Prompts(chains, tokens, history, np.arange(len(chains)), previous, pictures)
 

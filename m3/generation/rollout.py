@@ -18,7 +18,14 @@ from m3.core.types import PairInfo
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.sampling.sampler import generate
 from m3.sampling.settings import DecodingConfig
-from m3.tokens.displacement import decode_displacement, displaced, displacement_tokens, encode_displacement, places
+from m3.tokens.displacement import (
+    decode_displacement,
+    displaced,
+    displacement_tokens,
+    encode_displacement,
+    places,
+    usable_places,
+)
 from m3.tokens.text import is_content
 
 Starts = Literal["disjoint", "history", "first"]
@@ -163,9 +170,9 @@ def roll_out(
         first_epoch: epoch of the sampler at horizon 1; it increases by 1 per horizon. Two generations of the same
             samples in different epochs are independent.
         history: (N, 1) frames: the known tokens of the frames before the references; None: none are known.
-        damping: factor, step after step, on the displacements of roll-outs that start without a history that the model
-            takes: d, d · damping, d · damping² …. From one frame the direction of a motion is a guess, which each
-            further step would take for known.
+        damping: factor on the displacements of roll-outs that start without a history that the model takes: damping^k
+            in step k + 1, of what the model predicts after the damped steps before. From one frame the direction of a
+            motion is a guess, which each further step would take for known.
 
     Returns:
         (N, T + 1) frames, all present, the reference first. Horizon k is generated from horizon k − 1, and the frame
@@ -223,6 +230,7 @@ class _State:
         self.are_known: dict[str, list[Tensor]] = {}
         self._xy: np.ndarray | None = None  # (B, 13, 2) float64 bins of the reference's joints, once they follow
         self._successor: tuple[np.ndarray, np.ndarray] | None = None  # tokens and places of the successor's joints
+        self._is_derived = torch.zeros(0, dtype=torch.bool)  # (B, 39) of the successor's joints
         self._damping = torch.ones(shape[0], dtype=torch.float64, device=device)  # (B,)
 
     @classmethod
@@ -244,6 +252,7 @@ class _State:
             state._damping = torch.where(has_history, 1.0, damping).double()
         if "motion_next" in table.modalities:
             state.displacement[:] = decode_displacement(state.tokens[:, table.columns("motion_next")])[0]
+        state._derive_successor()
         return state
 
     def _set(self, modality: str, ids: np.ndarray | Tensor, is_known: np.ndarray | Tensor) -> None:
@@ -282,15 +291,20 @@ class _State:
         if "coords" not in self.table.modalities or "motion_next" not in self.table.modalities:
             return
         motion = self.tokens[:, self.table.columns("motion_next")].cpu().numpy()
+        earlier = self._poses("coords")
         is_moved = self.is_known[:, self.table.columns("motion_next")].cpu().numpy()  # (B, 13)
+        is_moved &= usable_places(earlier).any(-1, keepdims=True)  # without a pose there is nothing to move
         if not is_moved.any():
             return
-        earlier = self._poses("coords")
         xy = places(earlier) if self._xy is None else self._xy
         self._successor = displaced(earlier, xy, self.displacement.cpu().numpy(), is_moved & (motion != NOT_SEEN))
+        self._is_derived = torch.as_tensor(np.tile(is_moved, 3), device=self.tokens.device)
         if "coords_next" in self.table.modalities:
-            ids = self._successor[0].reshape(len(motion), -1)
-            self._set("coords_next", ids, np.tile(is_moved, 3))
+            columns = self.table.columns("coords_next")
+            derived = torch.as_tensor(self._successor[0].reshape(len(motion), -1), device=self.tokens.device)
+            is_new = self._is_derived & ~self.is_known[:, columns]  # given joints never change
+            self.tokens[:, columns] = torch.where(is_new, derived, self.tokens[:, columns])
+            self.is_known[:, columns] |= is_new
 
     def _poses(self, modality: str) -> np.ndarray:
         """(B, 3, 13) int64; unknown joints are invisible and have no place."""
@@ -304,25 +318,34 @@ class _State:
                 self._keep(name, *self._part(name, 0))
             if name in CLIP_MODALITIES:
                 self._keep(name, self.ids[name][-1], self.are_known[name][-1])
-            elif name == "coords" and self._successor is not None:
+            elif name == "coords" and self._successor is not None and "coords_next" not in self.table.modalities:
                 ids = torch.as_tensor(self._successor[0].reshape(len(self.tokens), -1), device=self.tokens.device)
-                self._keep(name, ids, self._part("motion", 1)[1].repeat(1, 3))
+                self._keep(name, ids * self._is_derived, self._is_derived)
             else:
                 self._keep(name, *self._part(name, 1))
         self.tokens, self.is_known = torch.zeros_like(self.tokens), torch.zeros_like(self.is_known)
         self._xy = None if self._successor is None else self._successor[1]
-        self._successor = None
         for modality in self.table.modalities:
             name, frame = frame_of(modality)
             if frame < 1:
                 self._set(modality, self.ids[name][frame - 1], self.are_known[name][frame - 1])
+                if modality == "motion_prev" and self._successor is not None:
+                    self._hide_what_left(self._successor[0][:, 2] > 0)
             elif name in GAPS and horizon + 1 < self._given.is_present.shape[1]:
                 self._set(modality, *(getattr(self._given, part)[name][:, horizon + 1] for part in ("ids", "is_known")))
+        self._successor = None
         self._derive_history()
+
+    def _hide_what_left(self, is_visible: np.ndarray) -> None:
+        """A joint that is invisible after its displacement, (B, 13), is `NOT_SEEN`, as in the data."""
+        columns = self.table.columns("motion_prev")
+        is_hidden = self.is_known[:, columns] & ~torch.as_tensor(is_visible, device=self.tokens.device)
+        self.tokens[:, columns] = self.tokens[:, columns].masked_fill(is_hidden, NOT_SEEN)
 
     def _derive_history(self) -> None:
         """motion_prev from two poses, for models that predict places and not displacements."""
-        if "motion_prev" in self.table.modalities and "motion_next" not in self.table.modalities:
+        names = self.table.modalities
+        if "motion_prev" in names and "motion_next" not in names and "coords" in self.ids:
             earlier, later = (self.ids["coords"][index].cpu().numpy().reshape(-1, 3, NUM_JOINTS) for index in (-2, -1))
             is_known = (self.are_known["coords"][-2].all(1) & self.are_known["coords"][-1].all(1))[:, None]
             self._set("motion_prev", displacement_tokens(earlier, later), is_known.expand(-1, NUM_JOINTS))

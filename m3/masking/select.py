@@ -206,7 +206,7 @@ def _span_keys(keys: Tensor) -> Tensor:
     A span begins at the first position, and at each further one with probability 1 / 3: three tokens on average, as in
     T5 (Raffel et al., JMLR 2020). Ascending order then takes whole spans, each from left to right.
     """
-    is_first = (keys & 0xFF) < _SPAN_STARTS  # low bits, which sort keys do not use
+    is_first = (keys & 0xFF) < _SPAN_STARTS  # the low byte: of the order it decides only ties
     is_first[:, 0] = True
     position = torch.arange(keys.shape[1], device=keys.device)
     return keys.gather(1, (position * is_first).cummax(1).values)

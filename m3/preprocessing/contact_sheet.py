@@ -19,7 +19,7 @@ from m3.clips.canvas import Canvas
 from m3.core.modalities import Vocabulary, frame_of
 from m3.core.palette import BLANK, FAINT, INK, PAPER
 from m3.core.rng import numpy_generator
-from m3.shards.manifest import CLIP_MODALITIES, Manifest, token_members
+from m3.shards.manifest import STORED_MODALITIES, Manifest, token_members
 from m3.shards.meta import captions_of, read_meta, ssim_of
 from m3.shards.reader import read_shard
 from m3.tokens.base import NoTokenizer, PictureTokenizer, to_frames
@@ -162,7 +162,7 @@ def _interpreted(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of each modality besides those of `_pictures`, where its vocabulary has an interpreter."""
     context, is_present = DecodingContext(tokenizer or NoTokenizer(), manifest.canvas_size), np.ones((1, 1), bool)
-    for modality in (each for each in manifest.modalities if each.name not in CLIP_MODALITIES):
+    for modality in (each for each in manifest.modalities if each.name not in STORED_MODALITIES):
         interpreter = interpreter_of(Vocabulary(modality.vocabulary, modality.num_ids))
         if interpreter is None or (tokenizer is None and isinstance(interpreter, PictureInterpreter)):
             continue

@@ -100,7 +100,9 @@ class Preview(pl.Callback):
         self.metrics = {
             name: spec for name, spec in metrics_of(table).items() if spec.in_preview and spec.modality in rolled
         }
-        chains = find_chains(split.pairs, num_frames, "first")
+        takes_history = any(name.endswith("_prev") for name in table.modalities)
+        chains = find_chains(split.pairs, num_frames, "history") if takes_history else []
+        chains = chains or find_chains(split.pairs, num_frames, "first")
         chains = [chains[n] for n in choose_samples(chains, num_samples)]
         self.prompts = prompts_of_split(split, table, chains, num_frames)
         self.given, self.history = self.prompts.given(sampling.is_given(table), table)

@@ -61,7 +61,7 @@ PAIR_MODALITIES = ("tok_rgb", "coords", "tok_rgb_next", "coords_next")
 HISTORY_MODALITIES = ("tok_rgb_prev", "coords_prev")
 """Those of the previous frame, stored after them."""
 
-CLIP_MODALITIES = (*PAIR_MODALITIES, *HISTORY_MODALITIES)
+STORED_MODALITIES = (*PAIR_MODALITIES, *HISTORY_MODALITIES)
 """All modalities that are made from clips."""
 
 _SOURCES_OF = {
@@ -78,8 +78,8 @@ def stored_for(names: Sequence[str]) -> tuple[str, ...]:
     "gap_next", "coords_next", "motion_prev" → "coords", "coords_next", "coords_prev".
     """
     needed = dict.fromkeys(source for name in names for source in _SOURCES_OF.get(name, (name,)))
-    others = (name for name in needed if name not in CLIP_MODALITIES)
-    return (*(name for name in CLIP_MODALITIES if name in needed), *others)
+    others = (name for name in needed if name not in STORED_MODALITIES)
+    return (*(name for name in STORED_MODALITIES if name in needed), *others)
 
 
 def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIES) -> tuple[StoredModality, ...]:
@@ -88,7 +88,7 @@ def pair_modalities(grid: tuple[int, int], names: Sequence[str] = PAIR_MODALITIE
         "tok_rgb": (grid, PICTURE.name, PICTURE.num_ids),
         "coords": ((3, NUM_JOINTS), JOINTS.name, JOINTS.num_ids),
     }
-    return tuple(StoredModality(name, *kinds[frame_of(name)[0]]) for name in CLIP_MODALITIES if name in names)
+    return tuple(StoredModality(name, *kinds[frame_of(name)[0]]) for name in STORED_MODALITIES if name in names)
 
 
 def token_members(names: Sequence[str], variants: Sequence[str]) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ class TextTokenizer:
             raise ValueError(f"not the JSON of a text tokenizer: {error}") from error
         if (self._tokenizer.token_to_id(PAD), self._tokenizer.token_to_id(END)) != (PAD_ID, END_ID):
             raise ValueError(f"not a text tokenizer of m3: {PAD} must have id {PAD_ID} and {END} id {END_ID}")
+        ids = sorted(self._tokenizer.get_vocab().values())
+        if ids != list(range(len(ids))) or len(ids) > MAX_VOCAB_SIZE:
+            raise ValueError(
+                f"not a text tokenizer of m3: its ids are not 0 … {len(ids) - 1}, at most {MAX_VOCAB_SIZE}"
+            )
         self._tokenizer.encode_special_tokens = True  # a caption that spells "[EOS]" is text
         self._json_text = json_text
 

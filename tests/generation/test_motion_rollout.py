@@ -222,3 +222,31 @@ def test_a_model_of_places_gets_its_history_from_its_own_poses() -> None:
     made = roll_out(model, frames, [DecodingConfig("coords_next", 1)], 2, 0, torch.arange(2), 8)
     poses = made.ids["coords"].reshape(2, 3, 3, 13)
     assert model.seen == [[], displacement_tokens(poses[0, 0], poses[0, 1]).tolist()]
+
+
+def test_given_joints_of_the_successor_never_change() -> None:
+    before, here = two_poses()
+    frames, history = given(before, here, [5, 7])
+    there = np.roll(here, 1, axis=2).reshape(2, -1)
+    frames.ids["coords"][0, 1], frames.is_known["coords"][0, 1] = there[0], True
+    made = roll_out(Inertia(), frames, SCHEMES, 1, 0, torch.arange(2), 8, history=history)
+    assert (made.ids["coords"][0, 1] == there[0]).all()
+    assert (made.ids["coords"][1, 1] != there[1]).any() and made.is_known["coords"][:, 1].all()
+
+
+def test_without_a_pose_there_is_nothing_to_move() -> None:
+    _, here = two_poses()
+    frames, history = given(None, here, [0, 7, 7])
+    frames.ids["coords"][1], frames.is_known["coords"][1] = 0, False
+    made = roll_out(Inertia(), frames, SCHEMES, 2, 0, torch.arange(2), 8, history=history)
+    assert made.is_known["coords"][0].all() and not made.is_known["coords"][1].any()
+    assert not made.ids["coords"][1].any()
+
+
+def test_joints_of_a_given_displacement_are_inputs_of_what_is_generated() -> None:
+    _, here = two_poses()
+    frames, history = given(None, here, [0, 7])
+    frames.ids["motion"][:, 1], frames.is_known["motion"][:, 1] = NOT_SEEN // 2, True
+    model = Inertia()
+    roll_out(model, frames, [DecodingConfig("action", 1)], 1, 0, torch.arange(2), 8, history=history)
+    assert list(model.seen[0]["coords_next"].values()) == here[0].ravel().tolist()  # nothing has moved

@@ -13,7 +13,7 @@ from support.tiny_shards import small_manifest
 from m3.clips.canvas import StretchCanvas
 from m3.core.types import Clip, FramePair, TokenizedPair
 from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
-from m3.shards.manifest import CLIP_MODALITIES, pair_modalities
+from m3.shards.manifest import STORED_MODALITIES, pair_modalities
 from m3.shards.meta import pair_meta
 from m3.shards.writer import write_shards
 from m3.tokens.base import PictureTokenizer
@@ -109,7 +109,7 @@ def test_what_a_pair_lacks_is_not_drawn(tmp_path: Path):
     meta = pair_meta(FramePair(0, 1, None), "000", None, {"mode": "stretch", "size": SIZE}, None, None)
     shards = write_shards(tmp_path, "train", [replace(whole, tokens=tokens, captions=(), meta=meta)], 4)
     manifest = replace(write_data(tmp_path / "other"), shards={"train": shards, "eval": (), "test": ()})
-    manifest = replace(manifest, modalities=pair_modalities((4, 4), CLIP_MODALITIES))
+    manifest = replace(manifest, modalities=pair_modalities((4, 4), STORED_MODALITIES))
     (shown,) = sheet_pairs(tmp_path, manifest, Gray(), None, None, num_pairs=3, cell_px=32)
     assert shown.title == "train  000-000000 to 1"
     assert [name for name, _ in shown.panels] == ["reference, tokenized", "successor, tokenized"]

@@ -19,7 +19,7 @@ from m3.commands import preprocess
 from m3.core.types import Clip
 from m3.pairs import Chain, Dense, Stride
 from m3.preprocessing.prepare import ClipPreparer, PreparedClip
-from m3.shards.manifest import CLIP_MODALITIES, Manifest
+from m3.shards.manifest import STORED_MODALITIES, Manifest
 from m3.shards.split import SPLITS
 from m3.shards.verify import verify_dataset
 
@@ -75,7 +75,7 @@ def test_the_previous_frame_and_its_tokens(
     out = tmp_path / "data"
     manifest = preprocess.run(config(world, out, *PAIRS[miner], *more))
     found = all_samples(out)
-    names = [name for name in CLIP_MODALITIES if "tokenizer=none" not in more or "coords" in name]
+    names = [name for name in STORED_MODALITIES if "tokenizer=none" not in more or "coords" in name]
     assert [modality.name for modality in manifest.modalities] == names
     came_from = {(s["meta.json"]["clip"], s["meta.json"]["successor"]): s["meta.json"]["reference"] for s in found}
     with_previous = 0
@@ -124,7 +124,7 @@ def test_workers_change_no_byte(world: Path, tmp_path: Path, miner: str) -> None
 def test_a_build_without_history_differs_in_nothing_else(world: Path, tmp_path: Path) -> None:
     without = preprocess.run(config(world, tmp_path / "without", "history=false"))
     preprocess.run(config(world, tmp_path / "with"))
-    assert [modality.name for modality in without.modalities] == list(CLIP_MODALITIES[:4])
+    assert [modality.name for modality in without.modalities] == list(STORED_MODALITIES[:4])
     for split in SPLITS:
         for less, more in zip(samples(tmp_path / "without", split), samples(tmp_path / "with", split), strict=True):
             members = {name: value for name, value in more.items() if not name.endswith("_prev.npy")}
@@ -142,8 +142,8 @@ def test_a_build_without_history_differs_in_nothing_else(world: Path, tmp_path: 
 
 @pytest.mark.parametrize("miner", [Chain(0.89), Stride(2), Stride(2, "chain")])
 def test_no_frame_is_tokenized_for_the_history_alone(world: Path, miner: Any) -> None:
-    with_history = ClipPreparer(PennAction(world), CropCanvas(32), miner, CLIP_MODALITIES)("0002")
-    without = ClipPreparer(PennAction(world), CropCanvas(32), miner, CLIP_MODALITIES[:4])("0002")
+    with_history = ClipPreparer(PennAction(world), CropCanvas(32), miner, STORED_MODALITIES)("0002")
+    without = ClipPreparer(PennAction(world), CropCanvas(32), miner, STORED_MODALITIES[:4])("0002")
     assert isinstance(with_history, PreparedClip) and isinstance(without, PreparedClip)
     assert with_history.staged.frames == without.staged.frames and with_history.shown == without.shown
 

@@ -26,7 +26,7 @@ from m3.core.types import Clip, Rejection
 from m3.preprocessing import encode, prepare
 from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.prepare import ClipPreparer, PreparedClip
-from m3.shards.manifest import CLIP_MODALITIES, PAIR_MODALITIES, Manifest
+from m3.shards.manifest import PAIR_MODALITIES, STORED_MODALITIES, Manifest
 from m3.shards.reader import read_shard
 from m3.tokens.base import NoTokenizer
 from m3.tokens.mini import MiniTokenizer
@@ -148,7 +148,7 @@ def test_mirror_images_are_those_of_a_world_mirrored_on_disk(world: Path, tmp_pa
     both, one = stored(tmp_path / "both"), stored(tmp_path / "one")
     assert both.keys() == one.keys() and len(both) > 12
     for key, members in both.items():
-        names = PAIR_MODALITIES if json.loads(members["meta.json"])["previous"] < 0 else CLIP_MODALITIES
+        names = PAIR_MODALITIES if json.loads(members["meta.json"])["previous"] < 0 else STORED_MODALITIES
         assert {name for name in members if name.endswith("npy")} == {
             f"{name}{variant}.npy" for name in names for variant in ("", ".flip")}  # fmt: skip
         for name in names:

@@ -17,14 +17,14 @@ from support.tiny_shards import modality_table, small_manifest
 from m3.batches.stream import StreamedSplit, StreamWorker
 from m3.batches.table import TokenTable
 from m3.core.types import FramePair, PairInfo
-from m3.shards.manifest import CLIP_MODALITIES, PAIR_MODALITIES, Manifest, ShardError, pair_modalities, stored_for
+from m3.shards.manifest import PAIR_MODALITIES, STORED_MODALITIES, Manifest, ShardError, pair_modalities, stored_for
 from m3.shards.meta import captions_of, pair_info, pair_meta
 from m3.shards.reader import RowReader, token_row
 from m3.shards.verify import verify_dataset
 
 GRID = (2, 3)
 LENGTH = {"tok_rg": 6, "coords": 39}
-MANIFEST = replace(small_manifest(), modalities=pair_modalities(GRID, CLIP_MODALITIES), variants=("flip",))
+MANIFEST = replace(small_manifest(), modalities=pair_modalities(GRID, STORED_MODALITIES), variants=("flip",))
 
 
 def npy(ids: np.ndarray) -> bytes:
@@ -51,7 +51,7 @@ def sample(names: tuple[str, ...], previous: int | None = 3, **meta: Any) -> dic
     return {**members, "captions.json": b'["", "a person"]', "meta.json": json.dumps(content).encode()}
 
 
-def expected_row(present: set[str], names: tuple[str, ...] = CLIP_MODALITIES, variant: str = "") -> np.ndarray:
+def expected_row(present: set[str], names: tuple[str, ...] = STORED_MODALITIES, variant: str = "") -> np.ndarray:
     parts = [tokens_of(name + variant).ravel() if name in present else np.zeros(LENGTH[name[:6]]) for name in names]
     return np.concatenate(parts)
 
@@ -63,11 +63,11 @@ def expected_row(present: set[str], names: tuple[str, ...] = CLIP_MODALITIES, va
     (None, ("coords", "coords_next", "coords_prev", "tok_rgb_prev")),
 ])  # fmt: skip
 def test_absent_modalities_have_length_0_and_zeros(previous: int | None, absent: tuple[str, ...]):
-    present = tuple(name for name in CLIP_MODALITIES if name not in absent)
+    present = tuple(name for name in STORED_MODALITIES if name not in absent)
     members = sample(present, previous)
     row, lengths = token_row(members, MANIFEST, "x")
     assert row.dtype == lengths.dtype == np.uint16
-    assert lengths.tolist() == [(name in present) * n for name, n in zip(CLIP_MODALITIES, (6, 39, 6, 39, 6, 39))]
+    assert lengths.tolist() == [(name in present) * n for name, n in zip(STORED_MODALITIES, (6, 39, 6, 39, 6, 39))]
     assert np.array_equal(row, np.concatenate([expected_row(set(present), variant=v) for v in ("", ".flip")]))
     for variant in (None, "flip"):
         wanted = ("coords_prev", "tok_rgb", "coords_next")
@@ -97,7 +97,7 @@ def test_absent_modalities_have_length_0_and_zeros(previous: int | None, absent:
     (5, {}, "meta.json has previous frame 5, which is not before reference 5"),
 ])  # fmt: skip
 def test_what_the_schema_requires_and_forbids(previous: int | None, change: dict[str, bytes | None], reason: str):
-    names = CLIP_MODALITIES if previous is not None else PAIR_MODALITIES
+    names = STORED_MODALITIES if previous is not None else PAIR_MODALITIES
     members = sample(names, previous) | change
     members = {name: content for name, content in members.items() if content is not None}
     with pytest.raises(ShardError, match=f"shard: key: {reason}"):
