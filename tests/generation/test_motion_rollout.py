@@ -247,6 +247,7 @@ def test_joints_of_a_given_displacement_are_inputs_of_what_is_generated() -> Non
     _, here = two_poses()
     frames, history = given(None, here, [0, 7])
     frames.ids["motion"][:, 1], frames.is_known["motion"][:, 1] = NOT_SEEN // 2, True
+    frames.is_known["action"][:] = False
     model = Inertia()
     roll_out(model, frames, [DecodingConfig("action", 1)], 1, 0, torch.arange(2), 8, history=history)
     assert list(model.seen[0]["coords_next"].values()) == here[0].ravel().tolist()  # nothing has moved
