@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from m3.batches.samples import FLIP, SampleAssembler, has_input_and_target, lengths_unless_whole
+from m3.batches.samples import SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
 from m3.core.modalities import PICTURE, PICTURE_STRIDE, ModalityTable
 from m3.core.rng import SampleGenerator, numpy_generator
 from m3.core.types import TokenBatch
 from m3.core.validation import check
-from m3.shards.manifest import TABLES_FOLDER, Manifest
+from m3.shards.manifest import FLIP, TABLES_FOLDER, Manifest
 from m3.shards.text import read_text_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -322,6 +322,7 @@ class TokenDataModule(pl.LightningDataModule):
             "tokenizer_fingerprint": manifest.tokenizer["fingerprint"],
             **{f"{split}_shards": [shard.sha256 for shard in manifest.shards[split]] for split in ("train", "eval")},
             "flip": self.flip,
+            "preparation": manifest.preparation,
             **words,
             **order,
         }

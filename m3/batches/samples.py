@@ -23,9 +23,6 @@ from m3.tokens.displacement import displacement_tokens
 from m3.tokens.gaps import encode_gap, encode_seconds
 from m3.tokens.text import TextTokenizer
 
-FLIP = "flip"
-"""The stored variant of mirrored samples."""
-
 
 class PairFacts(NamedTuple):
     """What is known of B pairs besides their stored tokens.

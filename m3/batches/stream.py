@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from m3.batches.samples import FLIP, SampleAssembler, has_input_and_target, lengths_unless_whole
+from m3.batches.samples import SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.shuffle import shuffled_order
 from m3.batches.table import columns_of
 from m3.core.modalities import ModalityTable
 from m3.core.rng import SampleGenerator, numpy_generator
 from m3.core.types import PairInfo, TokenBatch
 from m3.core.validation import SettingError
-from m3.shards.manifest import Manifest, ShardError
+from m3.shards.manifest import FLIP, Manifest, ShardError
 from m3.shards.meta import CAPTIONS_NAME, META_NAME, captions_of, pair_info, read_meta
 from m3.shards.reader import RowReader, open_shard, samples_of
 from m3.shards.text import read_text_tokenizer

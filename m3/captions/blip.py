@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
 from m3.core.devices import torch_device
+from m3.core.reading import parse_json, read_file, shown
 from m3.core.validation import check
 from m3.core.weights import find_weights, fingerprint
 
@@ -30,6 +31,15 @@ ADVICE = (
     f"captioner.path=FOLDER; or give captioner.path={REPOSITORY} on a machine with network access. "
     "Pickled weights (pytorch_model.bin) are not read"
 )
+
+
+_MAX_CONFIG_BYTES, _MAX_SIZE = 2**24, 2**20
+_MAX_SIZES = {
+    "num_hidden_layers": 200, "num_attention_heads": 1024, "hidden_size": 2**14, "intermediate_size": 2**17,
+    "projection_dim": 2**14, "encoder_hidden_size": 2**14, "image_text_hidden_size": 2**14, "image_size": 4096,
+    "height": 4096, "width": 4096, "shortest_edge": 4096, "longest_edge": 4096, "max_position_embeddings": 2**16,
+}  # fmt: skip
+"""Numbers in the configuration of a captioner, by key and for other keys: far above those of any that there is."""
 
 
 class BlipCaptioner:
@@ -62,6 +72,7 @@ class BlipCaptioner:
         files = [folder / name for name in sorted(WEIGHTS + OPTIONAL)]
         self.fingerprint = fingerprint(file for file in files if file.is_file())
         try:
+            _check_sizes(folder)
             self._processor = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
             self._tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
             loaded: Any = BlipForConditionalGeneration.from_pretrained(
@@ -72,7 +83,7 @@ class BlipCaptioner:
                 output_loading_info=True,
             )
             model, report = loaded
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # transformers raises errors of many types for files of another kind
             raise ValueError(f"captioner.path={path}: not a BLIP captioner ({error}). {ADVICE}") from error
         if missing := sorted(report["missing_keys"]):  # transformers would use random ones
             raise ValueError(
@@ -107,6 +118,19 @@ class BlipCaptioner:
     def _sentence(self, ids: list[int], end: int) -> str | None:
         words = ids[: ids.index(end)] if end in ids else ids
         return self._tokenizer.decode(words, skip_special_tokens=True).strip() or None
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raises ValueError naming a configuration with a size that no captioner has: it would be built without end."""
+    for path in (folder / name for name in ("config.json", *IMAGE_PROCESSOR_FILES) if (folder / name).is_file()):
+        level = [parse_json(read_file(path, _MAX_CONFIG_BYTES), str(path))]
+        while level:
+            entries = [entry for node in level for entry in (node.items() if isinstance(node, dict) else ())]
+            for key, value in entries:
+                high = _MAX_SIZES.get(key, _MAX_SIZE)
+                if isinstance(value, int | float) and not -high <= value <= high:
+                    raise ValueError(f"{path}: {key} is {shown(value)}, need at most {high:,}")
+            level = [value for _, value in entries]
 
 
 def _dtype(device: torch.device) -> torch.dtype:

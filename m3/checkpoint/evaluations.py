@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,10 @@ from huggingface_hub import EvalResult
 
 from m3.checkpoint.resume_check import BINDING
 from m3.core.modalities import ModalityTable
+from m3.core.reading import parse_json, read_file
 from m3.vocabularies import metrics_of
+
+_MAX_BYTES = 2**28
 
 ACCEPTED = "metrics.json, forecast.json and inpainting.json of generate.py"
 
@@ -113,10 +115,7 @@ def read_evaluations(file: str | Path, subject: Subject) -> list[Evaluation]:
         input files that are not part of a data set.
     """
     file = Path(file)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: no JSON ({error}); accepted are {ACCEPTED}") from error
+    record = parse_json(read_file(file, _MAX_BYTES), str(file), f"accepted are {ACCEPTED}")
     keys = {*record} if isinstance(record, dict) else set()
     schema = next((each for each in _SCHEMAS if each.keys <= keys and record["schema_version"] == each.version), None)
     if schema is None:

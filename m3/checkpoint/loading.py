@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import tempfile
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from m3.checkpoint.files import newest_checkpoint, read_checkpoint
 from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_pretrained
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
 from m3.checkpoint.resume_check import BINDING, differences, missing
+from m3.checkpoint.stored import build_model, parse_config, parse_data
 from m3.core.files import make_folder, write_text_atomic
 from m3.core.modalities import ModalityTable
-from m3.core.renames import current_config
+from m3.core.reading import shown
 from m3.core.validation import check
 from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
@@ -38,7 +38,8 @@ class LoadedModel:
     model: in eval mode.
     table: its modalities. Of action and captions it has the ids of the training data alone, which may be fewer than
         those of the model's vocabularies: no others are generated.
-    config: the run's composed configuration, in the names of this version.
+    config: of the run's composed configuration the sections `model`, `optim`, `loss`, `seed` and `name`, in the names
+        of this version. Others are not read: what a file says must not choose a path or an address.
     data: identity of the training data: canvas_size, tokenizer (name), tokenizer_fingerprint, …; with the modality
         action "actions", its labels, and with captions "text_tokenizer", for `TextTokenizer`.
     step: number of optimizer steps.
@@ -212,15 +213,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", revision: s
         file = _file(path)
         checkpoint = read_checkpoint(file, device)
     identity = _identity(checkpoint, file)
-    # Not instantiated from the file's `_target_`: a checkpoint must not choose which code runs.
-    options = {key: value for key, value in identity["config"]["model"].items() if key != "_target_"}
-    table = {key: value for key, value in options.pop("table").items() if key != "_target_"}
-    weights = _weights(checkpoint, file)
+    model = build_model(identity["config"]["model"], _weights(checkpoint, file), str(file))
     try:
-        model = EncoderDecoder(ModalityTable(**table), **options).to(_dtype(weights))
-        model.load_state_dict(weights)
         model.table = _with_ids_of(identity["data"], model.table)
-    except (TypeError, ValueError, RuntimeError) as error:  # options or weights of another version, or damaged ones
+    except ValueError as error:
         raise ValueError(f"{file}: its model cannot be built: {error}") from error
     model = model.to(device).eval()
     return LoadedModel(model, model.table, identity["config"], identity["data"], checkpoint["global_step"])
@@ -285,25 +281,19 @@ def _file(path: str | Path) -> Path:
 
 def _identity(checkpoint: dict[str, Any], file: str | Path) -> dict[str, Any]:
     """`config`, in the names of this version, and `data`. Raises ValueError naming keys that are missing."""
-    config, data = current_config(checkpoint["m3"]["config"], is_stored=True), checkpoint["m3"]["data"]
-    identity = {"config": config, "data": data}
-    if not any(key in data for key in BINDING):
-        raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {config.get('name')}")
+    stored = checkpoint["m3"]
+    if not any(key in stored["data"] for key in BINDING):
+        name = stored["config"].get("name")
+        raise ValueError(f"{file}: not a checkpoint of an encoder-decoder, but of {shown(name)}")
     needed = (*(f"data.{key}" for key in BINDING), "config.model.table.modalities", "config.model.table.max_seq_lens")
-    lacking = missing(identity, needed)
+    lacking = missing(stored, needed)
     if not lacking:
-        names = config["model"]["table"]["modalities"]
+        names = stored["config"]["model"]["table"]["modalities"]
         words = (("action", "data.actions"), ("captions", "data.text_tokenizer"))
-        lacking = missing(identity, [key for name, key in words if name in names])
+        lacking = missing(stored, [key for name, key in words if isinstance(names, list | tuple) and name in names])
     if lacking:
         raise ValueError(f"{file}: damaged, or of another version of m3: it lacks {', '.join(lacking)}")
-    return identity
-
-
-def _dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
-    """The smallest dtype in which every floating-point weight keeps its value."""
-    dtypes = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
-    return functools.reduce(torch.promote_types, dtypes)
+    return {"config": parse_config(stored["config"], str(file)), "data": parse_data(stored["data"], str(file))}
 
 
 def _weights(checkpoint: dict[str, Any], file: str | Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from m3.checkpoint.resume_check import BINDING, missing
+from m3.checkpoint.stored import OPTIONAL_DATA
 from m3.core.files import write_atomic, write_text_atomic
+from m3.core.reading import Record, parse_json, read_file
 from m3.core.weights import find_weights, is_repository
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -24,8 +26,7 @@ FORMAT = 1
 _SECTIONS = ("optim", "loss", "seed")
 """Sections of a run's configuration that are shared beside the model: how it was trained."""
 
-_OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer")
-"""Keys of the data's identity beside `BINDING` that only some models have: canvas mode of forecasts, labels, words."""
+_MAX_CONFIG_BYTES = 2**26
 
 _ADVICE = (
     "Train a model with `python train.py name=NAME`, share one with `python -m m3.hub`; "
@@ -67,7 +68,7 @@ def write_pretrained(
         "format": FORMAT,
         "modalities": _plain(config["model"]["table"]),
         "model": options,
-        "data": {key: data[key] for key in (*BINDING, *_OPTIONAL_DATA) if key in data},
+        "data": {key: data[key] for key in (*BINDING, *OPTIONAL_DATA) if key in data},
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},
     }
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -81,10 +82,7 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
     Raises ValueError naming a file that is damaged or of an unknown format.
     """
     path = folder / CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from error
+    content = parse_json(read_file(path, _MAX_CONFIG_BYTES), str(path))
     needed = ("model_type", "format", "modalities", "model.width", "training.step", *(f"data.{key}" for key in BINDING))
     if lacking := missing(content, needed):
         raise ValueError(f"{path}: not a model of m3, or damaged: it lacks {', '.join(lacking)}")
@@ -92,15 +90,16 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
         raise ValueError(
             f"{path}: model_type {content['model_type']!r}, format {content['format']!r}; this m3 reads 'm3', {FORMAT}"
         )
-    training = {key: value for key, value in content["training"].items() if key != "step"}
-    config = {"model": {**content["model"], "table": content["modalities"]}, **training}
-    data = {key: content["data"][key] for key in (*BINDING, *_OPTIONAL_DATA) if key in content["data"]}
+    found = Record(content, str(path))
+    training, step = found.mapping("training"), found.record("training").count("step", high=2**62)
+    config = {"model": {**found.mapping("model"), "table": found.mapping("modalities")}}
+    config |= {key: value for key, value in training.items() if key != "step"}
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS}: holds no weights, or is damaged ({error})") from error
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return {"m3": {"config": config, "data": data}, "state_dict": state, "global_step": content["training"]["step"]}
+    return {"m3": {"config": config, "data": found.mapping("data")}, "state_dict": state, "global_step": step}
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:

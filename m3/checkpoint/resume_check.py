@@ -52,7 +52,8 @@ def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[s
         config["task"] = {k: v for k, v in (config.get("task") or {}).items() if not isinstance(v, dict)}
     sections = sorted((then.keys() | now.keys()) - _MAY_CHANGE - {"task"})
     lines = [line for section in sections for line in differences(section, then.get(section), now.get(section))]
-    lines += differences("data", saved["data"], current["data"])
+    lines += differences("data", *({k: v for k, v in each["data"].items() if k != "preparation"}
+                                   for each in (saved, current)))  # fmt: skip
     lines += [line for line in differences("task", then["task"], now["task"]) if not lines]
     return list(dict.fromkeys(lines))
 

@@ -11,7 +11,9 @@ from typing import Protocol, overload
 
 import numpy as np
 
+from m3.clips.names import is_clip_id
 from m3.core.joints import Joints
+from m3.core.reading import open_regular
 from m3.core.types import Clip
 
 MAX_FRAME_PIXELS = 2**24
@@ -48,7 +50,7 @@ class ClipSource(Protocol):
     """Name of the data set, for the manifest."""
 
     def clip_ids(self) -> list[str]:
-        """Ids in a fixed order, each a valid file name without "/" and "."."""
+        """Ids in a fixed order; of which characters: see `Clip.id`."""
         ...
 
     def read(self, clip_id: str) -> Clip:
@@ -145,6 +147,12 @@ def frames_before(clip: Clip, damage: DamagedFrame) -> Clip:
     return replace(first_frames(clip, damage.index), notes=(*clip.notes, note))
 
 
+def check_clip_id(clip_id: str) -> None:
+    """Raises ClipError for what cannot be an id: the name of a file or folder is used as it is."""
+    if not is_clip_id(clip_id):
+        raise ClipError(f'{clip_id}: a clip\'s name must be free of "." and have letters, digits and _+=,@- only')
+
+
 def check_num_frames(where: str, num_frames: int) -> None:
     """Raises ClipError for a clip of fewer than 2 frames."""
     if num_frames < 2:
@@ -171,12 +179,12 @@ def file_identity(path: Path, block: int = 65_536) -> bytes:
     A change in the middle of a long file that keeps its size goes unnoticed. Of an unreadable file it is the error.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = path.stat().st_size
             digest = hashlib.sha256(file.read(block))
             file.seek(max(block, size - block))
             digest.update(file.read(block))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return f"{type(error).__name__}\n".encode()
     return f"{size} {digest.hexdigest()}\n".encode()
 

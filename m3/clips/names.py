@@ -1,4 +1,4 @@
-"""Clip ids from file paths."""
+"""Clip ids: made from file paths, and recognized when they are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from collections.abc import Mapping
 
 _MAX_BYTES = 100
 _DIGITS_OF_HASH = 8
+_MAX_BYTES_OF_ID = 128
+"""Ids of `ids_from_paths` have 109 at most; tokenized folders put the split before theirs."""
+
+_OTHER = r"[^\w+=,@-]"
+"""What no id contains, as a pattern."""
 
 
 def ids_from_paths(names: Mapping[str, str]) -> dict[str, str]:
@@ -34,5 +39,19 @@ def ids_from_paths(names: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(ids.items()))
 
 
+def is_clip_id(text: str) -> bool:
+    """Whether a text can be the id of a clip, and part of a file name: as `ids_from_paths` makes them.
+
+    Every id that comes out of a file has to pass: it becomes part of paths.
+    """
+    return bool(text) and not re.search(_OTHER, text) and len(text.encode(errors="replace")) <= _MAX_BYTES_OF_ID
+
+
+def is_sample_key(text: str) -> bool:
+    """Whether a text can be the key of a sample: "{clip}-{reference frame:06d}"."""
+    clip, _, frame = text.rpartition("-")
+    return is_clip_id(clip) and re.fullmatch("[0-9]{6,10}", frame) is not None
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w+=,@-]", "_", unicodedata.normalize("NFC", name).replace("/", "__"))
+    return re.sub(_OTHER, "_", unicodedata.normalize("NFC", name).replace("/", "__"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
-from m3.clips.base import ClipError, check_frame_size, evenly_spaced, reason_of
+from m3.clips.base import ClipError, check_clip_id, check_frame_size, evenly_spaced, reason_of
+from m3.clips.mat_files import load_mat
 from m3.clips.picture_files import PictureFiles
 from m3.clips.sanitize_joints import is_valid_position, sanitize_joints
 from m3.core.joints import NUM_JOINTS, Joints
+from m3.core.reading import MAX_LABEL_LENGTH, read_file, shown
 from m3.core.types import Clip
 
 
@@ -42,6 +42,9 @@ class Label:
     is_annotated: np.ndarray
     notes: tuple[str, ...] = ()
 
+
+MAX_LABEL_BYTES = 2**26
+"""Of a label file. Those of Penn Action have 20 kB, an hour at 60 frames per second 70 MB uncompressed."""
 
 _FIELDS = ("x", "y", "visibility", "nframes", "dimensions", "action", "train")
 
@@ -71,15 +74,15 @@ def read_label(path: str | Path) -> Label:
 def _load(path: Path) -> dict[str, Any]:
     """The file's fields. Raises ClipError where it cannot be read or is no .mat file of a supported version."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_LABEL_BYTES)
     except FileNotFoundError:
         raise ClipError(f"{path.name}: no such label file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ClipError(f"{path.name}: not readable ({reason_of(error, path)})") from error
     if b"\x89HDF\r\n\x1a\n" in (content[:8], content[512:520]):
         raise ClipError(f"{path.name}: a MATLAB v7.3 (HDF5) file; save it with MATLAB's -v7 option")
     try:
-        return scipy.io.loadmat(io.BytesIO(content), variable_names=_FIELDS)
+        return load_mat(content, _FIELDS)
     except Exception as error:  # scipy raises errors of many types for damaged files
         raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
 
@@ -136,8 +139,8 @@ def _action(fields: dict[str, Any], path: Path) -> tuple[str | None, tuple[str, 
     if "action" not in fields:
         return None, (f"{path.name}: no field 'action'",)
     value = np.asarray(fields["action"])
-    if value.size != 1 or value.dtype.kind != "U" or not value.item().strip():
-        return None, (f"{path.name}: action is not a word: {value.tolist()}",)
+    if value.size != 1 or value.dtype.kind != "U" or not 0 < len(value.item().strip()) <= MAX_LABEL_LENGTH:
+        return None, (f"{path.name}: action is not a word: {shown(value.tolist())}",)
     return value.item().strip(), ()
 
 
@@ -199,8 +202,7 @@ class PennAction:
 
     def read(self, clip_id: str) -> Clip:
         """One clip: the frames that have both joints and a JPEG, up to the first missing JPEG."""
-        if "." in clip_id:
-            raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
+        check_clip_id(clip_id)
         label = read_label(self.root / "labels" / f"{clip_id}.mat")
         check_frame_size(f"{clip_id}.mat", label.size)
         pictures = _pictures(self.root / "frames" / clip_id)
@@ -230,8 +232,8 @@ class PennAction:
 def label_identity(path: Path) -> bytes:
     """A label file's content, for fingerprints; of an unreadable file the type of the error."""
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return read_file(path, MAX_LABEL_BYTES)
+    except (OSError, ValueError) as error:
         return type(error).__name__.encode()
 
 

@@ -10,8 +10,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from m3.clips.base import ClipError, DamagedFrame, LazyFrames, check_frame_size, reason_of
+from m3.core.reading import open_regular
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+"""Pillow looks at a file's content, not its name: of an EPS named .jpg it would run Ghostscript."""
 
 
 class PictureFiles(LazyFrames):
@@ -94,9 +98,10 @@ def _decode(path: Path, is_upright: bool) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
+    open_regular(path).close()  # a pipe or a device would be waited for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-        picture = Image.open(path)
+        picture = Image.open(path, formats=_FORMATS)
     try:
         check_frame_size(display_name(path), (picture.height, picture.width))
     except ClipError:

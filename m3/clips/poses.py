@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import ClipError, LazyFrames, check_frame_size, check_num_frames, evenly_spaced
+from m3.clips.base import LazyFrames, check_clip_id, check_frame_size, check_num_frames, evenly_spaced
 from m3.clips.penn_action import label_identity, read_label
 from m3.core.joints import Joints
 from m3.core.rng import numpy_generator
@@ -93,8 +93,7 @@ class Poses:
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
-        if "." in clip_id:
-            raise ClipError(f'{clip_id}: a clip\'s name must be free of "."')
+        check_clip_id(clip_id)
         label = read_label(self.labels / f"{clip_id}.mat")
         check_num_frames(f"{clip_id}.mat", label.num_frames)
         size = self._render_size(label.size)

@@ -16,6 +16,10 @@ invisible. Without `frame` row t is frame t.
 from __future__ import annotations
 
 import csv
+import io
+import zipfile
+from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +30,15 @@ from m3.clips.base import ClipError, reason_of
 from m3.clips.penn_action import read_label
 from m3.clips.sanitize_joints import sanitize_joints
 from m3.core.joints import JOINT_NAMES, NUM_JOINTS, Joints
+from m3.core.reading import MAX_LABEL_LENGTH, open_regular, read_file, read_npy, shown
 
 _AXES = ("x", "y", "visibility")
+
+_MAX_ROWS = 2**20
+"""Frames with joints: 9 hours at 30 frames per second."""
+
+_MAX_CSV_BYTES = 2**27
+"""300,000 rows of 39 cells."""
 
 
 @dataclass(frozen=True)
@@ -101,41 +112,77 @@ def _common_note(path: Path, num_rows: int, num_frames: int) -> str:
 
 
 def _npz_columns(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of a `.npz`, each at most as large as the joints of `_MAX_ROWS` frames."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            unknown = sorted({*names} - {*_AXES, "frame", "action"})
+            if not unknown and len(names) == len({*names}):
+                return {name: _npz_array(archive, member) for name, member in zip(names, archive.namelist())}
     except Exception as error:  # zip, header, dtype and memory errors of all kinds
         raise ClipError(f"{path.name}: not a readable .npz file ({reason_of(error, path)})") from error
-    if unknown := sorted(columns.keys() - {*_AXES, "frame", "action"}):
-        raise ClipError(f"{path.name}: unknown array {unknown[0]!r}; need x, y and perhaps visibility, frame, action")
-    return columns
+    if unknown:
+        raise ClipError(
+            f"{path.name}: unknown array {shown(unknown[0])}; need x, y and perhaps visibility, frame, action"
+        )
+    raise ClipError(f"{path.name}: an array occurs twice")
+
+
+def _npz_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    with archive.open(member) as file:
+        return read_npy(file, _MAX_ROWS * NUM_JOINTS * 8)
 
 
 def _csv_columns(path: Path) -> Mapping[str, np.ndarray]:
     """The columns of a `.csv` as the arrays of an `.npz`."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file, strict=True) if row]
-    except Exception as error:  # csv, encoding and file errors; ValueError of a file without a header
-        raise ClipError(f"{path.name}: not a readable .csv file ({reason_of(error, path)})") from error
-    header = [name.strip() for name in header]
     known = {f"{joint}_{axis}" for joint in JOINT_NAMES for axis in _AXES} | {"frame", "action"}
+    try:
+        text = read_file(path, _MAX_CSV_BYTES).decode("utf-8-sig")
+        lines = (row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row)
+        header = [name.strip() for name in next(lines, [])]
+        if not header:
+            raise ValueError("no header")
+    except Exception as error:  # csv, encoding and file errors
+        raise ClipError(f"{path.name}: not a readable .csv file ({reason_of(error, path)})") from error
     if unknown := [name for name in header if name not in known]:
-        raise ClipError(f"{path.name}: unknown column {unknown[0]!r}; need head_x, head_y … and perhaps frame, action")
+        raise ClipError(
+            f"{path.name}: unknown column {shown(unknown[0])}; need head_x, head_y … and perhaps frame, action"
+        )
     if len(set(header)) < len(header):
-        raise ClipError(f"{path.name}: column {max(header, key=header.count)!r} occurs twice")
-    if short := [number for number, row in enumerate(rows, start=2) if len(row) != len(header)]:
-        raise ClipError(f"{path.name}: row {short[0]} does not have {len(header)} cells like the header")
-    cells = dict(zip(header, zip(*rows)))
-    columns = {name: np.array(cells[name]) for name in ("frame", "action") if name in cells}
+        raise ClipError(f"{path.name}: column {Counter(header).most_common(1)[0][0]!r} occurs twice")
+    numeric = [name for name in header if name != "action"]
+    values, words, num_rows = array("d"), set[str](), 0
+    try:
+        for num_rows, row in enumerate(lines, start=1):
+            if len(row) != len(header):
+                raise ClipError(f"{path.name}: row {num_rows + 1} does not have {len(header)} cells like the header")
+            if num_rows > _MAX_ROWS:
+                raise ClipError(f"{path.name}: more than {_MAX_ROWS:,} rows")
+            cells = dict(zip(header, row))
+            words.add(cells.get("action", "").strip()[: MAX_LABEL_LENGTH + 1])
+            values.extend(_number(cells[name], name, path) for name in numeric)
+    except csv.Error as error:
+        raise ClipError(f"{path.name}: not a readable .csv file ({error})") from error
+    table = dict(zip(numeric, np.array(values).reshape(num_rows, len(numeric)).T))
+    columns = {"frame": table["frame"]} if "frame" in table else {}
+    if "action" in header:
+        columns["action"] = np.array(sorted(words)[:3])  # more than one is an error
     for axis in _AXES:
         names = [f"{joint}_{axis}" for joint in JOINT_NAMES]
-        if axis == "visibility" and not any(name in cells for name in names):
+        if axis == "visibility" and not any(name in table for name in names):
             continue
-        if missing := [name for name in names if name not in cells]:
-            raise ClipError(f"{path.name}: no column {missing[0]!r}, or no row")
-        columns[axis] = np.array([[cell.strip() or "nan" for cell in cells[name]] for name in names]).T  # (rows, 13)
+        if not num_rows or (missing := [name for name in names if name not in table]):
+            raise ClipError(f"{path.name}: no column {(missing if num_rows else names)[0]!r}, or no row")
+        columns[axis] = np.stack([table[name] for name in names], axis=1)  # (rows, 13)
     return columns
+
+
+def _number(cell: str, name: str, path: Path) -> float:
+    try:
+        return float(cell.strip() or "nan")
+    except ValueError:
+        axis = name.rpartition("_")[2]
+        raise ClipError(f"{path.name}: {axis} holds no numbers (column {name} has {shown(cell)})") from None
 
 
 def _numbers(columns: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
@@ -197,6 +244,6 @@ def _action(columns: Mapping[str, np.ndarray], path: Path) -> str | None:
     if "action" not in columns:
         return None
     words = {str(word).strip() for word in columns["action"].ravel()} - {""}
-    if len(words) > 1 or columns["action"].dtype.kind != "U":
-        raise ClipError(f"{path.name}: action is {sorted(words)[:3]}, need one word for the whole clip")
+    if len(words) > 1 or columns["action"].dtype.kind != "U" or any(len(word) > MAX_LABEL_LENGTH for word in words):
+        raise ClipError(f"{path.name}: action is {shown(sorted(words))}, need one word for the whole clip")
     return words.pop() if words else None

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import check_num_frames, evenly_spaced, file_identity, replace_unencodable
+from m3.clips.base import ClipError, check_num_frames, evenly_spaced, file_identity, replace_unencodable
 from m3.clips.names import ids_from_paths
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
 from m3.clips.video_frames import MAX_FPS, VideoFrames, scan
 from m3.core.joints import Joints
 from m3.core.types import Clip
 from m3.core.validation import check
+
+_MAX_RESAMPLED = 2**22
+"""Frames: 38 hours at 30 frames per second. Time stamps of a file may say anything."""
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
 
@@ -103,6 +106,10 @@ def _resample(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.nda
         return np.arange(len(seconds)), ()
     is_long = len(seconds) > 1 and seconds[-1] > 0
     end = seconds[-1] + (np.median(np.diff(seconds)) if is_long else 0.0)  # the last frame has a duration, too
+    if not end * fps <= _MAX_RESAMPLED:
+        raise ClipError(
+            f"{name}: {end:,.0f} s long by its time stamps, more than {_MAX_RESAMPLED:,} frames of source.fps"
+        )
     wanted = np.arange(max(1, int(np.ceil(end * fps - 1e-3)))) / fps
     middles = (seconds[1:] + seconds[:-1]) / 2
     order = np.searchsorted(middles, wanted - 1e-3)  # containers may round time stamps to milliseconds

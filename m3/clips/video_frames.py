@@ -17,9 +17,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from m3.clips.base import ClipError, DamagedFrame, LazyFrames, check_frame_size, reason_of
+from m3.core.reading import open_regular
 
 MAX_FPS = 1000.0
 """Frames per second of a video, at most: time stamps that give more are wrong."""
+
+_OPTIONS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav",
+    "protocol_whitelist": "file",
+}
+"""FFmpeg looks at a file's content, not its name: it would read a list of files or addresses named .mp4, and what it
+lists. These are containers that hold all of their content."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,9 @@ def scan(path: Path, name: str) -> FrameIndex:
 @contextmanager
 def _open(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; cover pictures do not count."""
-    with av.open(str(path)) as container:
+    open_regular(path).close()  # a pipe or a device would be waited for
+    # As "file:" and an absolute path: of "12:30:05.mp4" FFmpeg takes "12" for a protocol, of "http:/host/x.mp4" "http".
+    with av.open(f"file:{path.absolute()}", "r", None, _OPTIONS) as container:
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not videos:
             kinds = ", ".join(s.type for s in container.streams) or "no stream at all"
@@ -311,6 +321,6 @@ class VideoFrames(LazyFrames):
 
 def _is_empty(path: Path) -> bool:
     try:
-        return path.stat().st_size == 0
+        return path.is_file() and path.stat().st_size == 0
     except OSError:
         return False

@@ -14,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel, load_model
@@ -28,9 +27,10 @@ from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
 from m3.core.modalities import PICTURE, ModalityTable
 from m3.core.signals import interruptible
+from m3.core.terminal import PlainConsole
 from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
-from m3.generation.compatibility import check_compatible, check_tokenizer, compatible_manifest
+from m3.generation.compatibility import check_compatible, check_tokenizer, preparation_of
 from m3.generation.conditions import Conditions, with_conditions
 from m3.generation.generation import Generation
 from m3.generation.generator import Generator
@@ -77,7 +77,7 @@ def run_inpainting(cfg: DictConfig) -> InpaintingResult:
     cfg = _checked(cfg)
     inpainting: Inpainting = instantiate(cfg.inpaint)
     result = inpainting.run(_loaded(cfg))
-    write_inpainting(Path(cfg.out), result, Console())
+    write_inpainting(Path(cfg.out), result, PlainConsole())
     return result
 
 
@@ -86,7 +86,7 @@ def run_forecast(cfg: DictConfig) -> ForecastResult:
     cfg = _checked(cfg)
     benchmark: Benchmark = instantiate(cfg.forecast)
     result = benchmark.run(_loaded(cfg))
-    write_forecast(Path(cfg.out), result, Console())
+    write_forecast(Path(cfg.out), result, PlainConsole())
     return result
 
 
@@ -172,7 +172,7 @@ def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Promp
         raise ValueError(f"input={cfg.input}: not used, because sampling.given=[] is empty")
     with_history = _starts(cfg.rollout.starts, loaded.table) == "history"
     num_successors = num_frames + int(with_history)
-    how = preparation(loaded.data["canvas_size"], num_successors, *compatible_manifest(loaded, cfg.data.root))
+    how = preparation(loaded.data["canvas_size"], num_successors, *preparation_of(loaded, cfg.data.root))
     print(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
     return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how, with_history)

@@ -12,8 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
@@ -21,6 +20,7 @@ from m3.commands.application import application, plain
 from m3.core.errors import one_line_errors
 from m3.core.modalities import frame_of
 from m3.core.signals import Interrupted, interruptible
+from m3.core.terminal import PlainConsole, printable
 from m3.core.validation import check
 from m3.preprocessing.build import BuildOptions, BuildResult, BuildSpec, build_dataset
 from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
@@ -173,7 +173,7 @@ def _finish(
         publish(folder, cfg.out)
     elif not built.is_new:
         _say_complete(cfg.out)
-    print_summary(folder, built.manifest, Console(), cfg.out)
+    print_summary(folder, built.manifest, PlainConsole(), cfg.out)
     if not is_local(cfg.out):
         shutil.rmtree(folder)
 
@@ -193,13 +193,13 @@ def _say_complete(out: str) -> None:
 def verify(root: str) -> int:
     """Checks a data set against its manifest, prints its faults, and returns their number."""
     manifest, faults = verify_dataset(root)
-    console = Console()
+    console = PlainConsole()
     for fault in faults:
-        console.print(f"[bold red]fault[/] {escape(fault)}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("fault", "bold red"), f" {printable(fault)}"), soft_wrap=True)
     num_pairs = sum(manifest.num_pairs(split) for split in manifest.shards)
     num_shards = sum(len(shards) for shards in manifest.shards.values())
     outcome = f"{len(faults)} faults" if faults else "all match the manifest"
-    console.print(f"{escape(root)}: {num_shards:,} shards with {num_pairs:,} pairs read: {outcome}", highlight=False)
+    console.print(f"{root}: {num_shards:,} shards with {num_pairs:,} pairs read: {outcome}", highlight=False)
     return len(faults)
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import MissingMandatoryValue
 
+from m3.core.terminal import printable
+
 USER_ERRORS = (OSError, ValueError, HydraException, MissingMandatoryValue)
 """What wrong settings, files and addresses raise, before any work."""
 
@@ -22,7 +24,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except caught as error:
-        raise SystemExit(f"error: {message_of(error)}") from None
+        raise SystemExit(f"error: {printable(message_of(error))}") from None
 
 
 def message_of(error: Exception) -> str:

@@ -10,6 +10,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from m3.core.terminal import PlainConsole
+
 Item = TypeVar("Item")
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -31,11 +33,14 @@ def track(
         console: where to show the progress; None for stderr.
         status: text beside the count, read after each item ("310 pairs, 2 rejected").
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     if not console.is_terminal:
         yield from _track_in_log(items, total, description, console, status)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+    description_column, status_column = (
+        TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}")
+    )
+    columns = (description_column, BarColumn(), MofNCompleteColumn(), status_column,
                TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, status=status())
@@ -55,7 +60,7 @@ def _track_in_log(
             last, elapsed = now, now - start
             eta = elapsed / done * (total - done)
             words = [f"{description}: {done}/{total}", status(), f"{elapsed:.0f} s", f"ETA {eta:.0f} s"]
-            console.print(", ".join(filter(None, words)), highlight=False, soft_wrap=True)
+            console.print(", ".join(filter(None, words)), highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from m3.core.joints import Joints
 class Clip:
     """One video of one person.
 
-    id: unique within its source, and a valid file name without "/" and "." (a WebDataset key ends at either).
+    id: unique within its source, of letters, digits and _+=,@- alone, at most 128 bytes: it becomes part of file names
+        and of WebDataset keys (`m3.clips.names.is_clip_id`).
     frames: T pictures, each (height, width, 3) uint8 RGB, decoded when indexed.
     size: (height, width) of every frame, pixels, available without decoding one.
     joints: joints of the same T frames, or None for a video without annotations.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from m3.checkpoint import BINDING, LoadedModel
 from m3.shards.manifest import MANIFEST_NAME, Manifest
@@ -67,14 +68,14 @@ def _differing_words(loaded: LoadedModel, manifest: Manifest) -> list[str]:
     return lines
 
 
-def compatible_manifest(loaded: LoadedModel, root: str | None) -> tuple[Manifest | None, str]:
-    """The manifest of the data set `root`, or else of the one that the model was trained on, and its path.
+def preparation_of(loaded: LoadedModel, root: str | None) -> tuple[dict[str, Any] | None, str]:
+    """`Manifest.preparation` of the data set `root`, else of the data that the model was trained on, and whose it is.
 
-    None where neither exists or is compatible with the model.
+    None where `root` is no data set that is compatible with the model, and the model was saved by an earlier version. A
+    path in the model's file is not followed.
     """
-    for place in (root, (loaded.config.get("data") or {}).get("root")):
-        if place is not None and (Path(place) / MANIFEST_NAME).is_file():
-            manifest = Manifest.load(place)
-            if not differences_to(loaded, manifest):
-                return manifest, str(place)
-    return None, ""
+    if root is not None and (Path(root) / MANIFEST_NAME).is_file():
+        manifest = Manifest.load(Path(root))
+        if not differences_to(loaded, manifest):
+            return manifest.preparation, str(root)
+    return loaded.data.get("preparation"), "the model's own data"

@@ -15,14 +15,15 @@ from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
 from m3.clips.video_files import VIDEO_SUFFIXES, VideoFiles
+from m3.clips.video_frames import MAX_FPS
 from m3.core.frames import Frames, PairChain, Poses, no_tokens
 from m3.core.joints import NUM_JOINTS, Joints, pose_extent
 from m3.core.modalities import TRANSITIONS, ModalityTable
+from m3.core.reading import Record
 from m3.core.types import Clip, PairInfo
 from m3.generation.prompts import Prompts
 from m3.pairs import Chain as ChainMiner
 from m3.pairs import Dense, Stride
-from m3.shards.manifest import Manifest
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.displacement import displacement_tokens
 from m3.tokens.encoding import encode_pictures, torch_threads
@@ -57,26 +58,35 @@ class Preparation:
         return f"input: {self.canvas.size} px canvas ({self.canvas.mode}), successors by {found}, {self.origin}"
 
 
-def preparation(canvas_size: int, num_frames: int, manifest: Manifest | None, root: str) -> Preparation:
-    """The settings in the manifest of the data set `root`; without one preprocess.py's defaults.
+def preparation(canvas_size: int, num_frames: int, settings: dict[str, Any] | None, origin: str) -> Preparation:
+    """The settings of a data set, `Manifest.preparation`; without them preprocess.py's defaults.
 
-    num_frames: T, the number of successors to look for.
+    num_frames: T, the number of successors to look for. origin: whose settings they are.
+    Raises ValueError for settings that no data set has.
     """
-    if manifest is None or manifest.canvas.get("mode") not in CANVASES:
+    stored = Record(settings or {}, f"the settings of {origin}")
+    mode = stored.text("canvas") if "canvas" in stored else ""
+    if mode not in CANVASES:
         miner = ChainMiner(_THRESHOLD, num_frames)
-        origin = "preprocess.py's defaults: the model's own data were not found"
+        origin = "preprocess.py's defaults: the model's own data were not found, data.root=… names them"
         return Preparation(CropCanvas(canvas_size), miner, None, origin)
-    canvas, fps = CANVASES[manifest.canvas["mode"]](canvas_size), manifest.settings.get("source", {}).get("fps")
-    return Preparation(canvas, _miner(manifest.settings.get("pairs", {}), num_frames), fps, f"as in {root}")
+    fps = None if stored.is_null("fps") else stored.number("fps", 0.001, MAX_FPS)
+    return Preparation(CANVASES[mode](canvas_size), _miner(stored, num_frames), fps, f"as in {origin}")
 
 
-def _miner(settings: dict[str, Any], num_frames: int) -> ChainMiner | Stride:
+def _miner(stored: Record, num_frames: int) -> ChainMiner | Stride:
     """The miner that finds the chain of successors which the data's own miner finds from the first frame on."""
-    kind = str(settings.get("_target_", "")).rpartition(".")[2]
+    pairs = stored.record("pairs")
+    kind = "" if pairs.is_null("_target_") else pairs.text("_target_").rpartition(".")[2]
     if kind == Stride.__name__:
-        return Stride(settings["step"], "chain", num_frames)
-    threshold = settings["threshold"] if kind in (ChainMiner.__name__, Dense.__name__) else _THRESHOLD
-    return ChainMiner(threshold, num_frames)
+        step = (
+            pairs.number("step", 0, 2**31)
+            if pairs.is_number("step")
+            else pairs.text("step", "[0-9]{1,9}([./][0-9]{1,9})?")
+        )
+        return Stride(step, "chain", num_frames)
+    has_threshold = kind in (ChainMiner.__name__, Dense.__name__)
+    return ChainMiner(pairs.number("threshold", 0, 1) if has_threshold else _THRESHOLD, num_frames)
 
 
 def prompts_of_files(

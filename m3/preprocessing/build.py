@@ -18,13 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from m3.captions import Captioner
 from m3.clips.base import ClipError
 from m3.core.files import WriteError
 from m3.core.modalities import MAX_VOCAB_SIZE
 from m3.core.progress import track
+from m3.core.terminal import PlainConsole
 from m3.core.types import Rejection, TokenizedPair
 from m3.core.validation import check
 from m3.preprocessing.encode import ClipEncoder
@@ -186,7 +185,7 @@ def _stage_clips(staging: Staging, clip_ids: Sequence[str], spec: BuildSpec, exe
     to_do = [clip_id for clip_id in clip_ids if clip_id not in staging]
     if len(to_do) < len(clip_ids):
         done = len(clip_ids) - len(to_do)
-        Console(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
+        PlainConsole(stderr=True).print(f"{done} of {len(clip_ids)} clips are done already, in {staging.root}")
     progress = _BuildProgress()
     with closing(executor.encoded(spec.encoder, spec.options.encode_threads, to_do)) as encoded:
         for clip, num_frames in track(encoded, len(to_do), "clips → tokens", status=progress.__str__):

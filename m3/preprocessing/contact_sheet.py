@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.core.modalities import Vocabulary, frame_of
 from m3.core.palette import BLANK, FAINT, INK, PAPER
+from m3.core.reading import npy_of
 from m3.core.rng import numpy_generator
 from m3.shards.manifest import STORED_MODALITIES, Manifest, token_members
 from m3.shards.meta import captions_of, read_meta, ssim_of
@@ -69,7 +68,7 @@ def sheet_pairs(
     pairs = []
     for split, key, members in _random_samples(root, manifest, num_pairs, seed):
         meta, captions = read_meta(members, key), captions_of(members, key)
-        tokens = {name: _array(members[f"{name}.npy"]) for name in stored if f"{name}.npy" in members}
+        tokens = {name: npy_of(content, len(content)) for name in stored if (content := members.get(f"{name}.npy"))}
         frames = {} if source is None or canvas is None else _frames(source, canvas, meta)
         panels = [
             _panel(name, picture, tokens.get(joints), codec, cell_px)
@@ -120,7 +119,7 @@ def _random_samples(
         for rank, place in enumerate(order):
             if place[:2] == (split, number):
                 key, members = samples[place[2]]
-                found.append((rank, json.loads(members["meta.json"])["clip"], (split, key, members)))
+                found.append((rank, key.rpartition("-")[0], (split, key, members)))
     found.sort(key=lambda item: item[0])
     seen: set[str] = set()
     first_of_clip = [item for item in found if not (item[1] in seen or seen.add(item[1]))]
@@ -201,7 +200,3 @@ def _fitted(text: str, pen: ImageDraw.ImageDraw, font: _Font, widest: float) -> 
     while length > 8 and pen.textlength(textwrap.shorten(text, length, placeholder=" …"), font=font) > widest:
         length -= 4
     return text if length == len(text) else textwrap.shorten(text, length, placeholder=" …")
-
-
-def _array(content: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(content), allow_pickle=False)

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from m3.core.progress import track
 from m3.preprocessing.folder import existing_manifest
 from m3.shards.manifest import MANIFEST_NAME, Manifest
-from m3.shards.transport import address, is_local
+from m3.shards.transport import address, is_inside, is_local
 
 _PROBE = ".m3-write-test"
 _WAITS_S = (0.5, 2.0)
@@ -57,12 +57,14 @@ def find_published(out: str, identity: dict[str, Any], overwrite: bool) -> Manif
 def publish(folder: Path, out: str) -> None:
     """Copy the complete data set `folder` to the address `out`; all other files of an older data set there are deleted.
 
-    Raises OSError naming the file where one cannot be written.
+    Raises OSError naming the file where one cannot be written, ValueError where a link in a local folder leads out.
     """
     filesystem, path = _open(out)
     stale = _files_of_older(out)
     names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
     names = [name for name in names if name != MANIFEST_NAME] + [MANIFEST_NAME]
+    if isinstance(filesystem, LocalFileSystem):
+        _check_no_links(Path(path), {*stale, *names})
     for name in (MANIFEST_NAME, *sorted(stale - set(names))):
         _try(partial(_remove, filesystem, f"{path}/{name}"), address(out, name))
     for name in track(names, len(names), f"files to {out}"):
@@ -70,8 +72,17 @@ def publish(folder: Path, out: str) -> None:
 
 
 def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    if filesystem.exists(path):
+    if isinstance(filesystem, LocalFileSystem):
+        Path(path).unlink(missing_ok=True)  # of a link, the link
+    elif filesystem.exists(path):
         filesystem.rm_file(path)
+
+
+def _check_no_links(out: Path, names: set[str]) -> None:
+    """Raises ValueError for files that are elsewhere: they would be overwritten or deleted there."""
+    for name in sorted(names):
+        if not is_inside(out, out / name):
+            raise ValueError(f"out=file://{out}: {name} is a link that leads out of it; remove the link")
 
 
 def _put(filesystem: fsspec.AbstractFileSystem, source: Path, path: str) -> None:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
-from rich.console import Console
 
+from m3.core.terminal import PlainConsole
 from m3.core.types import Rejection
 from m3.core.validation import check
 from m3.preprocessing.encode import ClipEncoder
@@ -321,4 +321,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
+    PlainConsole(stderr=True).print(line, soft_wrap=True)

@@ -7,11 +7,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from m3.core.modalities import Vocabulary
+from m3.core.terminal import PlainConsole
 from m3.shards.manifest import CONTACT_SHEET_NAME, Manifest
 from m3.shards.transport import address
 from m3.vocabularies import interpreter_of
@@ -20,7 +19,7 @@ _BAR_LENGTH = 24
 _NUM_SHOWN = 5
 
 
-def print_summary(folder: Path, manifest: Manifest, console: Console, out: str | Path) -> None:
+def print_summary(folder: Path, manifest: Manifest, console: PlainConsole, out: str | Path) -> None:
     """Prints the content of the data set in `folder`, the distribution of its pairs, and the rejected clips.
 
     out: its folder or address, for messages.
@@ -94,10 +93,10 @@ def _quantile_text(quantiles: dict[str, Any]) -> str:
     )
 
 
-def _print_rejected(out: str | Path, manifest: Manifest, console: Console) -> None:
+def _print_rejected(out: str | Path, manifest: Manifest, console: PlainConsole) -> None:
     if manifest.rejected:
         console.print(f"{len(manifest.rejected):,} clips were not used; reasons in {address(out, 'rejected.jsonl')}")
         for rejection in manifest.rejected[:_NUM_SHOWN]:
-            console.print(f"  {escape(rejection.clip)}: {escape(rejection.reason)}", highlight=False)
+            console.print(f"  {rejection.clip}: {rejection.reason}", highlight=False)
     if manifest.notes:
         console.print(f"{len(manifest.notes):,} notes on odd clips are in {address(out, 'dataset.json')}")

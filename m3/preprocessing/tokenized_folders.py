@@ -10,7 +10,6 @@ are (length,) or, where the length is a square number, a square grid.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from m3.clips.base import ClipError
+from m3.clips.names import is_clip_id
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE_STRIDE, ModalityTable, frame_of
+from m3.core.reading import MAX_CAPTION_LENGTH, MAX_CAPTIONS, npy_of, parse_json, read_file
 from m3.core.types import FramePair, TokenizedPair
 from m3.shards.manifest import PAIR_MODALITIES, StoredModality, pair_modalities, stored_for
 from m3.shards.meta import pair_meta
@@ -29,6 +30,9 @@ from m3.shards.split import SPLITS
 
 FOLDERS_OF_SPLIT = {"train": ("train",), "eval": ("eval", "val", "valid", "validation"), "test": ("test",)}
 CAPTIONS = "captions"
+
+_MAX_BYTES = 2**24
+"""Of a file of one sample; tokens of a picture take about 1 kB."""
 
 
 class TokenizedFolders:
@@ -90,6 +94,8 @@ class TokenizedFolders:
         """
         if "." in sample_id:
             raise ClipError(f'{sample_id}: a sample\'s name must be free of "."')
+        if not is_clip_id(f"{split}-{sample_id}"):
+            raise ClipError(f"{sample_id}: a sample's name has letters, digits and _ + = , @ - only, at most 120 bytes")
         tokens = {modality.name: self._tokens(split, sample_id, modality) for modality in self.modalities}
         captions = self._captions(split, sample_id)
         canvas = {"mode": "unknown", "size": self.canvas_size, "window": [0.0] * 4}
@@ -224,6 +230,11 @@ class TokenizedFolders:
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise ClipError(f'{split}/{CAPTIONS}/{sample_id}/{path.name}: need {{"caption": "…"}} or a list of texts')
+        if len(captions) > MAX_CAPTIONS or any(len(caption) > MAX_CAPTION_LENGTH for caption in captions):
+            raise ClipError(
+                f"{split}/{CAPTIONS}/{sample_id}/{path.name}: need at most {MAX_CAPTIONS} captions of "
+                f"{MAX_CAPTION_LENGTH:,} characters"
+            )
         return captions
 
 
@@ -242,8 +253,9 @@ def _flat_or_square(length: int) -> tuple[tuple[int, ...], ...]:
 def _load(path: Path) -> np.ndarray:
     """An array of integers. Raises ClipError."""
     try:
-        ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(_load_json(path))
-    except (ValueError, OSError, EOFError) as error:
+        content = read_file(path, _MAX_BYTES)
+        ids = npy_of(content, _MAX_BYTES) if path.suffix == ".npy" else np.array(parse_json(content, path.name))
+    except (ValueError, OSError, OverflowError) as error:
         raise ClipError(f"{path.parent.name}/{path.name}: no array of tokens ({error})") from error
     if ids.dtype.kind not in "iu" or not ids.size:
         raise ClipError(f"{path.parent.name}/{path.name}: {ids.dtype} {ids.shape}, need whole numbers")
@@ -252,6 +264,6 @@ def _load(path: Path) -> np.ndarray:
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_file(path, _MAX_BYTES), path.name)
     except (ValueError, OSError) as error:
         raise ClipError(f"{path.parent.name}/{path.name}: not JSON ({error})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from m3.core.files import make_folder, write_text_atomic
 from m3.core.modalities import NUM_HORIZONS
@@ -28,7 +29,7 @@ def write_forecast(out: Path, result: ForecastResult, console: Console) -> None:
             table.add_row(f"+{k + 1}", "–", "–", "–")
             continue
         style = "bold green" if model > still else "bold"
-        table.add_row(f"+{k + 1}", f"[{style}]{model:.2f}[/]", f"{still:.2f}", f"{model - still:+.2f}")
+        table.add_row(f"+{k + 1}", Text(f"{model:.2f}", style), f"{still:.2f}", f"{model - still:+.2f}")
     sequences = f"{result.scores.model.num_sequences:,} sequences of {result.num_clips:,} clips, {NUM_HORIZONS} steps"
     console.print(
         f"PCK@{THRESHOLD:g} in percent, {sequences}; {len(result.skipped):,} label files skipped", highlight=False
@@ -38,5 +39,5 @@ def write_forecast(out: Path, result: ForecastResult, console: Console) -> None:
     for each in result.skipped:
         reasons[each.reason] = reasons.get(each.reason, 0) + 1
     for reason, number in sorted(reasons.items(), key=lambda item: -item[1])[:5]:
-        console.print(f"skipped   {number:,}: {reason}", highlight=False, soft_wrap=True)
-    console.print(f"scores    {path}", highlight=False, soft_wrap=True)
+        console.print(f"skipped   {number:,}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"scores    {path}", highlight=False, soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from m3.core.files import make_folder
 from m3.core.palette import BLANK, INK, PAPER
@@ -56,7 +57,7 @@ def print_inpainting(console: Console, record: dict[str, Any], out: Path) -> Non
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
     for name, entry in record["guesses"].items():
         within = "" if entry["ci95"] is None else "95% interval {:.2f} … {:.2f}".format(*entry["ci95"])
-        table.add_row(name.replace("_", " "), f"[bold]{entry['mean_error_px']:.2f} px[/]", within)
+        table.add_row(name.replace("_", " "), Text(f"{entry['mean_error_px']:.2f} px", "bold"), within)
     console.print(table)
     for name in ("inpainting.png", "inpainting.json"):
-        console.print(str(out / name), highlight=False, soft_wrap=True)
+        console.print(str(out / name), highlight=False, soft_wrap=True, markup=False)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from m3.core.files import make_folder
 from m3.core.frames import PairChain
+from m3.core.terminal import PlainConsole
 from m3.core.validation import check
 from m3.generation.completion import FRAMES, action_confusion, generated_frames
 from m3.generation.generation import Generation
@@ -94,7 +95,7 @@ def write_generation(
     scores: those of roll-outs under "", those of completed pairs by frame. metrics: those of the model.
     """
     _clear(out)
-    console = Console()
+    console = PlainConsole()
     for name, reason in made.undecoded.items():
         console.print(f"{name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     write = _write_roll_outs if made.is_rollout else _write_completion

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from m3.core.terminal import PlainConsole, printable
 from m3.metrics import Confusion, MetricSpec, Score
 from m3.metrics.specs import first_metrics
 
@@ -70,19 +71,19 @@ def print_confusion(console: Console, confusion: Confusion, of_what: str) -> Non
         row = class_name(true_name, _NAME_WIDTH), str(confusion.num_true[k])
         table.add_row(*map(Text, (*row, f"{100 * confusion.shares[k, k]:.1f}", ", ".join(mistakes))))
     if confusion.accuracy is not None:
-        table.add_row("all", str(confusion.num_samples), f"[bold]{100 * confusion.accuracy:.1f}[/]", "")
+        table.add_row("all", str(confusion.num_samples), Text(f"{100 * confusion.accuracy:.1f}", "bold"), "")
     console.print(table)
 
 
 def class_name(name: str, max_length: int) -> str:
     """The label of a class as text: "tennis_serve" is "tennis serve"; shortened by "…" if it is longer."""
-    words = name.replace("_", " ")
+    words = printable(name).replace("_", " ")
     return words if len(words) <= max_length else words[: max_length - 1] + "…"
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
     """The scores in as few tables as their width allows."""
-    unlimited = Console(width=1000)
+    unlimited = PlainConsole(width=1000)
     start = 0
     for end in range(1, len(scores) + 1):
         is_last = end == len(scores)
@@ -127,9 +128,9 @@ def _table(headers: Sequence[str]) -> Table:
     return table
 
 
-def _cell(score: Score, k: int) -> str:
+def _cell(score: Score, k: int) -> Text:
     model, still = score.model[k], score.nothing_moves[k]
     if model is None:
-        return "–"
+        return Text("–")
     style = "bold green" if verdict(score, k) == "better" else "bold"
-    return f"[{style}]{score.spec.text(model)}[/] | {score.spec.text(still)}"
+    return Text.assemble((score.spec.text(model), style), f" | {score.spec.text(still)}")

@@ -12,7 +12,9 @@ from typing import IO
 
 import numpy as np
 
+from m3.clips.names import is_sample_key
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, frame_of
+from m3.core.reading import npy_of, shown
 from m3.shards.manifest import SCHEMA_VERSION, Manifest, Shard, ShardError, StoredModality
 from m3.shards.meta import META_NAME, previous_frame, read_meta
 from m3.shards.transport import address, read_stored
@@ -30,14 +32,17 @@ def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
 
     WebDataset alone would not notice a tar that is cut off between two members. The bytes are in memory, those of a
     shard of more than 256 MiB in a temporary file.
-    Raises FileNotFoundError, OSError where it cannot be read, ShardError where its sha256 is not the manifest's.
+    Raises FileNotFoundError, OSError where it cannot be read, ShardError where its sha256 is not the manifest's, and
+    where it has more bytes than the manifest says.
     """
     try:
-        content, found = read_stored(root, shard.name, _copy_and_hash)
+        content, found = read_stored(root, shard.name, _copy_and_hash, shard.max_bytes)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{address(root, shard.name)}: no such shard, though the manifest lists it; {_REMEDY}"
         ) from error
+    except ValueError as error:
+        raise ShardError(f"{error}; {_REMEDY}") from error
     if found != shard.sha256:
         size = content.seek(0, io.SEEK_END)
         raise ShardError(
@@ -60,8 +65,8 @@ def _num_whole(content: IO[bytes]) -> int:
     """Number of samples with as many members as the first."""
     num_members = []
     try:
-        num_members.extend(len(members) for _, members in _samples(content))
-    except (tarfile.TarError, EOFError):
+        num_members.extend(len(members) for _, members in _samples(content, ""))
+    except ShardError:
         pass  # cut off: the sample that it stops in is not counted
     return num_members.count(num_members[0]) if num_members else 0
 
@@ -83,7 +88,7 @@ def samples_of(
     """As `read_shard`, for a shard that `open_shard` opened; closes it."""
     num_samples = 0
     with content:
-        for sample in _samples(content, members):
+        for sample in _samples(content, where, members):
             num_samples += 1
             if num_samples <= shard.num_pairs:
                 yield sample
@@ -91,23 +96,40 @@ def samples_of(
         raise ShardError(f"{where}: {num_samples} samples, but {shard.num_pairs} in the manifest; {_REMEDY}")
 
 
-def _samples(content: IO[bytes], wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(
+    content: IO[bytes], where: str, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Raises ShardError for anything but regular members of the length that their headers say, each once."""
+    num_bytes = content.seek(0, io.SEEK_END)
     content.seek(0)
-    key, members = "", {}
-    with tarfile.open(fileobj=content, mode="r:") as tar:
-        for member in tar:
-            stem, _, extension = member.name.partition(".")
-            if stem != key and key:
+    key, members = None, {}
+    for member in _members(content, where):
+        stem, _, extension = member.name.partition(".")
+        if stem != key:
+            if key is not None:
                 yield key, members
-                members = {}
-            key = stem
-            if wanted is None or extension in wanted:
-                content.seek(member.offset_data)  # four times as fast as tar.extractfile
-                members[extension] = content.read(member.size)
-                if len(members[extension]) < member.size:
-                    raise EOFError(f"{member.name} is cut off")
-    if key:
+            if not is_sample_key(stem):
+                raise ShardError(f"{where}: {shown(member.name)}: no key of a sample")
+            key, members = stem, {}
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse() or extension in members:
+            raise ShardError(f"{where}: {shown(member.name)}: a link, a folder, or twice in its sample; {_REMEDY}")
+        if not 0 <= member.size <= num_bytes - member.offset_data:
+            raise ShardError(f"{where}: {shown(member.name)} is cut off; {_REMEDY}")
+        if wanted is None or extension in wanted:
+            content.seek(member.offset_data)  # four times as fast as tar.extractfile
+            members[extension] = content.read(member.size)
+    if key is not None:
         yield key, members
+
+
+def _members(content: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar."""
+    try:
+        with tarfile.open(fileobj=content, mode="r:") as tar:
+            yield from tar
+    # tarfile raises these for damaged headers too
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise ShardError(f"{where}: no tar archive, or a damaged one ({error}); {_REMEDY}") from error
 
 
 def token_row(members: dict[str, bytes], manifest: Manifest, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +187,7 @@ def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, wh
     if member not in members:
         raise ShardError(f"{where}: no member {member}")
     try:
-        ids = np.load(io.BytesIO(members[member]), allow_pickle=False)
+        ids = npy_of(members[member], 2 * modality.length)
     except ValueError as error:
         raise ShardError(f"{where}: {member} is no array ({error})") from error
     if ids.dtype != np.uint16 or ids.shape != modality.shape:

@@ -12,7 +12,7 @@ from m3.shards.transport import address, read_stored
 def read_text_tokenizer(root: str | Path, manifest: Manifest) -> str | None:
     """The JSON of the tokenizer of the captions; None where the data set has none.
 
-    Raises ValueError where the file is not the one that the manifest lists.
+    Raises ValueError where the file is not the one that the manifest lists, FileNotFoundError, OSError.
     """
     if manifest.text_tokenizer is None:
         return None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from m3.core.progress import track
 from m3.shards.manifest import Manifest, Shard
 from m3.shards.meta import KEYS_OF_VERSION_2, META_TYPES, captions_of, pair_info, read_meta
 from m3.shards.reader import read_shard, token_row
 from m3.shards.split import SPLITS
+from m3.shards.text import read_text_tokenizer
 
 
 def verify_dataset(root: str | Path) -> tuple[Manifest, list[str]]:
@@ -40,7 +39,7 @@ def verify_dataset(root: str | Path) -> tuple[Manifest, list[str]]:
                     faults.append(f"{where}: the same key is in {split_of_key[key]} already")
                 split_of_key[key] = split
                 faults += _faults_of_sample(members, manifest, key, where)
-                splits_of_clip.setdefault(_clip(members), set()).add(split)
+                splits_of_clip.setdefault(key.rpartition("-")[0], set()).add(split)
         except (OSError, ValueError) as error:
             faults.append(str(error))
     if not faults:  # counts of a data set with damaged shards would only repeat the fault
@@ -65,8 +64,6 @@ def _faults_of_sample(members: dict[str, bytes], manifest: Manifest, key: str, w
     except ValueError as error:
         yield str(error)
         return
-    if key != f"{info.clip}-{info.reference:06d}":
-        yield f"{where}: meta.json is of clip {info.clip}, reference frame {info.reference}"
     if manifest.schema_version == 2:
         return
     for name, expected in META_TYPES.items():
@@ -76,19 +73,12 @@ def _faults_of_sample(members: dict[str, bytes], manifest: Manifest, key: str, w
         yield f"{where}: action {info.action!r} is not among the manifest's"
 
 
-def _clip(members: dict[str, bytes]) -> str:
-    try:
-        return pair_info("", read_meta(members, "")).clip
-    except ValueError:
-        return ""  # reported by _faults_of_sample
-
-
 def _faults_of_clips(manifest: Manifest, splits_of_clip: dict[str, set[str]]) -> Iterator[str]:
     for split in SPLITS:
         found = sum(split in splits for splits in splits_of_clip.values())
         if found != manifest.num_clips[split]:
             yield f"{split} holds pairs of {found} clips, but {manifest.num_clips[split]} in the manifest"
-    if manifest.settings.get("split", {}).get("unit") != "pair":
+    if (manifest.settings.get("split") or {}).get("unit") != "pair":
         for clip, splits in splits_of_clip.items():
             if len(splits) > 1:
                 yield f"clip {clip} is in {' and '.join(sorted(splits))}: test clips were trained on"
@@ -100,11 +90,9 @@ def _unlisted(root: Path, shards: list[tuple[str, Shard]]) -> list[Path]:
 
 
 def _faults_of_text_tokenizer(root: Path, manifest: Manifest) -> Iterator[str]:
-    stored: dict[str, Any] | None = manifest.text_tokenizer
-    if stored is None:
-        return
-    path = root / stored["file"]
-    if not path.is_file():
-        yield f"{path}: no such file, though the manifest lists it"
-    elif hashlib.sha256(path.read_bytes()).hexdigest() != stored["sha256"]:
-        yield f"{path}: not the text tokenizer that the manifest lists (sha256 differs)"
+    try:
+        read_text_tokenizer(root, manifest)
+    except FileNotFoundError as error:
+        yield f"{error}, though the manifest lists it"
+    except (OSError, ValueError) as error:
+        yield f"not the text tokenizer that the manifest lists: {error}"

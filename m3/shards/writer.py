@@ -38,7 +38,8 @@ def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_p
     shards = []
     while chunk := list(islice(remaining, pairs_per_shard)):
         name = f"{split}/{len(shards):06d}.tar"
-        shards.append(Shard(name, len(chunk), _write_tar(root / name, chunk)))
+        sha256 = _write_tar(root / name, chunk)
+        shards.append(Shard(name, len(chunk), sha256, (root / name).stat().st_size))
     return tuple(shards)
 
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from m3.core.files import atomic_file, write_text_atomic
 from m3.core.renames import rename_swept_keys
+from m3.core.terminal import PlainConsole
 from m3.sweep.records import Trial, best_of, read_sweep, settle, swept_settings
 
 _STYLES = {"done": "green", "running": "blue", "interrupted": "yellow"}
@@ -54,7 +54,7 @@ class SweepReport(Callback):
         if trials := read_sweep(folder):
             table = write_csv(folder / "sweep.csv", trials, self.value)
             plot = write_plot(folder / "sweep.png", trials, self.value, self.direction)
-            console = Console()
+            console = PlainConsole()
             console.print(table_of(trials, self.value, self.direction))
             console.print(f"{table}, {plot}", highlight=False, soft_wrap=True)
         return trials
@@ -67,12 +67,12 @@ def table_of(trials: list[Trial], value: str, direction: str) -> Table:
     for header in ("trial", *swept, value, "time", "status"):
         table.add_column(header, justify="left" if header in swept or header == "status" else "right")
     for row, trial in enumerate(trials):
-        settings = [escape(_short(values[row])) for values in swept.values()]
+        settings = [_short(values[row]) for values in swept.values()]
         number = "–" if trial.value is None else f"{trial.value:.4f}"
         seconds = "" if trial.seconds is None else f"{trial.seconds:,.0f} s"
-        status = f"[{_STYLES.get(trial.status, 'red')}]{trial.status}[/]"
-        words = "★ best" if trial is best else escape(trial.reason)
-        table.add_row(str(trial.number), *settings, number, seconds, f"{status} {words}".strip(),
+        words = "★ best" if trial is best else trial.reason
+        status = Text.assemble((trial.status, _STYLES.get(trial.status, "red")), f" {words}".rstrip())
+        table.add_row(str(trial.number), *map(Text, settings), number, seconds, status,
                       style="bold" if trial is best else None)  # fmt: skip
     return table
 

@@ -14,6 +14,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from m3.core.modalities import MAX_VOCAB_SIZE
+from m3.core.reading import Record, parse_json
 
 PAD, END = "[PAD]", "[EOS]"
 PAD_ID, END_ID = 0, 1
@@ -61,19 +62,41 @@ def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
     return tokenizer.to_str()
 
 
+def _check_kind(json_text: str) -> None:
+    """Raises ValueError unless a text describes a byte-level BPE with the parts of `train_text_tokenizer` alone."""
+    where = "not the JSON of a text tokenizer"
+    found = Record(parse_json(json_text, where), where)
+    for key in ("truncation", "padding", "normalizer", "post_processor"):
+        if not found.is_null(key):
+            raise found.error(key, "null")
+    model = found.record("model")
+    model.text("type", "BPE")
+    if not model.is_null("dropout"):
+        raise model.error("dropout", "null")
+    for key in ("pre_tokenizer", "decoder"):
+        found.record(key).text("type", "ByteLevel")
+    added = [(each.text("content"), each.count("id")) for each in found.records("added_tokens", 2)]
+    if added != [(PAD, PAD_ID), (END, END_ID)]:
+        raise found.error("added_tokens", f"{PAD} and {END}")
+
+
 class TextTokenizer:
     """Captions ↔ ids 0 … num_ids − 1.
 
     Args:
         json_text: result of `train_text_tokenizer`.
 
-    Raises ValueError for any other text.
+    Raises ValueError for any other text, also for other kinds of tokenizers: the library's format can hold patterns
+    that take forever to match, and lengths to pad to.
     """
 
     def __init__(self, json_text: str) -> None:
+        _check_kind(json_text)
         try:
             self._tokenizer = Tokenizer.from_str(json_text)
-        except Exception as error:  # the library raises plain Exceptions
+        except BaseException as error:  # the library raises plain Exceptions, and its Rust code panics
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise ValueError(f"not the JSON of a text tokenizer: {error}") from error
         if (self._tokenizer.token_to_id(PAD), self._tokenizer.token_to_id(END)) != (PAD_ID, END_ID):
             raise ValueError(f"not a text tokenizer of m3: {PAD} must have id {PAD_ID} and {END} id {END_ID}")

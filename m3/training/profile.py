@@ -16,10 +16,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import Profiler
-from rich.console import Console
 from rich.table import Table
 
 from m3.core.files import write_text_atomic
+from m3.core.terminal import PlainConsole
 from m3.core.validation import check
 from m3.model.encoder_decoder import EncoderDecoder
 
@@ -162,10 +162,10 @@ class StepProfile(DataWait):
         known = {part: parts[part] for part in _PARTS.values() if part in parts}
         for part, seconds in {**known, _REST: whole_s - sum(known.values())}.items():
             table.add_row(part, f"{1000 * seconds / num_steps:,.2f}", f"{seconds / whole_s:.1%}")
-        Console().print(table)
+        PlainConsole().print(table)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = StringIO()
-        Console(file=text, width=100).print(table)
+        PlainConsole(file=text, width=100).print(table)
         write_text_atomic(self.path, text.getvalue())
         print(f"written to {self.path}", flush=True)
 

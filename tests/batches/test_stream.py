@@ -305,8 +305,8 @@ def test_roots_that_cannot_be_are_refused(world, request) -> None:
         module(f"{request.getfixturevalue('http')}/nowhere")
     with pytest.raises(ValueError, match="pipe:cat x: a command needs {}"):
         module("pipe:cat x")
-    with pytest.raises(OSError, match="pipe:exit 3 .*cannot be read.*exit 3"):
-        module("pipe:exit 3 {}")
+    with pytest.raises(OSError, match="pipe:sh .*cannot be read.*exit 3"):
+        module("pipe:sh -c 'exit 3' {}")
     with pytest.raises(ValueError, match=r"gopher://x/dataset\.json: .*m3-motion\[stream\]"):
         module("gopher://x")
     with pytest.raises(ValueError, match="token tables are made in a local folder.*data.backend=stream"):

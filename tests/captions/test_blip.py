@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def test_weights_of_something_else_are_refused(weights, tmp_path):
 def test_a_wrong_setting_is_named(weights, key, value):
     with pytest.raises(ValueError, match=f"captioner.{key}="):
         BlipCaptioner(str(weights), **{key: value})
+
+
+@pytest.mark.parametrize(("file", "place", "value"), [
+    ("config.json", ("text_config", "num_hidden_layers"), 10**9),
+    ("config.json", ("vision_config", "image_size"), 1e30), ("config.json", ("text_config", "vocab_size"), 10**30),
+    ("processor_config.json", ("image_processor", "size"), {"height": 10**6, "width": 10**6}),
+])  # fmt: skip
+def test_sizes_are_bounded_before_anything_is_built(weights, tmp_path, file, place, value):
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / file).read_text())
+    node = content
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"captioner.path={tmp_path}: .*{file}: .* need at most"):
+        BlipCaptioner(str(tmp_path), device="cpu")
 
 
 def test_without_network_the_cached_files_are_used(weights, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import scipy.io
 from PIL import Image
 from support.tiny_world import frame, label_fields, write_clip, write_label, write_world
 
+from m3.clips import penn_action
 from m3.clips.base import ClipError, DamagedFrame, evenly_spaced
 from m3.clips.canvas import CropCanvas, Window
 from m3.clips.penn_action import PennAction, read_label
@@ -146,10 +147,10 @@ def test_a_matlab_v73_file_is_named(tmp_path: Path):
 def test_an_unreadable_label_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_world(tmp_path, 2)
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, max_bytes: int) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(penn_action, "read_file", refuse)
     source = PennAction(tmp_path)
     with pytest.raises(ClipError, match=r"^0001.mat: not readable \(Permission denied\)$"):
         source.read("0001")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from support.tiny_world import frame
 
+from m3.clips import picture_files
 from m3.clips.base import ClipError, DamagedFrame
 from m3.clips.picture_files import PictureFiles, picture_size
 
@@ -122,7 +123,7 @@ def test_an_unreadable_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(picture_files, "open_regular", refuse)
     with pytest.raises(DamagedFrame, match=r"/1.png: not a readable picture \(Permission denied\)$"):
         PictureFiles([tmp_path / "0.png", tmp_path / "1.png"], (4, 4), "the label")[1]
 

@@ -37,8 +37,8 @@ def shards_of(root: Path, *overrides: str) -> Manifest:
 
 
 def prompts_of(root: Path, paths: list[Path], num_frames: int = 4, joints: Path | None = None) -> Prompts:
-    manifest = Manifest.load(root / "data") if (root / "data").exists() else None
-    how = preparation(32, num_frames, manifest, "data")
+    settings = Manifest.load(root / "data").preparation if (root / "data").exists() else None
+    how = preparation(32, num_frames, settings, "data")
     return prompts_of_files(paths, joints, num_frames, TABLE, MiniTokenizer(), how)
 
 

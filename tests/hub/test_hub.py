@@ -106,7 +106,7 @@ def test_generation_and_training_take_the_folder(loaded: LoadedModel, random_wor
         ("config.json", lambda text: text.replace(b'"format": 1', b'"format": 2'), "this m3 reads 'm3', 1"),
         ("config.json", lambda text: b"{}", "not a model of m3"),
         ("config.json", lambda text: b"[1]", "not a model of m3"),
-        ("config.json", lambda text: text[:50], "config.json: no JSON"),
+        ("config.json", lambda text: text[:50], "config.json: not JSON"),
         ("config.json", lambda text: text.replace(b'"tokenizer"', b'"tokenizers"'), "config.json: .*data.tokenizer$"),
         ("config.json", lambda text: text.replace(b'"canvas_size"', b'"canvas"'), "config.json: .*data.canvas_size$"),
         ("config.json", lambda text: text.replace(b'"step"', b'"steps"'), "config.json: .*training.step$"),

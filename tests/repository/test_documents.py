@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "bench/RESULTS.md"]
+DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "bench/RESULTS")]
+DOCUMENTS += [*ROOT.glob("docs/*.md")]
 OPTIONS = [*ROOT.glob("m3/conf/**/*.yaml")]
 NEW = {"m3/clips/pendulum.py", "m3.clips.pendulum.Pendulum", "m3/vocabularies/depth.py"}
 """Files that docs/extending.md tells its reader to write."""
