@@ -6,18 +6,30 @@ needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from m3.core.files import atomic_file, write_text_atomic
+from m3.core.files import (
+    Hashing,
+    WriteError,
+    atomic_file,
+    make_folder,
+    remove_unfinished,
+    write_atomic,
+    write_text_atomic,
+)
 from m3.core.progress import track
 from m3.core.types import PairInfo
+from m3.core.weights import fingerprint
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
 from m3.shards.meta import captions_of, pair_info, read_meta
 from m3.shards.reader import read_shard, token_row
@@ -27,6 +39,12 @@ from m3.tokens.text import TextTokenizer
 
 _VERSION = 2
 """Of the files below; tables of other versions are built anew."""
+
+_log = logging.getLogger(__name__)
+
+
+class _DamagedTable(ValueError):
+    """The files of a token table are not those that were written."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,10 @@ class TokenTable:
 
     @classmethod
     def open(cls, root: str | Path, split: str, folder: str | Path | None = None) -> TokenTable:
-        """The table of a split of the data set `root`, built now if it is not there.
+        """The table of a split of the data set `root`, built now if it is not there or damaged.
+
+        All its files are compared with the sha256 that was stored when they were written. A table of an earlier
+        version, which has none, is built again where the shards are there, and else used with a warning.
 
         folder: of the token tables; None for `root/.tables`.
         Raises FileNotFoundError without a data set, ValueError where a shard contradicts the manifest or the data set
@@ -66,25 +87,14 @@ class TokenTable:
         if split not in manifest.shards:
             raise ValueError(f"split {split!r} is not in {root}: it has {list(manifest.shards)}")
         folder = root / TABLES_FOLDER if folder is None else Path(folder)
-        files = _Files.of(folder, split, manifest_hash(root))
-        if not all(path.is_file() for path in files):
-            _build(root, manifest, split, files)
-        infos = json.loads(files.infos.read_text(encoding="utf-8"))
-        pairs = [PairInfo(**info["pair"]) for info in infos]
-        num_pairs = manifest.num_pairs(split)
-        if len(pairs) != num_pairs:
-            raise ValueError(f"{files.infos}: {len(pairs)} pairs, need {num_pairs}; delete the file")
-        tokens, lengths = (
-            _mapped(path, (num_pairs, width))
-            for path, width in ((files.tokens, manifest.row_length), (files.lengths, len(manifest.modalities)))
-        )
+        stored = _open_or_build(root, manifest, split, _Files.of(folder, split, manifest_hash(root)))
         text = read_text_tokenizer(root, manifest)
         return cls(
             manifest,
-            tokens,
-            lengths,
-            pairs,
-            [info["caption"] for info in infos],
+            stored.tokens,
+            stored.lengths,
+            stored.pairs,
+            stored.captions,
             None if text is None else TextTokenizer(text),
         )
 
@@ -136,54 +146,144 @@ def columns_of(manifest: Manifest, names: Sequence[str], variant: str | None = N
 
 
 class _Files(NamedTuple):
-    """The files of a token table; the tokens are written last."""
+    """The files of a token table; the digests are written last."""
 
     tokens: Path
     lengths: Path
     infos: Path
+    digests: Path
 
     @staticmethod
     def of(folder: Path, split: str, identity: str) -> _Files:
         stem = f"{split}-{identity[:32]}-v{_VERSION}"
-        return _Files(*(folder / f"{stem}{suffix}" for suffix in (".npy", ".lengths.npy", ".json")))
+        return _Files(*(folder / f"{stem}{suffix}" for suffix in (".npy", ".lengths.npy", ".json", ".sha256.json")))
+
+    @property
+    def content(self) -> tuple[Path, ...]:
+        """The files that have digests."""
+        return self.tokens, self.lengths, self.infos
+
+
+class _Stored(NamedTuple):
+    """What the files hold: see `TokenTable`."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    pairs: list[PairInfo]
+    captions: list[str]
+
+
+def _open_or_build(root: Path, manifest: Manifest, split: str, files: _Files) -> _Stored:
+    if not all(path.is_file() for path in files.content):
+        _build(root, manifest, split, files)
+        return _read(files, manifest, split)
+    if not files.digests.is_file():
+        return _without_digests(root, manifest, split, files)
+    try:
+        _check_digests(files)
+        return _read(files, manifest, split)
+    except _DamagedTable as damage:
+        _log.warning("%s: the token table is built again from the shards", damage)
+        try:
+            _build(root, manifest, split, files)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{damage}, and the token table cannot be built again: {error}") from error
+        return _read(files, manifest, split)
+
+
+def _without_digests(root: Path, manifest: Manifest, split: str, files: _Files) -> _Stored:
+    """The table of an earlier version, which stored no digests: built again where that is possible."""
+    try:
+        _build(root, manifest, split, files)
+    except (OSError, ValueError) as error:
+        _log.warning(
+            "%s: made by an earlier version, without digests that would show damage, and not built again (%s): it is "
+            "used unchecked", files.tokens, error,
+        )  # fmt: skip
+    return _read(files, manifest, split)
+
+
+def _check_digests(files: _Files) -> None:
+    """Raises _DamagedTable naming a file that is not the one that was written."""
+    try:
+        stored = json.loads(files.digests.read_bytes())
+        wanted = [stored[path.name] for path in files.content]
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise _DamagedTable(f"{files.digests}: damaged ({type(error).__name__}: {error})") from error
+    for path, digest in zip(files.content, wanted):
+        if (found := fingerprint([path])) != digest:
+            raise _DamagedTable(f"{path}: damaged, its sha256 is {found[:12]}…, not {str(digest)[:12]}… as written")
+
+
+def _read(files: _Files, manifest: Manifest, split: str) -> _Stored:
+    """Raises _DamagedTable for files that are no table of this split."""
+    num_pairs = manifest.num_pairs(split)
+    try:
+        infos = json.loads(files.infos.read_bytes())
+        pairs, captions = [PairInfo(**info["pair"]) for info in infos], [info["caption"] for info in infos]
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise _DamagedTable(f"{files.infos}: damaged ({type(error).__name__}: {error}); delete the file") from error
+    if len(pairs) != num_pairs:
+        raise _DamagedTable(f"{files.infos}: {len(pairs)} pairs, need {num_pairs}; delete the file")
+    tokens = _mapped(files.tokens, (num_pairs, manifest.row_length))
+    return _Stored(tokens, _mapped(files.lengths, (num_pairs, len(manifest.modalities))), pairs, captions)
 
 
 def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if not shape[0]:  # an empty file cannot be mapped
         return np.zeros(shape, np.uint16)
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if values.shape != shape or values.dtype != np.uint16:
-        raise ValueError(f"{path}: {values.dtype} {values.shape}, need uint16 {shape}; delete the file")
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy raises errors of many types for damaged headers
+        raise _DamagedTable(f"{path}: damaged ({type(error).__name__}: {error}); delete the file") from error
+    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.uint16:
+        found = f"{getattr(values, 'dtype', 'no array')} {getattr(values, 'shape', '')}"
+        raise _DamagedTable(f"{path}: {found}, need uint16 {shape}; delete the file")
     return values
 
 
 def _build(root: Path, manifest: Manifest, split: str, files: _Files) -> None:
-    """Write all files, the tokens last. Several ranks may do so at once."""
-    tokens, lengths, infos = _read_split(root, manifest, split)
+    """Write all files, the digests last. Several ranks may do so at once.
+
+    The tokens go to the disk row by row: memory does not grow with them.
+    """
+    folder = files.tokens.parent
+    num_pairs = manifest.num_pairs(split)
+    lengths = np.zeros((num_pairs, len(manifest.modalities)), dtype=np.uint16)
     try:
-        files.tokens.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(files.infos, json.dumps(infos))
-        for path, values in ((files.lengths, lengths), (files.tokens, tokens)):
-            with atomic_file(path) as file:
-                np.save(file, values, allow_pickle=False)
-    except OSError as error:
+        make_folder(folder)
+        remove_unfinished(folder)
+        with atomic_file(files.tokens) as file:
+            hashing = Hashing(file)
+            np.lib.format.write_array_header_1_0(hashing, _header((num_pairs, manifest.row_length)))
+            infos = _copy_split(root, manifest, split, hashing, lengths)
+        digests = {files.tokens.name: hashing.sha256.hexdigest()}
+        buffer = BytesIO()
+        np.save(buffer, lengths, allow_pickle=False)
+        for path, content in ((files.lengths, buffer.getvalue()), (files.infos, json.dumps(infos).encode("utf-8"))):
+            write_atomic(path, content)
+            digests[path.name] = hashlib.sha256(content).hexdigest()
+        write_text_atomic(files.digests, json.dumps(digests))
+    except WriteError as error:
         raise OSError(
             f"cannot write the token table of {root} ({error.filename}: {error.strerror}): "
-            f"make {files.tokens.parent} a writable folder with room for it, or copy the data set"
+            f"make {folder} a writable folder with room for it, or copy the data set"
         ) from error
 
 
-def _read_split(root: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    num_pairs = manifest.num_pairs(split)
-    tokens = np.zeros((num_pairs, manifest.row_length), dtype=np.uint16)
-    lengths = np.zeros((num_pairs, len(manifest.modalities)), dtype=np.uint16)
+def _header(shape: tuple[int, int]) -> dict[str, Any]:
+    return {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False, "shape": shape}
+
+
+def _copy_split(root: Path, manifest: Manifest, split: str, file: Hashing, lengths: np.ndarray) -> list[dict[str, Any]]:
+    """Writes the tokens of all pairs to `file` and their lengths into `lengths` (num_pairs, K); returns the rest."""
     infos: list[dict[str, Any]] = []
     shards = manifest.shards[split]
     for shard in track(shards, len(shards), f"token table of {split}"):
         for key, members in read_shard(root, shard):
             where = f"{root / shard.name}: {key}"
-            row = len(infos)
-            tokens[row], lengths[row] = token_row(members, manifest, where)
+            tokens, lengths[len(infos)] = token_row(members, manifest, where)
+            file.write(tokens.tobytes())
             pair = pair_info(key, read_meta(members, where), where)
             infos.append({"pair": asdict(pair), "caption": next(iter(captions_of(members, where)), "")})
-    return tokens, lengths, infos
+    return infos

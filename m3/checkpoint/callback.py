@@ -11,9 +11,17 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from m3.checkpoint.files import BEST, checkpoint_path, copy_checkpoint, numbered_checkpoints
+from m3.checkpoint.files import (
+    BEST,
+    AtomicCheckpointIO,
+    CheckpointWriteError,
+    checkpoint_path,
+    copy_checkpoint,
+    numbered_checkpoints,
+    set_aside,
+)
 from m3.core.signals import Interrupted, StopRequest
-from m3.training.logs import is_log_step
+from m3.training.ranks import StopVote
 
 
 class Checkpoints(Checkpoint):
@@ -42,6 +50,7 @@ class Checkpoints(Checkpoint):
         self._newest_step: int | None = None  # step of the newest checkpoint
         self._is_stopping = False
         self._request = StopRequest()
+        self._vote = StopVote()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss": self.best_loss, "best_step": self.best_step}
@@ -60,6 +69,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
+            set_aside(self.folder, trainer.global_step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._request.listen()  # replaces Lightning's handler, which is installed before
@@ -78,8 +88,10 @@ class Checkpoints(Checkpoint):
             trainer.should_stop = True  # Lightning then evaluates before it leaves the loop
             return
         # All ranks must stop at the same step; asking them waits for the device.
-        if trainer.world_size == 1 or is_log_step(trainer, step):
+        if trainer.world_size == 1:
             self._ask_to_stop(trainer)
+        elif self._vote.is_due(step):
+            self._is_stopping = self._vote.any_rank(self._request.signal is not None, step, trainer)
         if step % self.eval_every_n_steps:
             self._save_if_due(trainer)
 
@@ -94,7 +106,7 @@ class Checkpoints(Checkpoint):
             return
         self._ask_to_stop(trainer)
         if is_best and not self._is_due(step):
-            trainer.save_checkpoint(self.folder / BEST)
+            self._write(trainer, self.folder / BEST)
         self._save_if_due(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,14 +137,32 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         path = checkpoint_path(self.folder, trainer.global_step)
-        trainer.save_checkpoint(path)
+        self._write(trainer, path)
         self._newest_step = trainer.global_step
+        failure = None
         if trainer.is_global_zero:
-            if self.best_step == trainer.global_step:
-                copy_checkpoint(path, self.folder / BEST)
-            for old in numbered_checkpoints(self.folder)[: -self.keep]:
-                old.unlink()
+            try:
+                if self.best_step == trainer.global_step:
+                    copy_checkpoint(path, self.folder / BEST)
+                for old in numbered_checkpoints(self.folder)[: -self.keep]:
+                    old.unlink(missing_ok=True)
+            except CheckpointWriteError as error:
+                failure = error
+        _raise_on_all_ranks(trainer, failure)
+
+    def _write(self, trainer: pl.Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path)
+        io = trainer.strategy.checkpoint_io
+        _raise_on_all_ranks(trainer, io.failure if isinstance(io, AtomicCheckpointIO) else None)
 
     def _ask_to_stop(self, trainer: pl.Trainer) -> None:
         was_asked = self._request.signal is not None
         self._is_stopping = trainer.strategy.reduce_boolean_decision(was_asked, all=False)
+
+
+def _raise_on_all_ranks(trainer: pl.Trainer, failure: CheckpointWriteError | None) -> None:
+    """Raises the failure of the first rank there, and ends the others without a word: none waits for another."""
+    if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
+        raise failure or SystemExit(1)
+    if failure is not None:
+        raise failure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from m3.core.files import make_folder, write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.core.reading import shown
 from m3.core.validation import check
+from m3.core.weights import weights_fingerprint
 from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.text import TextTokenizer
@@ -142,11 +142,7 @@ class LoadedModel:
     @property
     def fingerprint(self) -> str:
         """sha256, hexadecimal, over the names, dtypes, shapes and bytes of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_fingerprint(self.model.state_dict())
 
     @property
     def _subject(self) -> Subject:

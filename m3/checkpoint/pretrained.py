@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from torch import Tensor
 
+from m3.checkpoint.files import load_safetensors
 from m3.checkpoint.resume_check import BINDING, missing
 from m3.checkpoint.stored import OPTIONAL_DATA
 from m3.core.files import write_atomic, write_text_atomic
 from m3.core.reading import Record, parse_json, read_file
-from m3.core.weights import find_weights, is_repository
+from m3.core.weights import find_weights, is_repository, not_finite, weights_fingerprint
 from m3.model.encoder_decoder import EncoderDecoder
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
+
+_log = logging.getLogger(__name__)
 
 _SECTIONS = ("optim", "loss", "seed")
 """Sections of a run's configuration that are shared beside the model: how it was trained."""
@@ -72,6 +77,7 @@ def write_pretrained(
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},
     }
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    content["weights"] = weights_fingerprint(weights)
     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
     write_text_atomic(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
@@ -94,12 +100,30 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
     training, step = found.mapping("training"), found.record("training").count("step", high=2**62)
     config = {"model": {**found.mapping("model"), "table": found.mapping("modalities")}}
     config |= {key: value for key, value in training.items() if key != "step"}
-    try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS}: holds no weights, or is damaged ({error})") from error
+    weights = load_safetensors(folder / WEIGHTS, device)
+    _check_weights(folder, content, weights)
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
     return {"m3": {"config": config, "data": found.mapping("data")}, "state_dict": state, "global_step": step}
+
+
+def _check_weights(folder: Path, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where the weights are not finite, or not those that were written."""
+    if bad := not_finite(weights):
+        raise ValueError(
+            f"{folder / WEIGHTS}: weights that are not finite, in {len(bad)} tensors, the first is {bad[0]}"
+        )
+    if "weights" not in content:
+        _say_without_fingerprint(str(folder))
+    elif (found := weights_fingerprint(weights)) != content["weights"]:
+        raise ValueError(
+            f"{folder / WEIGHTS}: damaged, or of another model: its weights have the sha256 {found[:12]}…, but "
+            f"{str(content['weights'])[:12]}… in {CONFIG}; copy or download both files again"
+        )
+
+
+@functools.cache
+def _say_without_fingerprint(folder: str) -> None:
+    _log.warning("%s: written by an earlier version, without a fingerprint that would show damage", folder)
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:

@@ -6,16 +6,13 @@ is a stored buffer; blocks are named `encoder.blocks.…`.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from m3.checkpoint.files import load_plain, load_safetensors
 from m3.model.encoder_decoder import EncoderDecoder
 
 _TABLE = "table"  # name of the vocabulary that all modalities share
@@ -29,12 +26,9 @@ def read_published(file: str | Path) -> dict[str, Tensor]:
     Raises ValueError naming the file if it holds something else.
     """
     file = Path(file)
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{file}: holds no weights, or is damaged ({type(error).__name__}: {error})") from error
+    if file.suffix == ".safetensors":
+        return load_safetensors(file)
+    content = load_plain(file)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -49,11 +43,7 @@ def is_m3_checkpoint(file: Path) -> bool:
     """True for a checkpoint of m3's training, False for a bare state dict. Raises ValueError for a damaged file."""
     if file.suffix == ".safetensors":
         return False
-    try:
-        # A zip archive, torch's format since 1.6, can be memory-mapped; older files are read as a whole.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{file}: not a checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
+    content = load_plain(file)
     return isinstance(content, dict) and "m3" in content
 
 
@@ -88,8 +78,37 @@ def load_published(model: EncoderDecoder, weights: dict[str, Tensor], source: st
     ]
     faults += _norm_faults(weights, own) + _position_faults(model, weights)
     if faults:
-        raise ValueError(f"{source} is not the published model in the size of this one: " + "; ".join(sorted(faults)))
+        size = _other_size(weights, own)
+        raise ValueError(
+            f"{source} is not the published model in the size of this one: {size}{'; '.join(sorted(faults))}"
+        )
     model.load_state_dict(renamed)
+
+
+def _other_size(weights: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """The size of the given weights and the keys that set it, where this model has another; else ""."""
+    given = {_own_name(name): tensor for name, tensor in weights.items()}
+    size, here = _size(given), _size(own)
+    if size == here or 0 in size:
+        return ""
+    width, encoder_depth, decoder_depth = size
+    keys = f"model.width={width} model.encoder_depth={encoder_depth} model.decoder_depth={decoder_depth}"
+    where = f"(here {here[0]}, {here[1]} + {here[2]})"
+    return f"width {width}, {encoder_depth} + {decoder_depth} blocks {where}: set {_OPTION_OF_SIZE.get(size, keys)}; "
+
+
+_OPTION_OF_SIZE = {(512, 6, 6): "model=m3", (640, 8, 8): "model=m4"}
+"""Sizes of published runs → the option that has them."""
+
+
+def _size(weights: dict[str, Tensor]) -> tuple[int, int, int]:
+    """Width and numbers of encoder and decoder blocks; 0 for what cannot be told."""
+    embedding = weights.get(f"enc_tok_emb.{_TABLE}.weight")
+    width = embedding.shape[1] if embedding is not None and embedding.ndim == 2 else 0
+    numbers = [[int(m[1]) for name in weights if (m := re.match(rf"{side}\.(\d{{1,4}})\.", name))]
+               for side in ("encoder", "decoder")]  # fmt: skip
+    encoder_depth, decoder_depth = (max(found, default=-1) + 1 for found in numbers)
+    return width, encoder_depth, decoder_depth
 
 
 def _own_name(published: str) -> str:

@@ -35,7 +35,10 @@ def check_resumable(path: Path, identity: dict[str, Any]) -> None:
     """Raises ValueError listing the differences between a checkpoint and the run that is to continue it."""
     saved = read_checkpoint(path)["m3"]
     if differences := resume_differences(saved, identity):
-        raise ValueError(f"{path} cannot be continued, it was made with other settings: " + "; ".join(differences))
+        raise ValueError(
+            f"{path} cannot be continued (init_from={path.parent.parent} and another name=… start from its weights), "
+            f"it was made with other settings: {'; '.join(differences)}"
+        )
 
 
 def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

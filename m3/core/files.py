@@ -6,16 +6,19 @@ temporary file is removed after any failure except the death of the process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.tmp$")
+_UNFINISHED_AGE_S = 3600.0
 
 
 class WriteError(OSError):
@@ -77,8 +80,10 @@ def _temporary_name(path: Path) -> str:
 
 
 def _is_about(error: OSError, temporary: Path) -> bool:
-    """Failed writes carry no file name; failed system calls do."""
-    return error.filename is None or Path(str(error.filename)).is_relative_to(temporary)
+    """Failed writes carry a number and no file name, failed system calls both; a message alone is of other code."""
+    if error.filename is None:
+        return error.errno is not None
+    return Path(str(error.filename)).is_relative_to(temporary)
 
 
 def _write_error(cause: OSError, path: Path) -> WriteError:
@@ -98,6 +103,29 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[BinaryIO]:
         if fsync:
             file.flush()
             os.fsync(file.fileno())
+
+
+class Hashing:
+    """A binary file that takes the sha256 of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete temporary files in the folder that a process left which was killed while it wrote them.
+
+    A file that was written to within the last hour may belong to a process that goes on: it stays.
+    """
+    for path in folder.glob("*.tmp"):
+        with suppress(OSError):  # another process deletes it too
+            if _TEMPORARY.search(path.name) and time.time() - path.stat().st_mtime > _UNFINISHED_AGE_S:
+                path.unlink()
 
 
 def make_folder(path: Path) -> None:

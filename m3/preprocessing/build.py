@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from m3.captions import Captioner
 from m3.clips.base import ClipError
 from m3.core.files import WriteError
+from m3.core.locks import locked
 from m3.core.modalities import MAX_VOCAB_SIZE
 from m3.core.progress import track
 from m3.core.terminal import PlainConsole
@@ -30,7 +31,7 @@ from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.executors import Executor
 from m3.preprocessing.folder import check_replaceable, existing_manifest, move_into_place, write_text_tokenizer
 from m3.preprocessing.prepare import ClipPreparer
-from m3.preprocessing.staging import StagedClip, Staging, locked
+from m3.preprocessing.staging import StagedClip, Staging
 from m3.preprocessing.statistics import DatasetStatistics
 from m3.shards.manifest import (
     SCHEMA_VERSION,
@@ -45,6 +46,8 @@ from m3.tokens.text import MIN_VOCAB_SIZE
 
 _STAGED_BYTES_IN_MEMORY = 2**29
 """Staged clips that are cached while shards are written: `split=pair` reads the pairs of all clips in random order."""
+
+_IN_USE = "another preprocess.py makes this data set; wait for it, or stop it"
 
 _LAYOUT_SETTINGS = ("split", "pairs_per_shard", "text_vocab_size")
 """Settings that staged clips do not depend on."""
@@ -139,7 +142,7 @@ def build_dataset(out: Path, spec: BuildSpec, executor: Executor, overwrite: boo
     check_replaceable(staging_root, Staging.names)
     clip_ids = spec.preparer.source.clip_ids()
     spec.splitter.check(len(clip_ids))
-    with locked(staging_root), _resumable():
+    with locked(staging_root, _IN_USE), _resumable():
         staging = Staging(staging_root, _without_layout(identity))
         _stage_clips(staging, clip_ids, spec, executor)
         manifest = _write(out, staging, clip_ids, spec, identity)

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import zipfile
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows has other locks: two runs at once are not detected there
-    fcntl = None  # type: ignore[assignment]
 
 from m3.core.files import write_atomic, write_text_atomic
 from m3.core.modalities import frame_of
@@ -92,28 +84,6 @@ def _belongs_to(root: Path, identity: dict[str, Any]) -> bool:
     return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(identity)
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Lock the folder for this process; it is made where it is missing.
-
-    The system releases the lock when the process ends, however it ends. Raises ValueError where another process has
-    locked the folder.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{root}: another preprocess.py makes this data set; wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(folder)
-
-
 class Staging:
     """A folder of staged and rejected clips that belong to one `identity` (settings and fingerprints).
 
@@ -156,20 +126,20 @@ class Staging:
 
     def read(self, clip: str) -> StagedClip | Rejection:
         """The clip as it was added. Raises ValueError where its file is damaged."""
-        for path in self._rejection_paths(clip):
-            if path.exists():
-                return Rejection(**json.loads(path.read_text(encoding="utf-8")))
+        path = next((path for path in self._rejection_paths(clip) if path.exists()), self._path(clip))
         try:
-            with np.load(self._path(clip), allow_pickle=False) as stored:
+            if path != self._path(clip):
+                return Rejection(**json.loads(path.read_text(encoding="utf-8")))
+            with np.load(path, allow_pickle=False) as stored:
                 fields = json.loads(stored["record"].tobytes().decode("utf-8"))
                 tokens = {name: stored[name] for name in stored.files if name != "record"}
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            path = self._path(clip)
-            raise ValueError(f"{path}: damaged ({error}); delete it and run the same command again") from error
-        fields["pairs"] = tuple(FramePair(*pair) for pair in fields["pairs"])
-        for name in ("notes", "captions", "frames"):
-            fields[name] = tuple(fields[name])
-        return StagedClip(**fields, tokens=tokens)
+            fields["pairs"] = tuple(FramePair(*pair) for pair in fields["pairs"])
+            for name in ("notes", "captions", "frames"):
+                fields[name] = tuple(fields[name])
+            return StagedClip(**fields, tokens=tokens)
+        except Exception as error:  # zip, header, JSON and type errors of all kinds
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}: damaged ({reason}); delete it and run the same command again") from error
 
     def num_bytes(self) -> int:
         """Size of all staged clips."""

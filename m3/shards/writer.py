@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from webdataset.writer import TarWriter
 
-from m3.core.files import atomic_file
+from m3.core.files import Hashing, atomic_file
 from m3.core.types import TokenizedPair
 from m3.shards.manifest import Shard
 from m3.shards.meta import CAPTIONS_NAME, META_NAME, stored_captions
-
-
-class _Hashing:
-    """A binary file that takes the sha256 of what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
 
 
 def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_per_shard: int) -> tuple[Shard, ...]:
@@ -46,7 +33,7 @@ def write_shards(root: Path, split: str, pairs: Iterable[TokenizedPair], pairs_p
 def _write_tar(path: Path, pairs: Iterable[TokenizedPair]) -> str:
     """Write one tar and return its sha256."""
     with atomic_file(path) as file:
-        hashing = _Hashing(file)
+        hashing = Hashing(file)
         stream: Any = hashing  # TarWriter calls only its `write`
         with TarWriter(stream, user="m3", group="m3", mode=0o644, mtime=0, encoder=False) as tar:
             for pair in pairs:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from m3.core.devices import torch_device
 from m3.core.files import write_atomic
 from m3.core.modalities import FSQ_LEVELS
+from m3.core.weights import not_finite
 from m3.tokens.base import PictureTokenizer, check_pixels
 from m3.tokens.fsq import FSQ
 
@@ -156,8 +157,11 @@ class MiniTokenizer(PictureTokenizer):
         self.model = MiniAutoEncoder()
         try:
             self.model.load_state_dict(safetensors.torch.load(content))
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise ValueError(f"tokenizer.path={source}: not weights of the mini tokenizer: {error}") from error
+        except Exception as error:  # headers of many kinds pass safetensors and fail in torch
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"tokenizer.path={source}: not weights of the mini tokenizer: {reason}") from error
+        if bad := not_finite(self.model.state_dict()):
+            raise ValueError(f"tokenizer.path={source}: weights that are not finite, the first are those of {bad[0]}")
         self.model.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,3 +104,69 @@ def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path):
     with pytest.raises(OSError, match="cannot write the token table .*writable"):
         TokenTable.open(data, "train")
     assert len(TokenTable.open(data, "train", folder=tmp_path / "elsewhere")) == 7
+
+
+def files_of(data: Path, split: str = "train") -> dict[str, Path]:
+    """Kind of content ("tokens", "lengths", "infos", "digests") → its file, of the one table of a split."""
+    ends = {"digests": ".sha256.json", "lengths": ".lengths.npy", "infos": ".json", "tokens": ".npy"}
+    found: dict[str, Path] = {}
+    for path in (data / ".tables").glob(f"{split}-*"):
+        found.setdefault(next(kind for kind, end in ends.items() if path.name.endswith(end)), path)
+    return found
+
+
+def content_of(table: TokenTable) -> tuple:
+    return table.tokens.tobytes(), table.lengths.tobytes(), table.pairs, table.captions
+
+
+@pytest.mark.parametrize("kind", ["tokens", "lengths", "infos", "digests"])
+@pytest.mark.parametrize("has_shards", [True, False])
+def test_no_changed_bit_of_a_table_is_read(data: Path, caplog, kind: str, has_shards: bool):
+    """Every eighth byte with one bit flipped: the table is built again from its shards, or refused without them."""
+    whole = content_of(TokenTable.open(data, "train"))
+    path = files_of(data)[kind]
+    content = path.read_bytes()
+    if not has_shards:
+        (data / "train").rename(data / "elsewhere")
+    for place in range(0, len(content), max(1, len(content) // 25)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        caplog.clear()
+        if has_shards:
+            assert content_of(TokenTable.open(data, "train")) == whole, place
+            assert "damaged" in caplog.text and "is built again" in caplog.text and path.read_bytes() == content
+        else:
+            with pytest.raises(ValueError, match=r"damaged.* cannot be built again: .*000000\.tar: no such shard"):
+                TokenTable.open(data, "train")
+
+
+@pytest.mark.parametrize("damage", [lambda content: bytes(len(content)), lambda content: content[:-1], lambda _: b""])
+def test_zeroed_and_cut_tables_are_built_again(data: Path, damage):
+    whole = content_of(TokenTable.open(data, "train"))
+    for path in files_of(data).values():
+        path.write_bytes(damage(path.read_bytes()))
+        assert content_of(TokenTable.open(data, "train")) == whole
+
+
+def test_a_table_without_digests_is_built_again_or_used_with_a_warning(data: Path, caplog):
+    whole = content_of(TokenTable.open(data, "train"))
+    files_of(data)["digests"].unlink()
+    assert content_of(TokenTable.open(data, "train")) == whole and files_of(data)["digests"].is_file()
+    files_of(data)["digests"].unlink()
+    (data / "train").rename(data / "elsewhere")
+    assert not caplog.text
+    assert content_of(TokenTable.open(data, "train")) == whole
+    assert caplog.text.count("without digests") == 1 and "000000.tar: no such shard" in caplog.text
+
+
+def test_what_a_killed_build_left_goes_with_the_next_one(data: Path):
+    folder = data / ".tables"
+    folder.mkdir()
+    names = ("train-1-v2.npy.0123abcd.tmp", "train-1-v2.json.4711.tmp", "fresh.npy.0123abcd.tmp")
+    for name in names:
+        (folder / name).write_bytes(b"half a table")
+    for name in names[:2]:
+        os.utime(folder / name, (0, 0))
+    TokenTable.open(data, "train")
+    assert [path.name for path in folder.glob("*.tmp")] == ["fresh.npy.0123abcd.tmp"]

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from m3.checkpoint import (
 )
 from m3.checkpoint.resume_check import resume_differences
 from m3.commands import train
+from m3.core.locks import locked
 from m3.core.signals import Interrupted, interruptible
 
 
@@ -242,7 +244,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(data, tmp_path, wh
         content[len(content) // 2] ^= 1
     newest.write_bytes({"torn": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
     assert newest_checkpoint(tmp_path).name == "step=00000010.ckpt"
-    assert "step=00000012.ckpt is damaged" in caplog.text
+    assert "step=00000012.ckpt: " in caplog.text and "it is passed over" in caplog.text
     train.run(config(data, tmp_path, "resume=auto"))
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
 
@@ -396,3 +398,45 @@ def test_an_identity_in_old_names_differs_in_nothing_but_its_values() -> None:
         "loss.reduction was 'present' and is 'all'",
         "optim.lr was 0.003 and is 0.001",
     ]
+
+
+def test_two_runs_of_one_folder_are_not_allowed(data, tmp_path) -> None:
+    """The second one is refused before it touches a file; the first may be followed by another."""
+    held = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with train.locked_run(config(data, tmp_path)):
+            held[0].set()
+            held[1].wait(60)
+
+    first = threading.Thread(target=hold)
+    first.start()
+    assert held[0].wait(60)
+    try:
+        with pytest.raises(ValueError, match=rf"^{tmp_path}: another train\.py trains in this folder; wait .*name=…$"):
+            train.run(config(data, tmp_path, "resume=auto"))
+        assert not list(tmp_path.iterdir())
+        code = "from pathlib import Path\nfrom m3.core.locks import locked\n"
+        code += f"with locked(Path({str(tmp_path)!r}), 'in use'): pass"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and "in use" in done.stderr
+    finally:
+        held[1].set()
+        first.join()
+    train.run(config(data, tmp_path, "trainer.max_steps=1"))
+
+
+def test_a_child_process_does_not_keep_the_lock(tmp_path) -> None:
+    """Loader processes live on for some seconds after a run was killed."""
+    script = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom m3.core.locks import locked\n"
+        f"with locked(Path({str(tmp_path)!r}), 'in use'):\n"
+        "    if os.fork() == 0:\n        print('held', flush=True)\n        time.sleep(30)\n        os._exit(0)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    with locked(tmp_path, "in use"):
+        pass

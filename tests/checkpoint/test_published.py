@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,43 @@ def test_weights_saved_in_other_ways(weights, tmp_path, how: str) -> None:
 def test_another_model_is_refused(weights, tmp_path, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         initialize(own_model(**options), write(weights, tmp_path / "run.safetensors"), DATA)
+
+
+def test_the_size_that_would_fit_comes_first(weights, tmp_path) -> None:
+    file = write(weights, tmp_path / "run.safetensors")
+    with pytest.raises(ValueError) as caught:
+        initialize(own_model(encoder_depth=3, width=32), file, DATA)
+    keys = "model.width=64 model.encoder_depth=2 model.decoder_depth=2"
+    start = f"{file} is not the published model in the size of this one: width 64, 2 + 2 blocks (here 32, 3 + 2): "
+    assert str(caught.value).startswith(f"{start}set {keys}; ")
+    table = {f"{side}.blocks.7.norm1.weight": torch.ones(640) for side in ("encoder", "decoder")}
+    table["enc_tok_emb.weight"] = torch.zeros(2, 640)
+    with pytest.raises(ValueError, match=r"width 640, 8 \+ 8 blocks \(here 64, 2 \+ 2\): set model=m4; "):
+        initialize(own_model(), write(table, tmp_path / "m4.safetensors"), DATA)
+
+
+class Foreign:
+    """A class that no weights need."""
+
+
+def test_a_checkpoint_of_the_published_run_gives_its_weights_alone(weights, tmp_path) -> None:
+    options = argparse.Namespace(lr=6e-4, output_dir="out", betas=[0.9, 0.95])
+    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}
+    whole = {"model": weights, "optimizer": optimizer, "epoch": 4, "scaler": {"scale": 65536.0}, "args": options}
+    torch.save(whole, tmp_path / "checkpoint-4.pth")
+    model = own_model()
+    initialize(model, tmp_path / "checkpoint-4.pth", DATA)
+    assert torch.equal(model.decoder[0].mlp.fc1.weight, weights["decoder.blocks.0.mlp.fc1.weight"])
+
+
+def test_other_classes_in_a_checkpoint_are_refused_in_m3_s_own_words(weights, tmp_path) -> None:
+    torch.save({"model": weights, "args": Foreign()}, tmp_path / "checkpoint-5.pth")
+    write(weights, tmp_path / "checkpoint-5.safetensors")
+    with pytest.raises(ValueError) as caught:
+        initialize(own_model(), tmp_path / "checkpoint-5.pth", DATA)
+    message = str(caught.value)
+    assert "checkpoint-5.pth: not a checkpoint" in message and "checkpoint-5.safetensors beside it" in message
+    assert "weights_only" not in message and "torch" not in message and "\n" not in message
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a file"])
