@@ -173,6 +173,15 @@ def reason_of(error: Exception, path: Path) -> str:
     return str(error).replace(str(path), path.name) or type(error).__name__
 
 
+def found_instead(content: bytes) -> str | None:
+    """What a file is that took the place of another one when it was fetched; None for others."""
+    if content.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the file itself; fetch it with `git lfs pull`"
+    if content.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not the file itself: its download failed"
+    return None
+
+
 def file_identity(path: Path, block: int = 65_536) -> bytes:
     """An identity of a file without reading all of it: its size, and sha256 of its first and last `block` bytes.
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from m3.clips.base import ClipError, check_clip_id, check_frame_size, evenly_spaced, reason_of
-from m3.clips.mat_files import load_mat
+from m3.clips.base import ClipError, check_frame_size, evenly_spaced, found_instead, reason_of, replace_unencodable
+from m3.clips.mat_process import read_mat
+from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PictureFiles
 from m3.clips.sanitize_joints import is_valid_position, sanitize_joints
 from m3.core.joints import NUM_JOINTS, Joints
@@ -81,10 +82,12 @@ def _load(path: Path) -> dict[str, Any]:
         raise ClipError(f"{path.name}: not readable ({reason_of(error, path)})") from error
     if b"\x89HDF\r\n\x1a\n" in (content[:8], content[512:520]):
         raise ClipError(f"{path.name}: a MATLAB v7.3 (HDF5) file; save it with MATLAB's -v7 option")
+    if (instead := found_instead(content)) is not None:
+        raise ClipError(f"{path.name}: {instead}")
     try:
-        return load_mat(content, _FIELDS)
-    except Exception as error:  # scipy raises errors of many types for damaged files
-        raise ClipError(f"{path.name}: not a readable .mat file ({type(error).__name__}: {error})") from error
+        return read_mat(content, _FIELDS)
+    except ValueError as error:
+        raise ClipError(f"{path.name}: not a readable .mat file ({error})") from error
 
 
 def _field(fields: dict[str, Any], name: str, path: Path) -> np.ndarray:
@@ -176,48 +179,50 @@ class PennAction:
                     f"source.root={root}: no folder {folder}/ in it; "
                     "Penn Action has frames/0001/000001.jpg … and labels/0001.mat …"
                 )
-        labeled = {path.stem for path in (self.root / "labels").glob("*.mat")}
+        labeled = {path.stem for path in label_files(self.root / "labels")}
         filmed = {path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name[0] != "."}
         if not labeled | filmed:
             raise FileNotFoundError(f"source.root={root}: no labels/*.mat and no folders in frames/")
-        self._ids = evenly_spaced(sorted(labeled | filmed), max_clips)
+        named = ids_from_paths({name: name for name in labeled | filmed})
+        self._names = {clip_id: named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._names)
 
     def clip_ids(self) -> list[str]:
-        return self._ids
+        return list(self._names)
 
     def fingerprint(self) -> str:
         """sha256 over ids, label files, and names and sizes of the JPEGs."""
         digest = hashlib.sha256()
-        for clip_id in self._ids:
-            digest.update(f"{clip_id}\n".encode() + label_identity(self.root / "labels" / f"{clip_id}.mat"))
+        for clip_id, name in self._names.items():
+            digest.update(f"{clip_id}\n".encode() + label_identity(self.root / "labels" / f"{name}.mat"))
             try:
-                pictures = _pictures(self.root / "frames" / clip_id)
-                digest.update("".join(f"{path.name} {path.stat().st_size}\n" for path in pictures).encode())
+                pictures = _pictures(self.root / "frames" / name)
+                listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in pictures)
+                digest.update(listing.encode(errors="surrogateescape"))
             except (OSError, ClipError) as error:
                 digest.update(type(error).__name__.encode())
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
         """One clip: the frames that have both joints and a JPEG, up to the first missing JPEG."""
-        check_clip_id(clip_id)
-        label = read_label(self.root / "labels" / f"{clip_id}.mat")
-        check_frame_size(f"{clip_id}.mat", label.size)
-        pictures = _pictures(self.root / "frames" / clip_id)
+        name = self._names[clip_id]
+        label = read_label(self.root / "labels" / f"{name}.mat")
+        check_frame_size(f"{name}.mat", label.size)
+        pictures = _pictures(self.root / "frames" / name)
         if not pictures:
-            raise ClipError(f"frames/{clip_id}: no JPEGs")
+            raise ClipError(f"frames/{name}: no JPEGs")
         num_frames, notes = min(label.num_frames, len(pictures)), label.notes
         gap = _first_gap(pictures[:num_frames])
         if gap is not None:
             num_frames = gap
             found = f"expected {gap + 1:06d}.jpg, found {pictures[gap].name}"
-            notes += (f"frames/{clip_id}: {found}: used the {gap} frames before it",)
+            notes += (f"frames/{name}: {found}: used the {gap} frames before it",)
         elif len(pictures) != label.num_frames:
             notes += (f"labels of {label.num_frames} frames, {len(pictures)} JPEGs: used the first {num_frames}",)
         if num_frames < 2:
-            raise ClipError("; ".join((f"frames/{clip_id}: a pair needs 2 frames", *notes)))
+            raise ClipError("; ".join((f"frames/{name}: a pair needs 2 frames", *notes)))
         return Clip(
             id=clip_id,
             frames=PictureFiles(pictures[:num_frames], label.size, "the label"),
@@ -225,8 +230,13 @@ class PennAction:
             joints=Joints(label.joints.xy[:num_frames], label.joints.is_visible[:num_frames]),
             action=label.action,
             is_train=label.is_train,
-            notes=notes,
+            notes=tuple(map(replace_unencodable, notes)),
         )
+
+
+def label_files(folder: Path) -> list[Path]:
+    """The `.mat` files of a folder, without hidden ones: macOS puts a `._0001.mat` beside a copied `0001.mat`."""
+    return [path for path in folder.glob("*.mat") if path.name[0] != "."]
 
 
 def label_identity(path: Path) -> bytes:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import LazyFrames, check_clip_id, check_frame_size, check_num_frames, evenly_spaced
-from m3.clips.penn_action import label_identity, read_label
+from m3.clips.base import LazyFrames, check_frame_size, check_num_frames, evenly_spaced, replace_unencodable
+from m3.clips.names import ids_from_paths
+from m3.clips.penn_action import label_files, label_identity, read_label
 from m3.core.joints import Joints
 from m3.core.rng import numpy_generator
 from m3.core.types import Clip
@@ -74,28 +75,28 @@ class Poses:
         self.max_side = max_side
         self.seed = seed
         self.name = name
-        ids = sorted(path.stem for path in self.labels.glob("*.mat"))
-        if not ids:
+        named = ids_from_paths({path.stem: path.stem for path in label_files(self.labels)})
+        if not named:
             raise FileNotFoundError(f"source.labels={labels}: no *.mat files there; give Penn Action's labels/ folder")
-        self._ids = evenly_spaced(ids, max_clips)
+        self._names = {clip_id: named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._names)
 
     def clip_ids(self) -> list[str]:
-        return self._ids
+        return list(self._names)
 
     def fingerprint(self) -> str:
         """sha256 over ids and label files."""
         digest = hashlib.sha256()
-        for clip_id in self._ids:
-            digest.update(f"{clip_id}\n".encode() + label_identity(self.labels / f"{clip_id}.mat"))
+        for clip_id, name in self._names.items():
+            digest.update(f"{clip_id}\n".encode() + label_identity(self.labels / f"{name}.mat"))
         return digest.hexdigest()
 
     def read(self, clip_id: str) -> Clip:
-        check_clip_id(clip_id)
-        label = read_label(self.labels / f"{clip_id}.mat")
-        check_num_frames(f"{clip_id}.mat", label.num_frames)
+        name = self._names[clip_id]
+        label = read_label(self.labels / f"{name}.mat")
+        check_num_frames(f"{name}.mat", label.num_frames)
         size = self._render_size(label.size)
         factor = np.array([size[1] / label.size[1], size[0] / label.size[0]])  # along x and y
         joints = Joints(label.joints.xy * factor, label.joints.is_visible)
@@ -106,7 +107,7 @@ class Poses:
             joints=joints,
             action=label.action,
             is_train=label.is_train,
-            notes=label.notes,
+            notes=tuple(map(replace_unencodable, label.notes)),
         )
 
     def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m3.captions import Captioner
-from m3.clips.base import ClipError
+from m3.clips.base import ClipError, replace_unencodable
 from m3.core.files import WriteError
 from m3.core.locks import locked
 from m3.core.modalities import MAX_VOCAB_SIZE
@@ -269,7 +269,7 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
     for clip_id in clip_ids:
         staged = staging.read(clip_id)
         if isinstance(staged, Rejection):
-            rejected.append(staged)
+            rejected.append(Rejection(replace_unencodable(staged.clip), staged.reason))
         else:
             clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train))
             actions |= {staged.action} if staged.action else set()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from m3.clips.base import ClipError, ClipSource, DamagedFrame, FrameCache, first_frames, frames_before
+from m3.clips.base import ClipError, ClipSource, DamagedFrame, FrameCache, check_clip_id, first_frames, frames_before
 from m3.clips.canvas import Canvas, Window
 from m3.core.joints import Joints, mirror_joints, pose_extent
 from m3.core.modalities import frame_of
@@ -73,6 +73,7 @@ class ClipPreparer:
     def __call__(self, clip_id: str) -> PreparedClip | Rejection:
         """The clip, or why it is not used."""
         try:
+            check_clip_id(clip_id)
             clip = self.source.read(clip_id)
             while True:
                 try:

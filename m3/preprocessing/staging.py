@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from bisect import bisect_left
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from m3.clips.names import is_clip_id
 from m3.core.files import write_atomic, write_text_atomic
 from m3.core.modalities import frame_of
 from m3.core.types import FramePair, Rejection, TokenizedPair
@@ -155,7 +157,14 @@ class Staging:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _path(self, clip: str) -> Path:
-        return self._clips / f"{clip}.npz"
+        return self._clips / f"{_stem(clip)}.npz"
 
     def _rejection_paths(self, clip: str) -> tuple[Path, Path]:
-        return self._clips / f"{clip}.rejected.json", self._clips / f"{clip}.unreadable.json"
+        return self._clips / f"{_stem(clip)}.rejected.json", self._clips / f"{_stem(clip)}.unreadable.json"
+
+
+def _stem(clip: str) -> str:
+    """The name of a clip's file: its id, or for a text that is none, and is rejected, its sha256."""
+    if is_clip_id(clip):
+        return clip
+    return hashlib.sha256(clip.encode(errors="surrogatepass")).hexdigest()
