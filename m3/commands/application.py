@@ -47,6 +47,8 @@ def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)
         def run(cfg: DictConfig) -> Any:
+            if HydraConfig.get().job.chdir:
+                raise SystemExit("error: hydra.job.chdir=true: paths are relative to your folder; leave it out")
             return task(current_config(cfg, HydraConfig.get().overrides.task))
 
         compose_and_run = hydra.main(version_base="1.3", config_path="pkg://m3.conf", config_name=name)(run)

@@ -20,8 +20,9 @@ from m3.checkpoint import BINDING, LoadedModel, load_model
 from m3.clips.base import ClipSource
 from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
+from m3.commands.nulls import check_nulls
 from m3.core.devices import torch_device
-from m3.core.errors import one_line_errors
+from m3.core.errors import naming, one_line_errors
 from m3.core.files import make_folder
 from m3.core.frames import rolled_modalities
 from m3.core.jobs import stop_with_sweep
@@ -47,6 +48,11 @@ from m3.sampling.given import GivenEntry, named_modality
 from m3.sampling.settings import Sampling
 from m3.sweep import ReadyTrial, run_trial, write_result
 from m3.tokens.base import NoTokenizer
+
+_MAY_BE_NULL = (
+    "inpaint", "forecast", "checkpoint", "input", "action", "captions", "joints", "source", "experiment", "rollout.gap",
+    "rollout.max_samples", "rollout.sample_schemes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def run(cfg: DictConfig) -> Result:
 
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
+    check_nulls(cfg, ("sampling", "tokenizer", "data", "rollout", "pictures"), _MAY_BE_NULL)
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
     check("seed", cfg.seed, int, low=0)
@@ -134,6 +141,9 @@ def _generator(cfg: DictConfig) -> Generator:
     sampling = sampling.for_model(loaded.table, has_references=cfg.input is None)
     sampling.for_table(loaded.table)
     tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
+    if PICTURE in loaded.table.vocabularies and isinstance(tokenizer, NoTokenizer):
+        known = loaded.data["tokenizer"]
+        raise ValueError(f"tokenizer=none: {cfg.checkpoint} has pictures, which are decoded; give tokenizer={known}")
     samples = plain(cfg.rollout.sample_schemes)
     return Generator(
         loaded,
@@ -279,7 +289,7 @@ def main(cfg: DictConfig) -> float | ReadyTrial:
         return run_trial(script("generate"), "out", sweep_direction(), can_resume=False)
     with interruptible():
         stop_with_sweep()
-        with one_line_errors():
+        with one_line_errors(), naming(Path(cfg.out or ".")):
             value = _generate(cfg)
             write_result(Path(cfg.out), value)
     return value

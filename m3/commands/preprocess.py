@@ -17,6 +17,7 @@ from rich.text import Text
 from m3.clips.base import ClipSource
 from m3.clips.canvas import Canvas
 from m3.commands.application import application, plain
+from m3.commands.nulls import check_nulls
 from m3.core.errors import one_line_errors
 from m3.core.modalities import frame_of
 from m3.core.signals import Interrupted, interruptible
@@ -43,6 +44,7 @@ from m3.shards.verify import verify_dataset
 from m3.tokens.base import NoTokenizer, PictureTokenizer
 
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
+_GROUPS = (*STAGES, "executor", "augment", "contact_sheet")
 NOT_IN_MANIFEST = ("root", "labels", "path", "device")
 """Keys of places and devices. The manifest has fingerprints of the content instead, so that data can be moved."""
 
@@ -54,6 +56,7 @@ def run(cfg: DictConfig) -> Manifest:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
         be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
     """
+    check_nulls(cfg, _GROUPS, ("modalities", "experiment", "verify", "workers", "executor.num_workers"))
     for key in ("num_pairs", "cell_px"):
         check(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
     options = BuildOptions(
@@ -96,6 +99,8 @@ def _pack(cfg: DictConfig) -> Manifest:
     tokenizer = instantiate(cfg.tokenizer)
     container = plain(cfg)
     stages = {stage: _without_places(container[stage]) for stage in ("source", "tokenizer")}
+    if stages["source"].get("canvas") is None:  # as in the manifests of versions that had no such key
+        stages["source"].pop("canvas", None)
     settings = {**stages, "pairs_per_shard": cfg.pairs_per_shard, "text_vocab_size": cfg.text_vocab_size}
     names = [modality.name for modality in source.modalities]
     if names != list(source.pair_modalities):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,12 @@ from m3.checkpoint import (
     newest_checkpoint,
 )
 from m3.commands.application import application, plain, script, sweep_direction
+from m3.commands.nulls import check_nulls
 from m3.core.devices import lightning_accelerator
-from m3.core.errors import one_line_errors
+from m3.core.errors import naming, one_line_errors
 from m3.core.files import write_text_atomic
 from m3.core.jobs import PREEMPTION, requeue, stop_with_sweep
+from m3.core.locks import locked
 from m3.core.signals import Interrupted, interruptible
 from m3.core.validation import SettingError, check
 from m3.shards.reader import ShardError
@@ -46,8 +50,19 @@ from m3.training.memory import return_freed_memory
 from m3.training.module import MaskedTraining
 from m3.training.optim import steps_in
 from m3.training.profile import DataWait
+from m3.training.ranks import is_first_process
 from m3.training.sharding import fsdp_strategy
 from m3.training.tokenizer import TokenizerTraining
+
+_log = logging.getLogger(__name__)
+
+_IN_USE = "another train.py trains in this folder; wait for it or stop it, or give this run another name=…"
+
+_GROUPS = ("task", "data", "hardware", "trainer", "loss", "logger", "callbacks")
+_MAY_BE_NULL = (
+    "resume", "init_from", "experiment", "debug", "sweep", "trainer.max_steps", "trainer.profiler",
+    "hardware.precision",
+)  # fmt: skip
 
 Task = MaskedTraining | TokenizerTraining
 """The modules that conf/task constructs."""
@@ -87,7 +102,21 @@ class TrainingRun:
 
 def run(cfg: DictConfig) -> TrainingRun:
     """Trains, or continues, the run that `cfg` (conf/train.yaml) describes; raises what `assemble` and `fit` raise."""
-    return fit(cfg, assemble(cfg))
+    with locked_run(cfg):
+        return fit(cfg, assemble(cfg))
+
+
+@contextmanager
+def locked_run(cfg: DictConfig) -> Iterator[None]:
+    """Keeps other runs out of the run folder; the processes of one run share it.
+
+    Raises ValueError where another run trains in it.
+    """
+    if not is_first_process():
+        yield
+        return
+    with locked(Path(cfg.run_dir), _IN_USE):
+        yield
 
 
 def assemble(cfg: DictConfig) -> Assembled:
@@ -97,6 +126,7 @@ def assemble(cfg: DictConfig) -> Assembled:
         hydra's InstantiationException, FileNotFoundError or ValueError for settings that cannot be; each names the
         key or the file.
     """
+    check_nulls(cfg, _GROUPS, _MAY_BE_NULL)
     run_dir = Path(cfg.run_dir)
     resume_from = _resume_from(cfg.resume, run_dir)
     check("seed", cfg.seed, int, low=0)
@@ -135,7 +165,7 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
     with open_loggers(trainer.loggers, module.identity["config"]):
         first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
         cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
-        start = f"from {parts.resume_from or 'new weights'}"
+        start = f"from {parts.resume_from or _first_weights(cfg)}"
         rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
         _say(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}")
         trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
@@ -147,6 +177,10 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
     losses = f"{'' if first is None else f'{first:.3f} → '}{last:.3f}"
     _say(f"eval loss {losses}; checkpoint {checkpoint}{_best(checkpoints)}")
     return TrainingRun(trainer, module, datamodule, first, last, checkpoint, checkpoints)
+
+
+def _first_weights(cfg: DictConfig) -> str:
+    return "new weights" if cfg.init_from is None else f"the weights of init_from={cfg.init_from}"
 
 
 @rank_zero_only
@@ -199,6 +233,7 @@ def _trainer(cfg: DictConfig, module: Task, checkpoints: Checkpoints, callbacks:
     check("trainer.log_every_n_steps", settings.log_every_n_steps, int, low=1)
     check("trainer.max_steps", settings.max_steps, int | None, low=0)
     accelerator = lightning_accelerator(hardware.accelerator)
+    _check_cores(hardware, accelerator)
     num_steps = module.num_steps(hardware.devices * hardware.num_nodes)
     precision = hardware.precision or module.precision
     if accelerator == "cpu" and str(precision).startswith("16"):  # which Lightning would replace by bfloat16
@@ -209,6 +244,17 @@ def _trainer(cfg: DictConfig, module: Task, checkpoints: Checkpoints, callbacks:
     except (MisconfigurationException, ValueError, TypeError) as error:
         chosen = ", ".join(f"hardware.{key}={value}" for key, value in hardware.items())
         raise ValueError(f"{chosen}: {error} (hardware=auto takes what this machine has)") from error
+
+
+def _check_cores(hardware: DictConfig, accelerator: str) -> None:
+    """Raises ValueError where the GPUs that were counted on are not there; warns of more processes than cores."""
+    num_cores = os.cpu_count() or 1
+    if accelerator != "cpu" or hardware.devices <= num_cores:
+        return
+    machine = f"hardware.devices={hardware.devices}: this machine has {num_cores} processor cores"
+    if hardware.accelerator == "auto":
+        raise ValueError(f"{machine} and no GPU; give hardware.devices=1, or hardware=cpu with as many as you want")
+    _log.warning("%s, which as many processes share", machine)
 
 
 def _lightning_trainer(
@@ -272,6 +318,8 @@ def _evaluate(trainer: pl.Trainer, module: Task, datamodule: pl.LightningDataMod
 def main(cfg: DictConfig) -> float | ReadyTrial:
     """Returns the last eval loss, the number that a sweep minimizes."""
     _silence_start()
+    with one_line_errors():
+        check_nulls(cfg, _GROUPS, _MAY_BE_NULL)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(script("train"), "run_dir", sweep_direction(), can_resume=True)
     os.environ["M3_RUN_DIR"] = cfg.run_dir  # other ranks would name the run by their own clocks
@@ -287,13 +335,28 @@ def main(cfg: DictConfig) -> float | ReadyTrial:
 
 
 def _assemble_and_fit(cfg: DictConfig) -> float:
-    with one_line_errors():
-        parts = assemble(cfg)
-    with one_line_errors(OSError, NonFiniteError, ShardError, SettingError):  # CheckpointWriteError is an OSError
-        done = fit(cfg, parts)
-        if done.trainer.is_global_zero:
-            write_result(parts.run_dir, done.last_eval_loss)
+    with ExitStack() as stack:
+        with one_line_errors():
+            stack.enter_context(locked_run(cfg))
+            parts = assemble(cfg)
+        # CheckpointWriteError is an OSError.
+        kinds = (OSError, NonFiniteError, ShardError, SettingError)
+        with one_line_errors(*kinds), naming(parts.run_dir), _lost_connections():
+            done = fit(cfg, parts)
+            if done.trainer.is_global_zero:
+                write_result(parts.run_dir, done.last_eval_loss)
     return done.last_eval_loss
+
+
+@contextmanager
+def _lost_connections() -> Iterator[None]:
+    """In a process that is not the first: when another one ends, this one ends in one line that points to it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_first_process() or not re.search(r"closed by peer|[Gg]loo|NCCL|Connection reset", str(error)):
+            raise
+        raise OSError("another process of this training has ended; what it says is the reason") from error
 
 
 def _silence_start() -> None:

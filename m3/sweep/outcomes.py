@@ -44,7 +44,7 @@ def outcome(
     if code == 0:
         try:
             value = float(json.loads((folder / RESULT).read_text())["value"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return replace(trial, status="failed", reason=f"it left no {RESULT} ({error})")
         if math.isfinite(value):
             return replace(trial, status="done", value=value)

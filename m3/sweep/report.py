@@ -47,7 +47,7 @@ class SweepReport(Callback):
         atexit.unregister(self._report)
         settle(Path(config.hydra.sweep.dir))
         trials = self._report(Path(config.hydra.sweep.dir))
-        if trials and best_of(trials, self.direction) is None:
+        if any(trial.status != "done" for trial in trials):
             raise SystemExit(1)
 
     def _report(self, folder: Path) -> list[Trial]:

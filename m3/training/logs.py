@@ -68,7 +68,7 @@ def open_loggers(loggers: Sequence[Logger], config: dict[str, Any]) -> Iterator[
             path.parent.mkdir(parents=True, exist_ok=True)  # where it is missing wandb writes to a temporary folder
             write_text_atomic(path, f"{logger.experiment.id}\n")
         logger.log_hyperparams(config)
-    places = "logs: " + ", ".join(_place(logger) for logger in loggers)
+    places = "logs: " + (", ".join(_place(logger) for logger in loggers) or "none are kept")
     print(places, flush=True)
     try:
         yield

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from m3.core.errors import one_line_errors
+from m3.core.errors import naming, one_line_errors
 
 
 class Refusing:
@@ -61,3 +63,22 @@ def test_errors_of_other_kinds_are_not_touched() -> None:
     with pytest.raises(ValueError, match="of the code"), one_line_errors(OSError, InstantiationException):
         raise ValueError("of the code")
     assert line_of(PermissionError("locked"), OSError) == "error: locked"
+
+
+def test_failed_writes_name_the_file_and_say_what_to_do(tmp_path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(SystemExit) as ended, one_line_errors(), naming(tmp_path):
+        raise full
+    assert ended.value.code == f"error: {tmp_path}: No space left on device; make room there, or choose another place"
+    with pytest.raises(SystemExit, match=rf"^error: {tmp_path}/a/b: No such file or directory; it, or a folder above"):
+        with one_line_errors(), naming(tmp_path):
+            (tmp_path / "a/b").read_bytes()
+
+
+def test_errors_of_configurations_are_one_line_with_their_key() -> None:
+    cfg = OmegaConf.create({"a": "${b.c}"})
+    with pytest.raises(SystemExit, match=r"^error: a: Interpolation key 'b\.c' not found$"), one_line_errors():
+        _ = cfg.a
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        instantiate({"x": {"_target_": f"{__name__}.Refusing", "error": "code"}})
+    assert "full_key: x" in str(ended.value.code) and "\n" not in str(ended.value.code)
