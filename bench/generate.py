@@ -93,7 +93,11 @@ VARIANTS: dict[str, list[str]] = {
     "sampled, maskgit 8 + 8": [*SAMPLED, *steps(8, 8)],
     "sampled, maskgit 8 + 16": [*SAMPLED, *steps(8, 16)],
     "sampled, maskgit 8 + 8, linear temperature": [*SAMPLED, *steps(8, 8), *both("temperature_schedule=linear")],
-    "sampled, maskgit 8 + 8, onex temperature": [*SAMPLED, *steps(8, 8), *both("temperature_schedule=onex")],
+    "sampled, maskgit 8 + 8, inverse_sqrt temperature": [
+        *SAMPLED,
+        *steps(8, 8),
+        *both("temperature_schedule=inverse_sqrt"),
+    ],
     "sampled, maskgit 8 + 8, top-p 0.8": [*SAMPLED, *steps(8, 8), *both("top_p=0.8")],
     "sampled, maskgit 8 + 8, top-k 4": [*SAMPLED, *steps(8, 8), *both("top_k=4")],
     "sampled, maskgit 8 + 8, noise 4": [*SAMPLED, *steps(8, 8), *both("noise=4")],

@@ -217,7 +217,7 @@ def with_generated_reference(truth: Frames, predicted: Frames) -> Frames:
     """The truth with the partly generated reference of the roll-outs, from which baselines then start."""
 
     def replaced(true: Any, made: Any) -> Any:
-        if isinstance(true, np.ndarray):
+        if hasattr(true, "__array__"):
             return np.concatenate([made[:, :1], true[:, 1:]], 1)
         # a record of arrays, such as Poses
         return replace(true, **{f.name: replaced(getattr(true, f.name), getattr(made, f.name)) for f in fields(true)})

@@ -41,7 +41,7 @@ def pack_identity(source: TokenizedFolders, tokenizer: PictureTokenizer, setting
         "schema_version": SCHEMA_VERSION,
         "settings": settings,
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
-        "canvas": {"mode": "unknown", "size": source.canvas_size},
+        "canvas": {"mode": source.canvas_mode, "size": source.canvas_size},
         "variants": (),
         "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "settings": settings["tokenizer"]},
         "captioner": {"name": "as found", "fingerprint": None, "settings": {}},

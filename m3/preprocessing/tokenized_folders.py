@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from m3.clips.base import ClipError
+from m3.clips.canvas import CANVASES
 from m3.clips.names import is_clip_id
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, PICTURE_STRIDE, ModalityTable, frame_of
@@ -46,8 +47,11 @@ class TokenizedFolders:
         name: of the data set, for the manifest and the default output folder.
         table: the modalities to store, in this order, then those that it needs besides (`stored_for`); others of
             `PAIR_MODALITIES` are left out. None stores those of `PAIR_MODALITIES` that have a folder.
+        canvas: mode of the canvas that frames were put into before they were tokenized, a key of
+            `m3.clips.canvas.CANVASES`; None where it is not known.
 
     Attributes:
+        canvas_mode: `canvas`, or "unknown".
         pair_modalities: those of `PAIR_MODALITIES` that have a folder, in that order.
         modalities: the stored ones.
         grid: (rows, columns) of a picture's tokens, None without pictures.
@@ -59,8 +63,16 @@ class TokenizedFolders:
     """
 
     def __init__(
-        self, root: str | Path, tokenizer: str, name: str = "tokenized_folders", table: ModalityTable | None = None
+        self,
+        root: str | Path,
+        tokenizer: str,
+        name: str = "tokenized_folders",
+        table: ModalityTable | None = None,
+        canvas: str | None = None,
     ) -> None:
+        if canvas is not None and canvas not in CANVASES:
+            raise ValueError(f"source.canvas={canvas!r}: choose {', '.join(CANVASES)}, or null where it is not known")
+        self.canvas_mode = canvas or "unknown"
         self.root = Path(root)
         self.tokenizer = tokenizer
         self.name = name
@@ -98,7 +110,7 @@ class TokenizedFolders:
             raise ClipError(f"{sample_id}: a sample's name has letters, digits and _ + = , @ - only, at most 120 bytes")
         tokens = {modality.name: self._tokens(split, sample_id, modality) for modality in self.modalities}
         captions = self._captions(split, sample_id)
-        canvas = {"mode": "unknown", "size": self.canvas_size, "window": [0.0] * 4}
+        canvas = {"mode": self.canvas_mode, "size": self.canvas_size, "window": [0.0] * 4}
         return TokenizedPair(
             key=f"{split}-{sample_id}-000000",
             tokens=tokens,

@@ -10,10 +10,10 @@ from torch import Tensor
 Schedule = Literal["cosine", "linear"]
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear")
 
-TemperatureSchedule = Literal["constant", "linear", "onex"]
-TEMPERATURE_SCHEDULES: tuple[TemperatureSchedule, ...] = ("constant", "linear", "onex")
+TemperatureSchedule = Literal["constant", "linear", "inverse_sqrt"]
+TEMPERATURE_SCHEDULES: tuple[TemperatureSchedule, ...] = ("constant", "linear", "inverse_sqrt")
 
-_ONEX_RANGE = 100  # 1/√x from x = 1 to this, as in 4M
+_INVERSE_SQRT_RANGE = 100  # 1/√x from x = 1 to this
 
 
 def token_schedule(schedule: Schedule, num_tokens: int, num_steps: int) -> tuple[int, ...]:
@@ -40,12 +40,15 @@ def token_schedule(schedule: Schedule, num_tokens: int, num_steps: int) -> tuple
 def temperature_factor(schedule: TemperatureSchedule, decided: Tensor) -> Tensor:
     """The factor of the temperature; `decided`: share of the tokens decided before the step, of any shape.
 
-    1 at a share of 0. "constant" stays 1; "linear" falls to 0 with the share; "onex" falls as 1/√x does for x from 1
-    to 100, to 0, fast first and slowly later (4M, Mizrahi et al., NeurIPS 2023). Positive for every share below 1.
+    1 at a share of 0. "constant" stays 1; "linear" falls to 0 with the share; "inverse_sqrt" falls as 1/√x does for x
+    from 1 to 100, to 0, fast first and slowly later. Positive for every share below 1.
+
+    4M's `onex` has the same curve, but takes it at the number of the step among all tokens, and multiplies it by the
+    share that is left to decide: docs/published.md has both formulas.
     """
     if schedule == "constant":
         return decided.new_ones(decided.shape)
     if schedule == "linear":
         return 1 - decided
-    end = _ONEX_RANGE**-0.5
-    return ((1 + (_ONEX_RANGE - 1) * decided) ** -0.5 - end) / (1 - end)
+    end = _INVERSE_SQRT_RANGE**-0.5
+    return ((1 + (_INVERSE_SQRT_RANGE - 1) * decided) ** -0.5 - end) / (1 - end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -22,8 +23,13 @@ Pick = Literal["sample", "argmax", "mean", "median"]
 PICKS: tuple[Pick, ...] = ("sample", "argmax", "mean", "median")
 ORDINAL_PICKS = ("mean", "median")
 
+TopPOrder = Literal["after_temperature", "before_temperature"]
+TOP_P_ORDERS: tuple[TopPOrder, ...] = ("after_temperature", "before_temperature")
+
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+
+_log = logging.getLogger(__name__)
 
 AUTO = "auto"
 """`Sampling.given` and `Sampling.generate` that follow from the model."""
@@ -44,10 +50,12 @@ class DecodingConfig:
         another entry of `m3.sampling.orders.ORDERS`.
     schedule: tokens per step, "cosine" or "linear".
     temperature: divides the logits; 0 leaves only the likeliest id of each digit.
-    temperature_schedule: how the temperature falls, "constant", "linear" or "onex" (`temperature_factor`).
+    temperature_schedule: how the temperature falls, "constant", "linear" or "inverse_sqrt" (`temperature_factor`).
     top_k: number of likeliest ids of each digit that are kept, with all that are as likely as the last; None keeps all.
     top_p: then the likeliest ids that together have this probability are kept (Holtzman et al., ICLR 2020), with all
         that are as likely as the last; 1 keeps all.
+    top_p_order: which probabilities `top_p` counts: those "after_temperature", as Hugging Face's samplers do, or those
+        "before_temperature", as 4M does; a temperature above 1 keeps more ids in the first way.
     pick: how an id is taken from those that are kept. "sample" draws one by its probability, "argmax" takes the
         likeliest. "mean" and "median" are for ids with an order, joint positions: the best guesses in squared and in
         absolute error where the distribution is broad or has several peaks close together.
@@ -70,6 +78,7 @@ class DecodingConfig:
     temperature_schedule: TemperatureSchedule = "constant"
     top_k: int | None = None
     top_p: float = 1.0
+    top_p_order: TopPOrder = "after_temperature"
     pick: Pick = "sample"
     noise: float = 0.0
     guidance: Guidance = field(default_factory=Guidance)
@@ -77,8 +86,13 @@ class DecodingConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        if str(self.temperature_schedule) == "onex":
+            _log.warning(
+                "%s.temperature_schedule=onex is now inverse_sqrt; the old name works for this release", self.key
+            )
+            object.__setattr__(self, "temperature_schedule", "inverse_sqrt")
         for name, choices in (("order", ORDERS), ("schedule", SCHEDULES), ("pick", PICKS),
-                              ("temperature_schedule", TEMPERATURE_SCHEDULES),
+                              ("temperature_schedule", TEMPERATURE_SCHEDULES), ("top_p_order", TOP_P_ORDERS),
                               ("precision", PRECISIONS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{self.key}.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
@@ -146,8 +160,14 @@ class Sampling:
         given = [] if self.given == AUTO else [named_modality(entry) for entry in self.given]
         generated = [] if self.generate == AUTO else self.generate
         for key, names in (("given", given), ("generate", generated)):
+            if not all(isinstance(name, str) for name in names):
+                raise ValueError(f"sampling.{key}={list(names)}: need names of modalities")
             if len(set(names)) != len(names):
                 raise ValueError(f"sampling.{key}={list(names)}: each modality once")
+        if not generated and self.generate != AUTO:
+            raise ValueError("sampling.generate=[]: nothing to generate; name modalities, or give auto")
+        if not isinstance(self.schemes, Mapping):
+            raise ValueError(f"sampling.schemes={self.schemes!r}: need modalities with the keys of their schemes")
         for name in generated:
             if not self._has_scheme(name):
                 raise ValueError(f"sampling.generate: no scheme for {name}; add sampling.schemes.{name}")

@@ -122,9 +122,11 @@ def _pick(logits: Tensor, uniform: Tensor, temperature: Tensor, scheme: Decoding
 def _kept_weights(logits: Tensor, temperature: Tensor, scheme: DecodingConfig) -> Tensor:
     """(R, V) probabilities up to a factor, 0 for ids that top_k and top_p leave out."""
     divisor = temperature.clamp(min=_COLDEST).to(logits.dtype)[:, None]
-    weights = (logits - logits.amax(-1, keepdim=True)).div_(divisor).exp_()
+    relative = logits - logits.amax(-1, keepdim=True)
+    weights = (relative / divisor).exp_()
     if scheme.top_k is not None or scheme.top_p < 1:
-        weights = weights * (weights >= _smallest_kept(weights, scheme.top_k, scheme.top_p))
+        counted = weights if scheme.top_p_order == "after_temperature" else relative.exp()
+        weights = weights * (counted >= _smallest_kept(counted, scheme.top_k, scheme.top_p))
     return weights
 
 

@@ -133,11 +133,15 @@ def test_the_m4_recipe_differs_where_it_says() -> None:
     assert (cfg.modalities.input_tokens_range, cfg.modalities.target_tokens_range) == ([96, 256], [39, 256])
     assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.total_tokens) == (0.002, 1e-7, 3000)
     assert (cfg.model.logits, cfg.loss.reduction, cfg.modalities.clamped) == ("table", "all", "drop")
+    assert (cfg.model.width, cfg.model.encoder_depth, cfg.model.decoder_depth, cfg.model.head_width) == (640, 8, 8, 64)
+    assert (cfg.optim.batch_size, cfg.optim.num_tokens_per_sample) == (96, 256)
+    assert instantiate(cfg.optim).schedule(num_devices=4).num_steps == 30_518  # of 384 samples: 11.7 M
 
 
-def test_the_m3_recipe_of_preprocessing_to_the_letter() -> None:
+def test_the_m3_recipe_of_preprocessing() -> None:
     cfg = composed("preprocess/experiment", "m3")
     assert cfg.tokenizer._target_.endswith("CosmosTokenizer") and cfg.captioner._target_.endswith("BlipCaptioner")
     assert (cfg.split.unit, list(cfg.split.ratios), cfg.split.seed) == ("pair", [0.8, 0.1, 0.1], 42)
+    assert cfg.canvas._target_.endswith("StretchCanvas")
     assert (cfg.canvas.size, cfg.pairs.threshold, cfg.pairs.max_pairs_per_clip) == (256, 0.89, None)
     assert cfg.captioner.max_new_tokens == 30

@@ -239,7 +239,7 @@ def test_logits_exist_only_for_legal_ids_of_queried_positions():
 VARIANTS = [
     {"noise": 3.0}, {"order": "roar"}, {"order": "ar"}, {"encoder_interval": 2},
     {"order": "roar", "encoder_interval": 3},
-    {"top_k": 5, "top_p": 0.8, "temperature_schedule": "onex"},
+    {"top_k": 5, "top_p": 0.8, "temperature_schedule": "inverse_sqrt"},
     {"guidance": {"scale": 2.0, "conditions": ["tok_rgb", "coords"], "weights": [1.0, 0.5]}},
 ]  # fmt: skip
 
@@ -345,7 +345,7 @@ def test_a_falling_temperature_ends_colder_than_it_began():
     model.logits[2] = [logits.expand(NUM_PICTURE_TOKENS, -1) for _ in range(6)]
     tokens, is_known = (x.expand(num, -1) for x in reference_only(1))
     shares = torch.arange(NUM_PICTURE_TOKENS) / NUM_PICTURE_TOKENS
-    for schedule in ("constant", "linear", "onex"):
+    for schedule in ("constant", "linear", "inverse_sqrt"):
         scheme = DecodingConfig("tok_rgb_next", None, order="ar", temperature=2.0, temperature_schedule=schedule)
         out = generate(model, tokens, is_known, [scheme], 0, torch.arange(num))
         is_likeliest = (out[:, model.table.columns("tok_rgb_next")] % 8 == 0).double()

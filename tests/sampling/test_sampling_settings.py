@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from support.oracle import small_table
 
@@ -48,8 +49,10 @@ def test_ar_takes_a_step_for_each_token():
 @pytest.mark.parametrize(
     "override, field, expected",
     [("order=roar", "order", "roar"), ("num_steps=3", "num_steps", 3), ("schedule=linear", "schedule", "linear"),
-     ("temperature=0.5", "temperature", 0.5), ("temperature_schedule=onex", "temperature_schedule", "onex"),
-     ("top_k=5", "top_k", 5), ("top_p=0.5", "top_p", 0.5), ("pick=argmax", "pick", "argmax"),
+     ("temperature=0.5", "temperature", 0.5),
+     ("temperature_schedule=inverse_sqrt", "temperature_schedule", "inverse_sqrt"),
+     ("top_k=5", "top_k", 5), ("top_p=0.5", "top_p", 0.5),
+     ("top_p_order=before_temperature", "top_p_order", "before_temperature"), ("pick=argmax", "pick", "argmax"),
      ("noise=2", "noise", 2), ("+precision=bf16", "precision", "bf16"), ("encoder_interval=3", "encoder_interval", 3)],
 )  # fmt: skip
 def test_a_key_reaches_its_scheme_alone(override, field, expected):
@@ -57,6 +60,16 @@ def test_a_key_reaches_its_scheme_alone(override, field, expected):
     coords, picture = sampling(f"{plus}sampling.schemes.coords_next.{override.removeprefix('+')}").chosen
     assert getattr(coords, field) == expected
     assert picture == sampling().chosen[1]
+
+
+def test_the_old_name_of_a_schedule_works_with_a_warning(caplog):
+    (coords, _) = sampling("sampling.schemes.coords_next.temperature_schedule=onex").chosen
+    assert coords.temperature_schedule == "inverse_sqrt" and "onex is now inverse_sqrt" in caplog.text
+
+
+def test_nothing_to_generate_is_refused():
+    with pytest.raises(InstantiationException, match=r"sampling\.generate=\[\]: nothing to generate"):
+        sampling("sampling.generate=[]")
 
 
 def test_precision_is_that_of_all_schemes():

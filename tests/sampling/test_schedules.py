@@ -56,7 +56,7 @@ def test_temperatures_by_hand():
     torch.testing.assert_close(temperature_factor("linear", shares), torch.tensor([1, 0.75, 0.5, 0.01]))
     # x = 1, 25.75, 50.5, 99.01: (1/√x − 0.1) / 0.9
     torch.testing.assert_close(
-        temperature_factor("onex", shares), torch.tensor([1, 0.10785, 0.04524, 0.000555]), atol=1e-5, rtol=0
+        temperature_factor("inverse_sqrt", shares), torch.tensor([1, 0.10785, 0.04524, 0.000555]), atol=1e-5, rtol=0
     )
 
 

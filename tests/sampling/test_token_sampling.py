@@ -50,6 +50,16 @@ def test_top_p_keeps_the_likeliest_ids():
     assert torch.allclose(draws(logits, top_p=0.01), torch.tensor([0, 1.0, 0, 0]))
 
 
+def test_top_p_counts_probabilities_before_or_after_the_temperature():
+    """Of 0.5, 0.3, 0.2 two have 0.75; at temperature 2 they are 0.416, 0.322, 0.263: 0.75 takes all three."""
+    probs = torch.tensor([0.5, 0.3, 0.2])
+    cooled = probs.sqrt() / probs.sqrt().sum()
+    after = draws(probs.log().tolist(), top_p=0.75, temperature=2.0)
+    assert torch.allclose(after, cooled, atol=1e-4)
+    before = draws(probs.log().tolist(), top_p=0.75, temperature=2.0, top_p_order="before_temperature")
+    assert torch.allclose(before, torch.tensor([cooled[0], cooled[1], 0]) / cooled[:2].sum(), atol=1e-4)
+
+
 def test_top_k_keeps_the_likeliest_ids_and_top_p_is_of_those():
     logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().tolist()
     assert torch.allclose(draws(logits, top_k=1), torch.tensor([0, 1.0, 0, 0]))
