@@ -31,7 +31,7 @@ from m3.core.progress import track
 from m3.core.types import PairInfo
 from m3.core.weights import fingerprint
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
-from m3.shards.meta import captions_of, pair_info, read_meta
+from m3.shards.meta import captions_of, pair_info, read_meta, stored_pair
 from m3.shards.reader import read_shard, token_row
 from m3.shards.text import read_text_tokenizer
 from m3.shards.transport import is_local
@@ -220,7 +220,9 @@ def _read(files: _Files, manifest: Manifest, split: str) -> _Stored:
     num_pairs = manifest.num_pairs(split)
     try:
         infos = json.loads(files.infos.read_bytes())
-        pairs, captions = [PairInfo(**info["pair"]) for info in infos], [info["caption"] for info in infos]
+        pairs, captions = [stored_pair(info["pair"], str(files.infos)) for info in infos], [i["caption"] for i in infos]
+        if not all(isinstance(caption, str) for caption in captions):
+            raise TypeError("a caption is no text")
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise _DamagedTable(f"{files.infos}: damaged ({type(error).__name__}: {error}); delete the file") from error
     if len(pairs) != num_pairs:

@@ -25,13 +25,10 @@ _MAX_BYTES = 2**31
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from m3.clips.mat_process import serve; serve()"
 _LENGTH_BYTES = 8
-_OBJECT = "object "
-"""Prefix of the names of fields that are no arrays of numbers or text, whose text alone is handed on."""
 
 
 def read_mat(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The variables of these names that a file has: arrays of numbers or text, or an array () of objects that holds the
-    text of anything else.
+    """The variables of these names that a file has: arrays of numbers or text.
 
     Raises ValueError with the reason where the file cannot be read.
     """
@@ -131,27 +128,15 @@ def _limit_memory() -> None:
 
 def _packed(fields: dict[str, Any], names: Sequence[str]) -> bytes:
     """Fields as an `.npz` without pickles."""
-    arrays: dict[str, Any] = {}
-    for name in names:
-        if name not in fields:
-            continue
-        value = np.asarray(fields[name])
-        if value.dtype.kind in "biufcSU":
-            arrays[name] = value
-        else:
-            arrays[_OBJECT + name] = np.array(repr(value.tolist())[:200])
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    arrays: dict[str, Any] = {name: np.asarray(fields[name]) for name in names if name in fields}
+    np.savez(content, allow_pickle=False, **arrays)
     return content.getvalue()
 
 
 def _unpacked(content: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    return {
-        name.removeprefix(_OBJECT): np.array(value.item(), dtype=object) if name.startswith(_OBJECT) else value
-        for name, value in arrays.items()
-    }
+        return {name: stored[name] for name in stored.files}
 
 
 def _send(file: BinaryIO | Any, content: bytes) -> None:

@@ -111,20 +111,23 @@ def read_stored(root: str | Path, name: str, read: Callable[[IO[bytes]], _Read],
         except FileNotFoundError as error:
             if isinstance(error.__cause__, _Refused):  # fsspec takes every failed request for a missing file
                 raise ValueError(f"{where}: {error.__cause__}") from None
-            raise FileNotFoundError(f"{where}: no such file") from None
+            if not isinstance(error.__cause__, OSError):  # it does so, too, where there is no connection
+                raise FileNotFoundError(f"{where}: no such file") from None
+            failure: Exception = error.__cause__
         except _Refused as error:
             raise ValueError(f"{where}: {error}") from None
         except (ImportError, ValueError) as error:
             needs = "HTTP and S3 need the extra m3-motion[stream], GCS needs m3-motion[gcs]"
             raise ValueError(f"{where}: {error} ({needs})") from error
         except Exception as error:  # each protocol has its own: aiohttp's and botocore's are no OSError
-            if wait_s is None or isinstance(error, PermissionError):
-                tried = f", tried {attempt} times" if attempt > 1 else ""
-                raise OSError(
-                    f"{where}: cannot be read{tried} ({type(error).__name__}: {error}); see that it can be "
-                    "reached from here, then continue the run with resume=auto"
-                ) from error
-            time.sleep(wait_s)
+            failure = error
+        if wait_s is None or isinstance(failure, PermissionError):
+            tried = f", tried {attempt} times" if attempt > 1 else ""
+            raise OSError(
+                f"{where}: cannot be read{tried} ({type(failure).__name__}: {failure}); see that it can be "
+                "reached from here, then continue the run with resume=auto"
+            ) from failure
+        time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from m3.batches.datamodule import TokenDataModule
 from m3.batches.stream import StreamWorker
 from m3.commands import train
 from m3.core.errors import message_of
+from m3.shards.manifest import Manifest
 from m3.shards.transport import is_stored, read_stored
 
 
@@ -186,3 +188,13 @@ def test_without_a_client_the_extra_is_named(monkeypatch) -> None:
         read_stored("http://host/x", "y", lambda file: file.read())
     with pytest.raises(OSError, match="http://host/x/y: cannot be looked for"):
         is_stored("http://host/x", "y")
+
+
+def test_a_refused_connection_is_not_a_missing_file(monkeypatch) -> None:
+    monkeypatch.setattr(m3.shards.transport, "_WAITS_S", (0.0, 0.0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]  # of which nothing listens
+    with pytest.raises(OSError, match=rf"{port}/data/dataset\.json: cannot be read, tried 3 times \(") as caught:
+        Manifest.load(f"http://127.0.0.1:{port}/data")
+    assert not isinstance(caught.value, FileNotFoundError)

@@ -15,12 +15,12 @@ from m3.vocabularies.lazy_pictures import LazyPictures
 
 def test_scores_and_pictures_do_not_depend_on_how_many_are_in_memory(random_world: Path, tmp_path: Path, monkeypatch):
     options = ("rollout.frames=2", "rollout.num_samples=2", "pictures.num_reported=0", "pictures.cell_px=32")
-    whole = generate.run(config(random_world, tmp_path / "whole", *options))
+    whole = generate.run(config(random_world, f"out={tmp_path}/whole", *options))
     assert isinstance(whole.made.predicted.values["tok_rgb"], np.ndarray)
     monkeypatch.setattr(picture, "MAX_BYTES", 0)
     monkeypatch.setattr(lazy_pictures, "_BLOCK", 2)
     monkeypatch.setattr(lazy_pictures, "_BLOCKS_IN_MEMORY", 1)
-    lazy = generate.run(config(random_world, tmp_path / "lazy", *options))
+    lazy = generate.run(config(random_world, f"out={tmp_path}/lazy", *options))
     assert isinstance(lazy.made.predicted.values["tok_rgb"], LazyPictures)
     for name in ("metrics.json", "rollout.png", "scores.png"):
         one, other = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "lazy"))

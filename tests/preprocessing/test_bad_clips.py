@@ -66,8 +66,7 @@ class OddSource:
 
 def test_ids_that_no_clip_may_have_are_rejected_one_by_one(world: Path, tmp_path: Path):
     cfg = config(world, tmp_path / "out", "split.ratios=[1,0,0]")
-    cfg.source["_target_"] = f"{__name__}.OddSource"
-    del cfg.source["max_clips"], cfg.source["name"]
+    cfg.source = {"_target_": f"{__name__}.OddSource", "root": str(world)}
     manifest = preprocess.run(cfg)
     assert len(manifest.rejected) == 7 and {len(rejection.clip) for rejection in manifest.rejected} >= {0, 3, 300}
     assert all("a clip's name must be free of" in each.reason for each in manifest.rejected if each.clip != "0006")
