@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from m3.core.frames import Frames, Poses
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import frame_of
 from m3.generation.generation import Generation
@@ -39,17 +37,18 @@ def completion_scores(made: Generation, metrics: Mapping[str, MetricSpec]) -> di
         if not made.truth.is_present[:, frame].any():
             found[FRAMES[frame]] = []
             continue
-        order = [1 - frame, frame]
+        order = [1 - frame, frame]  # as `Comparison` takes it: the other frame, then the generated one
         is_given = {name: known[:, frame] for name, known in given.is_known.items()}
         compared = Comparison(
-            _ordered(made.predicted, order, is_given),
-            _ordered(made.truth, order, is_given),
+            made.predicted[:, order],
+            made.truth[:, order],
             made.prompts.extent,
             clip=made.prompts.clip,
             action=made.prompts.actions,
             has_joints=made.prompts.has_joints,
+            is_given_joint=_given_joints(is_given["coords"]) if "coords" in is_given else None,
             real=None if made.prompts.real is None else made.prompts.real[:, order],
-            samples=[_ordered(each, order, is_given) for each in made.samples],
+            samples=[each[:, order] for each in made.samples],
         )
         wanted = {
             name: spec
@@ -75,15 +74,8 @@ def action_confusion(made: Generation) -> Confusion | None:
     return confusion(true, found, made.actions)
 
 
-def _ordered(frames: Frames, order: list[int], is_given: Mapping[str, np.ndarray]) -> Frames:
-    """The pair as `Comparison` takes it: the other frame, then the generated one, in which given joints are invisible.
-
-    is_given: modality → (N, L) bool, of the generated frame.
-    """
-    ordered = frames[:, order]
-    poses = ordered.values.get("coords")
-    if not isinstance(poses, Poses):
-        return ordered
-    is_given_joint = is_given["coords"].reshape(-1, 1, 3, NUM_JOINTS)[:, :, :2].all(2)  # (N, 1, 13)
-    hidden = Poses(poses.xy, poses.is_visible & ~is_given_joint)
-    return replace(ordered, values={**ordered.values, "coords": hidden})
+def _given_joints(is_given: np.ndarray) -> np.ndarray:
+    """(N, 39) bool, given joint tokens of the generated frame → (N, 2, 13) bool: joints whose place is given there."""
+    in_both = np.zeros((len(is_given), 2, NUM_JOINTS), bool)
+    in_both[:, 1] = is_given.reshape(-1, 3, NUM_JOINTS)[:, :2].all(1)
+    return in_both

@@ -21,6 +21,7 @@ class Comparison:
     clip: (N,) labels of the clips; None: each sample is a clip of its own.
     action: (N,) labels, None for unknown ones; None: no scores by action.
     has_joints: (N,) bool, True where the ground truth has annotated joints; None: everywhere.
+    is_given_joint: (N, T + 1, 13) bool, joints that were given, which scores of joints leave out; None: none were.
     constant_velocity, damped_velocity: these baselines.
     real: (N, T + 1) frames: the pictures before the tokenizer, "tok_rgb".
     argmax: the roll-outs with the likeliest id everywhere.
@@ -34,6 +35,7 @@ class Comparison:
     clip: np.ndarray | None = None
     action: Sequence[str | None] | None = None
     has_joints: np.ndarray | None = None
+    is_given_joint: np.ndarray | None = None
     constant_velocity: Frames | None = None
     damped_velocity: Frames | None = None
     real: Frames | None = None

@@ -18,6 +18,15 @@ MAX_PSNR_DB = 100.0
 """PSNR of equal pictures, so that the score stays finite."""
 
 
+MOVED = 0.05
+"""A joint moves that is farther than this share of L from its place in the reference."""
+BOX_MARGIN = 0.1
+"""Share of L by which the box of the moving joints is larger on each side: about half the width of a head."""
+MIN_BOX_MARGIN_PX = 4.0
+_SSIM_RADIUS = 3
+"""Half of scikit-image's window of 7 pixels."""
+
+
 @dataclass(frozen=True)
 class Ratio:
     """A measure of N samples at T horizons.
@@ -60,6 +69,35 @@ def has_moved(true_xy: np.ndarray, reference_xy: np.ndarray, extent: np.ndarray,
     return np.linalg.norm(reference_xy - true_xy, axis=-1) > a * extent[:, None, None]
 
 
+def moving_boxes(
+    true_xy: np.ndarray, reference_xy: np.ndarray, is_moving: np.ndarray, extent: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """The box of the moving joints: where a true picture differs from its reference because the person moves.
+
+    It is the smallest box around the places of the moving joints in the reference and in the truth, widened on each
+    side by `BOX_MARGIN` · L, or by `MIN_BOX_MARGIN_PX` where that is more, rounded outwards to whole pixels and cut to
+    the picture. No prediction has a part in it, so all series of a score have the same boxes.
+
+    Args:
+        true_xy: (N, T, 13, 2) canvas pixels.
+        reference_xy: (N, 1, 13, 2) canvas pixels.
+        is_moving: (N, T, 13) bool, see `has_moved`; the joints are visible in the truth and in the reference.
+        extent: (N,) L in canvas pixels.
+        size: height and width of the pictures, in canvas pixels.
+
+    Returns: (N, T, 4) int64 left, top, right and bottom, of which the last two are exclusive; all 0 where no joint
+    moves.
+    """
+    places = np.stack(np.broadcast_arrays(true_xy, reference_xy))  # (2, N, T, 13, 2)
+    margin = np.fmax(BOX_MARGIN * extent, MIN_BOX_MARGIN_PX)[:, None, None]
+    is_counted = is_moving[..., None]
+    low = np.floor(np.where(is_counted, places, np.inf).min((0, 3)) - margin)  # (N, T, 2)
+    high = np.ceil(np.where(is_counted, places, -np.inf).max((0, 3)) + margin)
+    edges = [each.clip(0, size[::-1]) for each in (low, high)]
+    has_area = is_moving.any(-1) & np.all(edges[0] < edges[1], axis=-1)
+    return np.where(has_area[..., None], np.concatenate(edges, -1), 0).astype(np.int64)
+
+
 def motion_ratio(xy: np.ndarray, true_xy: np.ndarray, reference_xy: np.ndarray, is_scored: np.ndarray) -> Ratio:
     """Mean distance of the scored joints from their place in the reference, over that of the truth.
 
@@ -98,6 +136,12 @@ def squared_error(picture: np.ndarray, true_picture: np.ndarray) -> float:
     return float(np.square(picture.astype(np.float64) - true_picture).mean())
 
 
+def squared_error_in(picture: np.ndarray, true_picture: np.ndarray, box: np.ndarray) -> float:
+    """`squared_error` over the pixels of a box, (4,) left, top, right, bottom."""
+    left, top, right, bottom = box
+    return squared_error(picture[top:bottom, left:right], true_picture[top:bottom, left:right])
+
+
 def psnr_db(mean_squared_error: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of 8-bit pictures; `MAX_PSNR_DB` for an error of 0, NaN for NaN.
 
@@ -112,6 +156,19 @@ def ssim(picture: np.ndarray, true_picture: np.ndarray) -> float:
     """Structural similarity (Wang et al., TIP 2004) of two (H, W, 3) uint8 pictures, as scikit-image computes it."""
     similarity: Any = structural_similarity(picture, true_picture, data_range=255, channel_axis=-1)
     return float(similarity)
+
+
+def ssim_in(picture: np.ndarray, true_picture: np.ndarray, box: np.ndarray) -> float:
+    """Mean of the map of `ssim` over the pixels of a box, (4,) left, top, right, bottom.
+
+    A pixel's similarity is that of the 7 × 7 pixels around it, also of those outside the box; at the edge of the
+    picture its pixels are reflected.
+    """
+    low, high = np.maximum(box[:2] - _SSIM_RADIUS, 0), np.minimum(box[2:] + _SSIM_RADIUS, picture.shape[1::-1])
+    seen = (slice(low[1], high[1]), slice(low[0], high[0]))
+    _, similarity = structural_similarity(picture[seen], true_picture[seen], data_range=255, channel_axis=-1, full=True)
+    (left, top), (right, bottom) = box[:2] - low, box[2:] - low
+    return float(similarity[top:bottom, left:right].mean())
 
 
 def _sums(values: np.ndarray, is_scored: np.ndarray) -> Ratio:

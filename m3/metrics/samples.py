@@ -9,6 +9,7 @@ import numpy as np
 
 from m3.core.frames import Frames
 from m3.metrics.bootstrap import quotient
+from m3.metrics.comparison import Comparison
 from m3.metrics.measures import Ratio, squared_error
 
 
@@ -50,23 +51,25 @@ def _stacked(ratios: Sequence[Ratio]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return numerator, denominator, quotient(numerator, denominator)
 
 
-def joint_diversity_px(samples: Sequence[Frames]) -> Ratio | None:
+def joint_diversity_px(samples: Sequence[Frames], compared: Comparison) -> Ratio | None:
     """Mean distance between the joints of two samples of one reference, over joints visible in both, canvas px.
 
-    samples: (N, T + 1) frames each. None where they have no joints. A single sample is not scored.
+    samples: (N, T + 1) frames each. None where they have no joints. A single sample is not scored, nor a given joint.
     """
     if "coords" not in samples[0].values:
         return None
     total = _zeros(samples[0])
     for a, b in combinations([each.values["coords"] for each in samples], 2):
         is_seen = (a.is_visible & b.is_visible)[:, 1:]  # (N, T, 13)
+        if compared.is_given_joint is not None:
+            is_seen = is_seen & ~compared.is_given_joint[:, 1:]
         distance = np.linalg.norm(a.xy[:, 1:] - b.xy[:, 1:], axis=-1)
         total.numerator[:] += np.where(is_seen, distance, 0).sum(-1)
         total.denominator[:] += is_seen.sum(-1)
     return total
 
 
-def picture_diversity(samples: Sequence[Frames]) -> Ratio | None:
+def picture_diversity(samples: Sequence[Frames], _: Comparison) -> Ratio | None:
     """Mean squared difference of the pictures of two samples of one reference; arguments as `joint_diversity_px`."""
     if "tok_rgb" not in samples[0].values:
         return None

@@ -55,6 +55,11 @@ _NO_PICTURES = "no pictures: the model or the ground truth has none"
 _NO_PIXELS = "shards hold no pixels: give the data's source=…"
 _NO_SAMPLES_OF_JOINTS = "one roll-out of each reference, or no joints: give rollout.num_samples=8"
 _NO_SAMPLES_OF_PICTURES = "one roll-out of each reference, or no pictures: give rollout.num_samples=8"
+_NO_BOX = "no pictures, or no joints whose motion says where to look: the model or the ground truth lacks them"
+_MOVING_BOX = (
+    f"the box around the joints that are truly more than {measures.MOVED:g} L from the reference, and visible there "
+    f"too, at both places, with a margin of {measures.BOX_MARGIN:g} L; pictures without such joints are not scored"
+)
 _NOT_BOTH = "no pictures or no joints: the model or the ground truth lacks one of them"
 
 
@@ -150,7 +155,7 @@ class MetricSpec:
 
 
 class _Horizons(NamedTuple):
-    """Two sets of poses at the horizons, and the true reference.
+    """Two sets of poses at the horizons, in which given joints are invisible, and the true reference.
 
     xy: (N, T, 13, 2). is_visible: (N, T, 13). is_present: (N, T) of both. reference_xy: (N, 1, 13, 2).
     is_in_reference: (N, 1, 13) joints visible in it.
@@ -175,11 +180,12 @@ def _poses(frames: Frames, compared: Comparison) -> _Horizons | None:
         return None
     poses, true = frames.values["coords"], compared.truth.values["coords"]
     is_present = (compared.truth.is_present & frames.is_present)[:, 1:]
+    is_asked = True if compared.is_given_joint is None else ~compared.is_given_joint[:, 1:]
     return _Horizons(
         poses.xy[:, 1:],
-        poses.is_visible[:, 1:],
+        poses.is_visible[:, 1:] & is_asked,
         true.xy[:, 1:],
-        true.is_visible[:, 1:],
+        true.is_visible[:, 1:] & is_asked,
         is_present,
         true.xy[:, :1],
         true.is_visible[:, :1] & compared.truth.is_present[:, :1, None],
@@ -244,9 +250,7 @@ def _pictures(
 
     def measure_all(frames: Frames, compared: Comparison) -> Ratio | None:
         true = compared.real if against_real else compared.truth
-        if true is None or "tok_rgb" not in frames.values or "tok_rgb" not in true.values:
-            return None
-        if not _has_successors(compared.truth, "tok_rgb"):
+        if true is None or not _has_pictures(frames, true, compared):
             return None
         pictures, true_pictures = frames.values["tok_rgb"], true.values["tok_rgb"]
         is_scored = (compared.truth.is_present & frames.is_present & true.is_present)[:, 1:]
@@ -258,8 +262,50 @@ def _pictures(
     return measure_all
 
 
-def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
-    """x and y tokens are scored for the truth's visible joints only: the others are never targets."""
+def _pictures_in_boxes(
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float], against_real: bool = False
+) -> Callable[[Frames, Comparison], Ratio | None]:
+    """The same for a measure in a box, (4,) int64, which is weighted by its pixels; a picture without is not scored."""
+
+    def measure_all(frames: Frames, compared: Comparison) -> Ratio | None:
+        true = compared.real if against_real else compared.truth
+        if true is None or "coords" not in compared.truth.values or not _has_pictures(frames, true, compared):
+            return None
+        pictures, true_pictures = frames.values["tok_rgb"], true.values["tok_rgb"]
+        boxes = _moving_boxes(compared)
+        area = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)  # (N, T)
+        area = np.where((compared.truth.is_present & frames.is_present & true.is_present)[:, 1:], area, 0)
+        found = Ratio(np.zeros(area.shape), area.astype(float))
+        for n, k in np.argwhere(area > 0):
+            found.numerator[n, k] = area[n, k] * measure(pictures[n, k + 1], true_pictures[n, k + 1], boxes[n, k])
+        return found
+
+    return measure_all
+
+
+def _has_pictures(frames: Frames, true: Frames, compared: Comparison) -> bool:
+    has_both = "tok_rgb" in frames.values and "tok_rgb" in true.values
+    return has_both and _has_successors(compared.truth, "tok_rgb")
+
+
+def _moving_boxes(compared: Comparison) -> np.ndarray:
+    """(N, T, 4) int64 boxes of `measures.moving_boxes`, of joints that are visible in the truth and the reference."""
+    key = "boxes of the moving joints"
+    if key not in compared.cache:
+        poses, pictures = compared.truth.values["coords"], compared.truth.values["tok_rgb"]
+        xy, reference_xy = poses.xy[:, 1:], poses.xy[:, :1]
+        is_present = compared.truth.is_present[:, 1:] & compared.truth.is_present[:, :1]
+        is_seen = poses.is_visible[:, 1:] & poses.is_visible[:, :1] & is_present[..., None]
+        is_moving = is_seen & measures.has_moved(xy, reference_xy, compared.extent, measures.MOVED)
+        compared.cache[key] = measures.moving_boxes(xy, reference_xy, is_moving, compared.extent, pictures.shape[2:4])
+    return compared.cache[key]
+
+
+def _accuracy(modality: str, of_changed: bool = False) -> Callable[[Frames, Comparison], Ratio | None]:
+    """x and y tokens are scored for the truth's visible joints only: the others are never targets.
+
+    of_changed: only of tokens whose true id is not that of the reference.
+    """
 
     def measure(frames: Frames, compared: Comparison) -> Ratio | None:
         tokens, true = frames.tokens, compared.truth.tokens
@@ -277,6 +323,9 @@ def _accuracy(modality: str) -> Callable[[Frames, Comparison], Ratio | None]:
         else:  # of a text that ends too early the rest counts as wrong
             is_there = tokens.is_known[modality].any(-1, keepdims=True)
             is_scored = is_scored & (true.is_known[modality] & is_there)[:, 1:]
+        if of_changed:
+            is_reference = true.is_known[modality][:, :1] & true.is_present[:, :1, None]
+            is_scored = is_scored & is_reference & (true_ids != true.ids[modality][:, :1])
         return measures.token_accuracy(ids, true_ids, is_scored)
 
     return measure
@@ -287,7 +336,8 @@ def _agreement(name: str) -> Callable[[Frames, Comparison], Ratio | None]:
 
     def measure(frames: Frames, compared: Comparison) -> Ratio | None:
         needed = {"tok_rgb", "coords"}
-        if not needed <= frames.values.keys() or not all(_has_successors(compared.truth, name) for name in needed):
+        has_truth = all(_has_successors(compared.truth, name) for name in needed)
+        if not has_truth or not needed <= frames.values.keys() or not _has_successors(frames, "coords"):
             return None
         key = "agreement", id(frames)
         if key not in compared.cache:
@@ -323,10 +373,10 @@ def _agreements(frames: Frames, compared: Comparison) -> dict[str, Ratio]:
 
 
 def _diversity(
-    modality: str, measure: Callable[[Sequence[Frames]], Ratio | None]
+    modality: str, measure: Callable[[Sequence[Frames], Comparison], Ratio | None]
 ) -> Callable[[Sequence[Frames], Comparison], Ratio | None]:
-    def measure_all(samples: Sequence[Frames], _: Comparison) -> Ratio | None:
-        return measure(samples) if _has_successors(samples[0], modality) else None
+    def measure_all(samples: Sequence[Frames], compared: Comparison) -> Ratio | None:
+        return measure(samples, compared) if _has_successors(samples[0], modality) else None
 
     return measure_all
 
@@ -378,10 +428,25 @@ def _picture_spec(
     )  # fmt: skip
 
 
+def _moving_box_spec(
+    name: str,
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    label: str,
+    description: str,
+    **options: Any,
+) -> MetricSpec:
+    is_real = name.endswith("_real")
+    return MetricSpec(
+        name, "tok_rgb", _pictures_in_boxes(measure, is_real), options.pop("unit", "share"), "higher", label,
+        f"{description}, in {_MOVING_BOX}", f"{_NO_PIXELS}; or {_NO_BOX}" if is_real else _NO_BOX,
+        series=_PICTURES_ONLY if is_real else _ROLL_OUTS, needs_annotation=True, **options,
+    )  # fmt: skip
+
+
 def _agreement_spec(name: str, label: str, description: str) -> MetricSpec:
     return MetricSpec(
         name, "tok_rgb", _agreement(name), "share", "higher", label, description, _NOT_BOTH, series=_AGREEMENT,
-        rollouts_only=True, chance=0.5,
+        chance=0.5,
     )  # fmt: skip
 
 
@@ -431,14 +496,39 @@ METRICS: dict[str, MetricSpec] = {
         ),
         _picture_spec(
             "ssim", measures.ssim, "SSIM, decoded truth", "against the truth's tokens, decoded", short="SSIM",
-            headline=8, in_preview=True,
+            headline=9, in_preview=True,
         ),
         _picture_spec(
             "psnr_real", measures.squared_error, "PSNR, real frame", "against the real frame on the canvas", unit="dB",
             transform=measures.psnr_db, is_error=True,
         ),
         _picture_spec("ssim_real", measures.ssim, "SSIM, real frame", "against the real frame on the canvas"),
+        _moving_box_spec(
+            "psnr_moving", measures.squared_error_in, "PSNR in the moving box, decoded truth",
+            "against the truth's tokens, decoded, of the mean squared error over all pixels", unit="dB",
+            transform=measures.psnr_db, is_error=True, short="box PSNR", headline=8, in_preview=True, by_action=True,
+        ),
+        _moving_box_spec(
+            "ssim_moving", measures.ssim_in, "SSIM in the moving box, decoded truth",
+            "against the truth's tokens, decoded, mean over all pixels", short="box SSIM", headline=10,
+        ),
+        _moving_box_spec(
+            "psnr_moving_real", measures.squared_error_in, "PSNR in the moving box, real frame",
+            "against the real frame on the canvas, of the mean squared error over all pixels", unit="dB",
+            transform=measures.psnr_db, is_error=True,
+        ),
+        _moving_box_spec(
+            "ssim_moving_real", measures.ssim_in, "SSIM in the moving box, real frame",
+            "against the real frame on the canvas, mean over all pixels",
+        ),
         accuracy_spec("tok_rgb", "picture tokens right", "share of picture tokens that are the truth's"),
+        MetricSpec(
+            "tok_rgb_changed_accuracy", "tok_rgb", _accuracy("tok_rgb", of_changed=True), "share", "higher",
+            "changed picture tokens right",
+            "share of picture tokens that are the truth's, of those that the truth changes from the reference's: "
+            "“nothing moves” has 0", "no tokens of tok_rgb that change: the model or the ground truth has none",
+            is_percent=True, is_of_tokens=True, short="new tokens", headline=11, in_preview=True,
+        ),
         accuracy_spec(
             "coords", "joint tokens right",
             "share of joint tokens that are the truth's; x and y of the truth's visible joints only",

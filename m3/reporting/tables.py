@@ -22,6 +22,12 @@ _NUM_MISTAKES = 2
 _NAME_WIDTH = 16
 """Characters of the name of a class."""
 
+_CEILINGS = {
+    "tokenizer": ("nothing_moves", "against the real frames; model | nothing moves | the truth's tokens, decoded"),
+    "truth": ("reference_joints", "joints in the predicted pictures; model | joints of the reference | the truth"),
+}
+"""Series that is the best to expect → the series to be better than, and the legend of the table with both."""
+
 _SAMPLE_SERIES = {"argmax": "argmax", "sample": "sample", "best_of_n": "best of n", "median_of_n": "median of n"}
 
 
@@ -35,8 +41,8 @@ def verdict(score: Score, k: int) -> str:
 
 
 def heading(spec: MetricSpec) -> str:
-    """A column's heading: "PCK@0.1 %"."""
-    return f"{spec.short} {spec.shown_unit}".strip()
+    """A column's heading: "PCK@0.1 %"; a metric without a short label has its name."""
+    return f"{spec.short or spec.name} {spec.shown_unit}".strip()
 
 
 def first_scores(scores: Sequence[Score]) -> list[Score]:
@@ -46,13 +52,22 @@ def first_scores(scores: Sequence[Score]) -> list[Score]:
 
 
 def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> None:
-    """The first scores beside "nothing moves", and below them those of several samples; `of_what`: "64 roll-outs"."""
+    """The first scores beside "nothing moves", below them those with a ceiling, and those of several samples.
+
+    of_what: "64 roll-outs".
+    """
     found = first_scores(scores)
     if found:
         legend = "model | nothing moves, n samples with truth; green: better beyond the 95% interval over clips"
         console.print(f"{of_what}; {legend}:", highlight=False)
         for table in score_tables(found):
             console.print(table)
+    for ceiling, (baseline, legend) in _CEILINGS.items():
+        bounded = [score for score in scores if ceiling in score.series and any(score.num_samples)]
+        if bounded:
+            console.print(f"{legend}:", highlight=False)
+            for table in score_tables(bounded, (baseline, ceiling)):
+                console.print(table)
     _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
 
 
@@ -81,24 +96,24 @@ def class_name(name: str, max_length: int) -> str:
     return words if len(words) <= max_length else words[: max_length - 1] + "…"
 
 
-def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
-    """The scores in as few tables as their width allows."""
+def score_tables(scores: Sequence[Score], beside: Sequence[str] = ("nothing_moves",)) -> Iterator[Table]:
+    """The scores in as few tables as their width allows; `beside`: series beside the model."""
     unlimited = PlainConsole(width=1000)
     start = 0
     for end in range(1, len(scores) + 1):
         is_last = end == len(scores)
-        if is_last or unlimited.measure(_score_table(scores[start : end + 1])).maximum > _WIDTH:
-            yield _score_table(scores[start:end])
+        if is_last or unlimited.measure(_score_table(scores[start : end + 1], beside)).maximum > _WIDTH:
+            yield _score_table(scores[start:end], beside)
             start = end
 
 
-def _score_table(scores: Sequence[Score]) -> Table:
+def _score_table(scores: Sequence[Score], beside: Sequence[str]) -> Table:
     """A row per horizon with a truth, a column per score."""
     table = _table(["", "n", *(heading(score.spec) for score in scores)])
     for k in range(len(scores[0].num_samples)):
         if any(score.num_samples[k] for score in scores):
             most = max(score.num_samples[k] for score in scores)
-            table.add_row(f"+{k + 1}", str(most), *(_cell(score, k) for score in scores))
+            table.add_row(f"+{k + 1}", str(most), *(_cell(score, k, beside) for score in scores))
     return table
 
 
@@ -128,9 +143,10 @@ def _table(headers: Sequence[str]) -> Table:
     return table
 
 
-def _cell(score: Score, k: int) -> Text:
-    model, still = score.model[k], score.nothing_moves[k]
+def _cell(score: Score, k: int, beside: Sequence[str]) -> Text:
+    model = score.model[k]
     if model is None:
         return Text("–")
     style = "bold green" if verdict(score, k) == "better" else "bold"
-    return Text.assemble((score.spec.text(model), style), f" | {score.spec.text(still)}")
+    others = (score.series[name].value[k] if name in score.series else None for name in beside)
+    return Text.assemble((score.spec.text(model), style), *(f" | {score.spec.text(other)}" for other in others))

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 AUTO = "auto"
 """`Sampling.given` and `Sampling.generate` that follow from the model."""
+OTHERS = "others"
+"""`Sampling.given`: all that is not generated."""
 
 _DEFAULT = "default"
 """Key of the scheme for modalities without one of their own."""
@@ -138,7 +140,8 @@ class Sampling:
 
     given: tokens known at the start: names of modalities, or mappings of one name to some of its parts, joints by
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation. "auto": all
-        that the model takes of the reference, the frame before it, the gaps, and the clip.
+        that the model takes of the reference, the frame before it, the gaps, and the clip. "others": all modalities
+        that are not generated, also those of the successor.
     generate: names of modalities in the order in which they are generated; each one sees those before it. "auto": the
         whole successor, joints before pictures.
     schemes: for each modality how it is generated, as mappings of `DecodingConfig`'s fields; "default" for all others.
@@ -147,17 +150,17 @@ class Sampling:
     Raises ValueError naming the key for entries that contradict each other.
     """
 
-    given: Sequence[GivenEntry] | Literal["auto"]
+    given: Sequence[GivenEntry] | Literal["auto", "others"]
     generate: Sequence[str] | Literal["auto"]
     schemes: Mapping[str, Mapping[str, Any]]
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        for key in ("given", "generate"):
+        for key, words in (("given", (AUTO, OTHERS)), ("generate", (AUTO,))):
             value = getattr(self, key)
-            if value != AUTO and (isinstance(value, str) or not isinstance(value, Sequence)):
-                raise ValueError(f"sampling.{key}={value!r}: need a list, or auto")
-        given = [] if self.given == AUTO else [named_modality(entry) for entry in self.given]
+            if value not in words and (isinstance(value, str) or not isinstance(value, Sequence)):
+                raise ValueError(f"sampling.{key}={value!r}: need a list, or {' or '.join(words)}")
+        given = [] if self.given in (AUTO, OTHERS) else [named_modality(entry) for entry in self.given]
         generated = [] if self.generate == AUTO else self.generate
         for key, names in (("given", given), ("generate", generated)):
             if not all(isinstance(name, str) for name in names):
@@ -171,14 +174,14 @@ class Sampling:
         for name in generated:
             if not self._has_scheme(name):
                 raise ValueError(f"sampling.generate: no scheme for {name}; add sampling.schemes.{name}")
-            if name in self.given and self.given != AUTO:
+            if name in given and name in self.given:
                 raise ValueError(f"sampling.generate: {name} is in sampling.given as a whole; nothing is left of it")
         for name in self.schemes:
             if name != _DEFAULT:
                 self.scheme(name)
 
     def for_model(self, table: ModalityTable, has_references: bool = True) -> Sampling:
-        """The same with lists in place of "auto".
+        """The same with lists in place of "auto" and "others".
 
         has_references: False where prompts have none of the table's `extra_vocabularies` to give, as files have not.
 
@@ -192,10 +195,10 @@ class Sampling:
         if generated == AUTO:
             joints_first = sorted(rolled, key=lambda name: (name != "coords", name != "tok_rgb"))
             generated = [rolled[name] for name in joints_first]
-        if given == AUTO:
+        if given in (AUTO, OTHERS):
             extra = () if has_references else table.extra_vocabularies or ()
-            names = [name for name in table.modalities if _is_condition(name) and frame_of(name)[0] not in extra]
-            given = [name for name in names if name not in generated]
+            names = [name for name in table.modalities if frame_of(name)[0] not in extra and name not in generated]
+            given = names if given == OTHERS else [name for name in names if _is_condition(name)]
         return replace(self, given=given, generate=generated)
 
     @cached_property
@@ -223,7 +226,7 @@ class Sampling:
 
     def is_given(self, table: ModalityTable) -> Tensor:
         """(S,) bool, True at the columns of a sample that are known at the start; of a sampling without "auto"."""
-        assert self.given != AUTO, "for_model gives lists"
+        assert self.given not in (AUTO, OTHERS), "for_model gives lists"
         return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
 
 

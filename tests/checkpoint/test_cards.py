@@ -60,7 +60,7 @@ def test_roll_outs(loaded: LoadedModel, rolled_out: Path, tmp_path) -> None:
     results, scores = results_of(card), json.loads(rolled_out.read_text())["scores"]
     factors = {
         "pck@0.05": 100, "pck@0.1": 100, "joint_error": 1, "pck_moved@0.05": 100, "motion_ratio": 1, "psnr": 1,
-        "ssim": 1,
+        "ssim": 1, "psnr_moving": 1, "ssim_moving": 1, "tok_rgb_changed_accuracy": 100,
     }  # fmt: skip
     assert len(results) == len(factors) * 3
     for metric, factor in factors.items():

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.random_world import completed, model_of, write_data, write_run
+from support.random_world import completed, config, model_of, write_data, write_run
 from support.tiny_world import frame
 
 from m3.batches.table import TokenTable
+from m3.commands import generate
 from m3.core.frames import Frames
 from m3.core.joints import JOINT_NAMES
 from m3.metrics.specs import NO_TRUTH
@@ -76,6 +77,36 @@ def test_given_joints_stay_and_do_not_count(world):
     assert "coords_accuracy" not in scores and "psnr" not in scores
     f1 = scores["visibility_f1"].series
     assert f1["nothing_moves"].value == [1.0] and scores["visibility_f1"].num_samples == [9]  # all are visible
+
+
+def test_pose_following(world, capsys):
+    """The next picture from all else; the given pose is not scored, but it is known where to look."""
+    result = generate.run(config(world, "experiment=pose_following", f"out={world / 'following'}"))
+    arrays = completion_arrays(result.made)
+    assert set(result.made.generated) == {"tok_rgb_next"}
+    for name in ("tok_rgb", "coords", "coords_next"):
+        assert arrays[f"is_given_{name}"].all() and (arrays[name] == stored(world, name)).all()
+    assert not arrays["is_given_tok_rgb_next"].any() and arrays["is_known_tok_rgb_next"].all()
+    scores = {score.name: score for score in result.scores["successor"]}
+    assert list(scores) == [
+        "psnr", "ssim", "psnr_moving", "ssim_moving", "tok_rgb_accuracy", "tok_rgb_changed_accuracy", "agreement",
+        "agreement@0.05"]  # fmt: skip
+    pictures, truth = (frames.values["tok_rgb"].astype(float) for frames in (result.made.predicted, result.made.truth))
+    squared, still = np.square(pictures - truth)[:, 1], np.square(truth[:, 0] - truth[:, 1])
+    # All joints move; L = 20, so the margin is the least, 4 px.
+    places = np.stack([CODEC.decode(stored(world, name).reshape(9, 3, 13))[0] for name in ("coords", "coords_next")])
+    low = np.floor(places.min((0, 2)) - 4).clip(0).astype(int)
+    high = np.ceil(places.max((0, 2)) + 4).clip(max=32).astype(int)
+    for name, errors in (("model", squared), ("nothing_moves", still)):
+        inside = [errors[n, low[n, 1] : high[n, 1], low[n, 0] : high[n, 0]].ravel() for n in range(9)]
+        wanted = 10 * np.log10(255**2 / np.concatenate(inside).mean())
+        assert scores["psnr_moving"].series[name].value == pytest.approx([wanted])
+    assert set(scores["agreement"].series) == {"model", "reference_joints", "truth"}
+    assert scores["agreement"].num_samples == [9] and scores["agreement"].model[0] is not None
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "box PSNR dB" in printed and "new tokens %" in printed and "agreement@0.05" in printed
+    report = (world / "following" / "report.html").read_text(encoding="utf-8")
+    assert "PSNR in the moving box, decoded truth (dB)" in report and "joints fit the picture to 0.05" in report
 
 
 def test_a_successor_of_which_parts_are_given_is_completed(world):

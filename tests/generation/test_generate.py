@@ -47,10 +47,11 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     record = json.loads(result.metrics.read_text())
     assert record["num_samples"] == 3 and record["step"] == 3 and record["data"]["split"] == "test"
     assert set(record["absent"]) == {
-        "motion_frechet", "psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"
+        "motion_frechet", "psnr_real", "ssim_real", "psnr_moving_real", "ssim_moving_real", "diversity_joints",
+        "diversity_pictures"
     }  # fmt: skip
     assert set(record["by_action"]) == {"jump"}
-    assert len(record["scores"]) == 13
+    assert len(record["scores"]) == 16
     for name, entry in record["scores"].items():
         if name.startswith("agreement"):  # of clip a at horizons that clip b does not reach nothing is known
             continue

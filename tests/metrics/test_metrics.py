@@ -425,10 +425,10 @@ def test_metrics_json(tmp_path):
     assert record["schema_version"] == 2 and record["split"] == "test"
     assert list(record["scores"]) == [
         "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "pck_both@0.05", "motion_ratio", "visibility_f1",
-        "psnr", "ssim", "agreement", "agreement@0.05"]  # fmt: skip
+        "psnr", "ssim", "psnr_moving", "ssim_moving", "agreement", "agreement@0.05"]  # fmt: skip
     assert list(record["absent"]) == [
-        "motion_frechet", "psnr_real", "ssim_real", "tok_rgb_accuracy", "coords_accuracy", "diversity_joints",
-        "diversity_pictures"]  # fmt: skip
+        "motion_frechet", "psnr_real", "ssim_real", "psnr_moving_real", "ssim_moving_real", "tok_rgb_accuracy",
+        "tok_rgb_changed_accuracy", "coords_accuracy", "diversity_joints", "diversity_pictures"]  # fmt: skip
     assert "source=" in record["absent"]["psnr_real"]
     entry = record["scores"]["joint_error"]["horizons"][1]
     low, high = entry["nothing_moves_ci95"]

@@ -11,6 +11,7 @@ from support.frames import frames_of, without
 from support.random_roll_outs import by_name, random_roll_outs
 
 from m3 import metrics
+from m3.metrics import Comparison
 from m3.metrics.measures import Ratio
 from m3.metrics.samples import best_of, joint_diversity_px, mean_of, median_of, picture_diversity
 from m3.metrics.specs import NO_TRUTH
@@ -95,12 +96,16 @@ def test_diversity_by_hand():
     is_hidden[:, :, 4:] = False
     seen = [is_visible, is_visible, is_hidden]
     samples = [frames_of(np.ones(shape, bool), *each) for each in zip(pictures, xy, seen)]
-    joints, levels = joint_diversity_px(samples), picture_diversity(samples)
+    compared = Comparison(samples[0], samples[0], np.ones(1))
+    joints, levels = joint_diversity_px(samples, compared), picture_diversity(samples, compared)
     distance = 3 * 2**0.5  # of 13 joints in the first two, of 4 in the first and the last, 0 in the others
     assert joints.numerator.sum() / joints.denominator.sum() == pytest.approx(distance * 17 / (13 + 4 + 4))
     assert levels.numerator.sum() / levels.denominator.sum() == pytest.approx((0 + 36 + 36) / 3)
     same = [samples[0], samples[0]]
-    assert joint_diversity_px(same).numerator.sum() == picture_diversity(same).numerator.sum() == 0
+    for measure in (joint_diversity_px, picture_diversity):
+        assert measure(same, compared).numerator.sum() == 0
+    given = replace(compared, is_given_joint=np.arange(13) >= np.full((*shape, 1), 4))
+    assert joint_diversity_px(samples, given).denominator.sum() == 4 + 4 + 4
 
 
 def test_diversity_needs_no_truth_and_is_a_root():

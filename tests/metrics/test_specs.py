@@ -114,11 +114,12 @@ def test_a_new_metric_is_on_a_card(new, tmp_path):
     assert list(shown) == [1, 2, 3] and shown[1] == pytest.approx(value, abs=1e-3)
     assert [row[0] for row in found.table[1:]] == [
         "PCK@0.05, %", "PCK@0.1, %", "joint error, px", "moved@0.05, %", "motion ratio", "PSNR, dB", "SSIM",
-        "PCK@0.2, %"]  # fmt: skip
+        "box PSNR, dB", "box SSIM", "new tokens, %", "PCK@0.2, %"]  # fmt: skip
 
 
 def test_scores_from_before_a_metric_was_added_are_still_read(tmp_path):
-    older = {name: spec for name, spec in METRICS.items() if name not in ("pck_moved@0.05", "motion_ratio")}
+    newer = ("pck_moved@0.05", "motion_ratio", "psnr_moving", "ssim_moving", "tok_rgb_changed_accuracy")
+    older = {name: spec for name, spec in METRICS.items() if name not in newer}
     facts = {"step": 3, "num_samples": 12, "rollout": {}, "data": {"root": "data", "split": "test", **BINDING}}
     record = metrics_record(metrics.score(random_roll_outs(), older), facts, metrics=older)
     for entry in record["scores"].values():  # nor had they these series
@@ -184,7 +185,8 @@ def test_headlines_and_names_for_people_are_unique():
     first = [spec for spec in METRICS.values() if spec.short is not None]
     assert sorted(spec.headline for spec in first) == list(range(1, len(first) + 1))
     assert [spec.name for spec in first_metrics(list(METRICS.values()))] == [
-        "pck@0.1", "pck@0.05", "pck_moved@0.05", "motion_ratio", "joint_error", "motion_frechet", "psnr", "ssim"
+        "pck@0.1", "pck@0.05", "pck_moved@0.05", "motion_ratio", "joint_error", "motion_frechet", "psnr",
+        "psnr_moving", "ssim", "ssim_moving", "tok_rgb_changed_accuracy"
     ]  # fmt: skip
     for titles in ([spec.short for spec in first], [spec.title for spec in METRICS.values()]):
         assert len(set(titles)) == len(titles)
@@ -201,7 +203,8 @@ def test_the_record_is_in_the_order_of_the_table():
         assert list(record["series"]) == [name for name in SERIES if name in record["series"]]
         assert all(list(of_action) == names for of_action in record["by_action"].values())
     assert list(record["absent"]) == [
-        "motion_frechet", "psnr_real", "ssim_real", "diversity_joints", "diversity_pictures"
+        "motion_frechet", "psnr_real", "ssim_real", "psnr_moving_real", "ssim_moving_real", "diversity_joints",
+        "diversity_pictures"
     ]  # fmt: skip
 
 

@@ -104,7 +104,8 @@ def scores_of_a_perfect_model(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_perfect_model_has_perfect_scores(data, tmp_path, monkeypatch) -> None:
     scores = scores_of_a_perfect_model(data, tmp_path, monkeypatch)
     assert list(scores) == [
-        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "psnr", "ssim"
+        "pck@0.05", "pck@0.1", "joint_error", "pck_moved@0.05", "motion_ratio", "visibility_f1", "psnr", "ssim",
+        "psnr_moving", "tok_rgb_changed_accuracy"
     ]  # fmt: skip
     assert (scores["pck@0.05"][0], scores["joint_error"][0], scores["psnr"][0]) == (1.0, 0.0, 100.0)
     assert all(values[1] is None for values in scores.values())

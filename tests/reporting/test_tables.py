@@ -45,6 +45,27 @@ def test_tables_are_as_few_as_80_characters_allow():
     assert [len(list(score_tables(first_scores(scores)[:n]))) for n in (1, 2)] == [1, 1]
 
 
+def test_what_has_a_ceiling_is_beside_it():
+    scores = {score.name: score for score in metrics.score(random_roll_outs())}
+    text = printed(list(scores.values()))
+    for name, beside in (
+        ("psnr_moving_real", ("nothing_moves", "tokenizer")),
+        ("agreement", ("reference_joints", "truth")),
+    ):
+        score = scores[name]
+        for k in range(3):
+            numbers = [score.spec.text(score.series[series].value[k]) for series in ("model", *beside)]
+            assert " | ".join(numbers) in text
+    real, joints = text.split("against the real frames; ")[1].split("joints in the predicted pictures; ")
+    assert all(name in real for name in ("psnr_real dB", "ssim_real", "psnr_moving_real dB", "ssim_moving_real"))
+    assert "agreement@0.05" in joints and "agreement" not in real
+    without = printed(metrics.score(replace(random_roll_outs(), real=None)))
+    assert "against the real frames" not in without and "joints in the predicted pictures" in without
+    bounded = [score for score in scores.values() if "tokenizer" in score.series]
+    tables = list(score_tables(bounded, ("nothing_moves", "tokenizer")))
+    assert all(Console(width=1000).measure(table).maximum <= 80 for table in tables)
+
+
 def test_a_confusion_names_the_most_frequent_mistakes():
     names = ["tennis_serve", "bowl", "[red]golf", "squat", "unseen"]
     true, predicted = np.array([0] * 10 + [2] * 3), np.array([0] * 4 + [1] * 3 + [2] * 2 + [3] + [2] * 3)

@@ -35,6 +35,13 @@ def test_every_modality_can_be_generated_from_the_others(option, name):
     assert made.is_given(small_table()).sum() == 90 - small_table().max_seq_lens[small_table().index(name)]
 
 
+def test_others_are_all_that_is_not_generated():
+    others = [name for name in small_table().modalities if name != "tok_rgb_next"]
+    assert sampling("sampling.given=others", "sampling.generate=[tok_rgb_next]").given == others
+    assert sampling("experiment=pose_following").given == others
+    assert [scheme.modality for scheme in sampling("experiment=pose_following").chosen] == ["tok_rgb_next"]
+
+
 def test_the_order_of_generation_is_that_of_the_list():
     made = sampling("sampling.generate=[tok_rgb_next,coords_next]")
     assert [scheme.modality for scheme in made.chosen] == ["tok_rgb_next", "coords_next"]
