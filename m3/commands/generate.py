@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -40,7 +41,8 @@ from m3.generation.input_files import preparation, prompts_of_files
 from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
 from m3.generation.rollout import STARTS, Starts, find_chains
-from m3.metrics import Score
+from m3.metrics import MetricSpec, Score
+from m3.metrics.feature_networks import fid_spec, fvd_spec
 from m3.reporting.forecast import write_forecast
 from m3.reporting.inpainting import write_inpainting
 from m3.reporting.outputs import About, Amounts, write_generation
@@ -145,7 +147,7 @@ def _generator(cfg: DictConfig) -> Generator:
         known = loaded.data["tokenizer"]
         raise ValueError(f"tokenizer=none: {cfg.checkpoint} has pictures, which are decoded; give tokenizer={known}")
     samples = plain(cfg.rollout.sample_schemes)
-    return Generator(
+    generator = Generator(
         loaded,
         tokenizer,
         sampling,
@@ -155,6 +157,20 @@ def _generator(cfg: DictConfig) -> Generator:
         damping=cfg.rollout.damping,
         sample_schemes=samples,
     )
+    return replace(generator, more_metrics=_feature_metrics(cfg, generator))
+
+
+def _feature_metrics(cfg: DictConfig, generator: Generator) -> list[MetricSpec]:
+    """FID and FVD, where networks are named. Raises as `m3.metrics.feature_networks.fid_spec`."""
+    size, device, named = generator.context.canvas_size, torch.device(cfg.device), cfg.metrics
+    for key in ("fid", "fvd"):
+        check(f"metrics.{key}", named[key], str | None)
+        if named[key] is not None and PICTURE not in generator.table.vocabularies:
+            raise ValueError(f"metrics.{key}={named[key]}: the model has no pictures; leave it out")
+    if named.fvd is not None and not generator.rolls_out:
+        raise ValueError(f"metrics.fvd={named.fvd}: is of roll-outs, and pairs are completed here; leave it out")
+    specs = [] if named.fid is None else [fid_spec(named.fid, size, device)]
+    return specs if named.fvd is None else [*specs, fvd_spec(named.fvd, size, cfg.rollout.frames, device)]
 
 
 def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
@@ -243,6 +259,7 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
         "input": paths or None,
         "seed": cfg.seed,
         "rollout": plain(cfg.rollout),
+        "metrics": plain(cfg.metrics),
         "action": cfg.action,
         "captions": cfg.captions,
         "sampling": plain(cfg.sampling) | {"given": list(sampling.given), "generate": list(sampling.generate)},

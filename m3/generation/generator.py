@@ -36,6 +36,7 @@ class Generator:
     num_samples: random samples of each prompt, besides the prediction; 1: none.
     sample_schemes: per-modality overrides of the decoding settings used for random samples; "default" for all others.
     damping: see `m3.generation.rollout.roll_out`.
+    more_metrics: besides those of the model's modalities.
     """
 
     loaded: LoadedModel
@@ -46,6 +47,7 @@ class Generator:
     num_samples: int = 1
     sample_schemes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     damping: float = 1.0
+    more_metrics: Sequence[MetricSpec] = ()
 
     def __post_init__(self) -> None:
         check("rollout.batch_size", self.batch_size, int, low=1)
@@ -86,7 +88,7 @@ class Generator:
 
     @cached_property
     def metrics(self) -> dict[str, MetricSpec]:
-        return metrics_of(self.table)
+        return metrics_of(self.table) | {spec.name: spec for spec in self.more_metrics}
 
     @property
     def rolls_out(self) -> bool:

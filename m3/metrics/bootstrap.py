@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from m3.core.rng import numpy_generator
-from m3.metrics.measures import Ratio
+from m3.metrics.measures import Measured, Ratio
 
 NUM_RESAMPLES = 1000
 LEVEL_PERCENT = 95
@@ -29,7 +29,12 @@ class ClipBootstrap:
         shares = np.full(self.num_clips, 1 / self.num_clips)
         self._times = rng.multinomial(self.num_clips, shares, size=num_resamples)  # (R, C) how often a clip is drawn
 
-    def clips_with(self, ratio: Ratio) -> np.ndarray:
+    @property
+    def times(self) -> np.ndarray:
+        """(R, N) how often each resample has each sample."""
+        return self._times[:, self._place]
+
+    def clips_with(self, ratio: Measured) -> np.ndarray:
         """(T,) number of clips that are scored."""
         return (self._of_clips(ratio.denominator) > 0).sum(0)
 

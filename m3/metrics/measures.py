@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from m3.metrics.feature_sets import FeatureSets
+
 MAX_PSNR_DB = 100.0
 """PSNR of equal pictures, so that the score stays finite."""
 
@@ -43,6 +45,14 @@ class Ratio:
         kept = np.broadcast_to(is_kept, self.denominator.shape)
         of_numerator = kept[..., None] if self.numerator.ndim > kept.ndim else kept
         return Ratio(np.where(of_numerator, self.numerator, 0.0), np.where(kept, self.denominator, 0.0))
+
+    def rows(self, rows: np.ndarray) -> Ratio:
+        """Some of the samples, by their indices."""
+        return Ratio(self.numerator[rows], self.denominator[rows])
+
+
+Measured = Ratio | FeatureSets
+"""What a metric makes of the frames of a series."""
 
 
 def pck(xy: np.ndarray, true_xy: np.ndarray, is_scored: np.ndarray, extent: np.ndarray, a: float) -> Ratio:

@@ -9,7 +9,8 @@ import numpy as np
 
 from m3.metrics.bootstrap import ClipBootstrap, interval, quotient
 from m3.metrics.comparison import Comparison
-from m3.metrics.measures import Ratio
+from m3.metrics.feature_sets import FeatureSets
+from m3.metrics.measures import Measured, Ratio
 from m3.metrics.samples import best_of, mean_of, median_of
 from m3.metrics.specs import BASELINES, METRICS, MetricSpec
 
@@ -70,6 +71,17 @@ class Score:
         """[T]; Nones for a metric that copying the reference does not have."""
         return self._values("nothing_moves")
 
+    @property
+    def caveat(self) -> str | None:
+        """What is wrong with the value of a distance between sets that are too small; None where nothing is."""
+        most = max(self.num_samples, default=0)
+        if not 0 < most <= self.spec.num_features or all(value is None for value in self.first.value):
+            return None
+        return (
+            f"{self.spec.label} of {most:,} samples in {self.spec.num_features:,} features: it says more about their "
+            "number than about the model; compare it only with that of as many samples"
+        )
+
     def _values(self, name: str) -> list[float | None]:
         return self.series[name].value if name in self.series else [None] * len(self.num_samples)
 
@@ -90,16 +102,13 @@ def score(
         on_metric()
     scores = _summarized(found, compared.clips, metrics)
     for action, rows in _rows_of_actions(compared.action):
-        chosen = {
-            name: {label: Ratio(each.numerator[rows], each.denominator[rows]) for label, each in series.items()}
-            for name, series in found.items()
-        }
+        chosen = {name: {label: each.rows(rows) for label, each in series.items()} for name, series in found.items()}
         for whole, part in zip(scores, _summarized(chosen, compared.clips[rows], metrics)):
             whole.by_action[action] = part
     return scores
 
 
-def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
+def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Measured]:
     """Per-sample metric values for the model and every baseline of `spec.series`, before aggregation."""
     has_joints = compared.has_joints
     if spec.needs_annotation and has_joints is not None and not has_joints.any():
@@ -107,12 +116,12 @@ def _measured(spec: MetricSpec, compared: Comparison) -> dict[str, Ratio]:
     if not spec.needs_truth:
         diversity = spec.measure(compared.samples, compared) if len(compared.samples) > 1 else None
         return {} if diversity is None else {"sample": diversity}
-    found: dict[str, Ratio | None] = {}
+    found: dict[str, Measured | None] = {}
     for name in spec.series:
         if name in compared.series:
             found[name] = spec.measure(compared.series[name], compared)
     if "sample" in spec.series and compared.samples:
-        of_samples = [ratio for each in compared.samples if (ratio := spec.measure(each, compared)) is not None]
+        of_samples = [ratio for each in compared.samples if isinstance(ratio := spec.measure(each, compared), Ratio)]
         if of_samples:
             found["sample"] = mean_of(of_samples)
             if "best_of_n" in spec.series:
@@ -133,7 +142,9 @@ def _rows_of_actions(actions: Sequence[str | None] | None) -> list[tuple[str, np
     return [(action, np.array([n for n, other in enumerate(actions or ()) if other == action])) for action in known]
 
 
-def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: Mapping[str, MetricSpec]) -> list[Score]:
+def _summarized(
+    found: dict[str, dict[str, Measured]], clip: np.ndarray, metrics: Mapping[str, MetricSpec]
+) -> list[Score]:
     bootstrap = ClipBootstrap(clip)
     scores = []
     for name, ratios in found.items():
@@ -145,21 +156,21 @@ def _summarized(found: dict[str, dict[str, Ratio]], clip: np.ndarray, metrics: M
     return scores
 
 
-def _series(ratio: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+def _series(ratio: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
     value = _value(ratio, spec)
     # The scores of sets take time to resample; most actions have too few samples for them.
-    resampled = bootstrap.resampled(ratio, spec.transform) if not np.isnan(value).all() else value[None]
+    resampled = _resampled(ratio, spec, bootstrap) if not np.isnan(value).all() else value[None]
     return _with_interval(value, _centered(resampled, value, spec), ratio, bootstrap)
 
 
-def _gain(model: Ratio, baseline: Ratio, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+def _gain(model: Measured, baseline: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
     has_both = (model.denominator > 0) & (baseline.denominator > 0)
     model, baseline = model.only(has_both), baseline.only(has_both)
     sign = 1 if spec.is_better == "higher" else -1
     value = sign * (_value(model, spec) - _value(baseline, spec))
     if np.isnan(value).all():
         return _with_interval(value, value[None], model, bootstrap)
-    resampled = bootstrap.resampled(model, spec.transform) - bootstrap.resampled(baseline, spec.transform)
+    resampled = _resampled(model, spec, bootstrap) - _resampled(baseline, spec, bootstrap)
     return _with_interval(value, _centered(sign * resampled, value, spec), model, bootstrap)
 
 
@@ -176,14 +187,26 @@ def _centered(resampled: np.ndarray, value: np.ndarray, spec: MetricSpec) -> np.
     return resampled - np.nanmedian(np.where(has_values, resampled, 0.0), 0) + value
 
 
-def _value(ratio: Ratio, spec: MetricSpec) -> np.ndarray:
+def _value(ratio: Measured, spec: MetricSpec) -> np.ndarray:
     """(T,), NaN where fewer than `spec.min_samples` are scored."""
     num_samples = (ratio.denominator > 0).sum(0)
-    value = spec.transform(quotient(ratio.numerator.sum(0), ratio.denominator.sum(0)))
+    if not isinstance(ratio, FeatureSets):
+        value = spec.transform(quotient(ratio.numerator.sum(0), ratio.denominator.sum(0)))
+    elif num_samples.max(initial=0) >= spec.min_samples:
+        value = ratio.distances()
+    else:
+        value = np.full(len(num_samples), np.nan)
     return np.where(num_samples >= spec.min_samples, value, np.nan)
 
 
-def _with_interval(value: np.ndarray, resampled: np.ndarray, ratio: Ratio, bootstrap: ClipBootstrap) -> Series:
+def _resampled(ratio: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> np.ndarray:
+    """(R, T), NaN where nothing is scored."""
+    if isinstance(ratio, FeatureSets):
+        return ratio.resampled(bootstrap.times)
+    return bootstrap.resampled(ratio, spec.transform)
+
+
+def _with_interval(value: np.ndarray, resampled: np.ndarray, ratio: Measured, bootstrap: ClipBootstrap) -> Series:
     num_clips = bootstrap.clips_with(ratio)
     has_interval = (num_clips > 1) & ~np.isnan(value)
     low, high = (_numbers(np.where(has_interval, bound, np.nan)) for bound in interval(resampled))

@@ -19,7 +19,7 @@ from m3.metrics import measures
 from m3.metrics.agreement import agreement, limb_colors
 from m3.metrics.comparison import Comparison
 from m3.metrics.frechet import MIN_SAMPLES, frechet_distance, motion_moments
-from m3.metrics.measures import Ratio
+from m3.metrics.measures import Measured, Ratio
 from m3.metrics.samples import joint_diversity_px, picture_diversity
 
 SERIES = {
@@ -73,8 +73,9 @@ class MetricSpec:
 
     name: key in metrics.json. modality: the modality of a frame that it scores, such as "coords".
     measure: (frames of a series, comparison) → (N, T) `Ratio`, or None where frames or truth lack what it needs. With
-        `series` = ("sample",) the first argument is the list of samples.
-    unit: "share", "ratio", "px", "L" (the larger side of the clip's pose box), "dB" or "levels".
+        `series` = ("sample",) the first argument is the list of samples. `FeatureSets` instead of a ratio make a
+        distance between sets, and have neither `transform` nor samples.
+    unit: "share", "ratio", "px", "L" (the larger side of the clip's pose box), "dB", "levels" or "squared distance".
     is_better: which values are better. "neither" for properties, such as the amount of motion: no value of one makes a
         prediction better, so it has no gains over baselines and no best of several samples.
     label: for plots and reports, without the unit. description: of the value, a phrase.
@@ -82,6 +83,7 @@ class MetricSpec:
     transform: from ratios of sums, (…, T) or (…, T, M), to the score, (…, T); such as √.
     min_samples: fewer scored samples have no score. Above 1 for a score that describes the samples as a set, and not a
         mean over them: no best of several samples, and "sample" is the score of all of them together.
+    num_features: of a distance between sets in the features of a network; at most as many samples have a caveat.
     is_error: the ratio before `transform` is better where it is lower.
     is_percent: a share that is shown in percent.
     short: label in the tables of first scores; None: not among them. headline: its place there, default last.
@@ -97,7 +99,7 @@ class MetricSpec:
 
     name: str
     modality: str
-    measure: Callable[[Any, Comparison], Ratio | None]
+    measure: Callable[[Any, Comparison], Measured | None]
     unit: str
     is_better: Literal["higher", "lower", "neither"]
     label: str
@@ -105,6 +107,7 @@ class MetricSpec:
     why_absent: str
     transform: Callable[[np.ndarray], np.ndarray] = _identity
     min_samples: int = 1
+    num_features: int = 0
     is_error: bool = False
     is_percent: bool = False
     short: str | None = None
@@ -126,8 +129,8 @@ class MetricSpec:
 
     @property
     def shown_unit(self) -> str:
-        """The unit as displayed: "%", "px", "L", "dB", "levels", or "" for a share or a ratio."""
-        return "%" if self.is_percent else "" if self.unit in ("share", "ratio") else self.unit
+        """The unit as displayed: "%", "px", "L", "dB", "levels", or "" for a share, a ratio or a squared distance."""
+        return "%" if self.is_percent else "" if self.unit in ("share", "ratio", "squared distance") else self.unit
 
     @property
     def factor(self) -> int:
@@ -137,7 +140,7 @@ class MetricSpec:
     @property
     def num_digits(self) -> int:
         """Digits after the point of the displayed number."""
-        return {"": 3, "L": 3}.get(self.shown_unit, 1) if self.unit != "ratio" else 2
+        return {"": 3, "L": 3}.get(self.shown_unit, 1) if self.unit not in ("ratio", "squared distance") else 2
 
     @property
     def short_title(self) -> str:

@@ -154,8 +154,9 @@ def _table(score: Score) -> str:
         rows.append(f"<tr class={'model' if name == 'model' else 'other'}><td>{escape(words)}{cells}")
     counts = "".join(f"<td class=faint>{count}" for count in score.num_samples)
     rows.append(f"<tr><td class=faint>n samples{counts}")
+    caption = score.spec.description if score.caveat is None else f"{score.spec.description}. {score.caveat}"
     return (
-        f"<div class='card scroll'><h3>{escape(score.spec.title)}</h3><table><caption>{escape(score.spec.description)}"
+        f"<div class='card scroll'><h3>{escape(score.spec.title)}</h3><table><caption>{escape(caption)}"
         f"</caption><tr><th>frames ahead{head}{''.join(rows)}</table></div>"
     )
 

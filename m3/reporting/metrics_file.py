@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from m3.metrics import METRICS, Confusion, MetricSpec, Score, Series
+from m3.metrics import METRICS, Confusion, MetricSpec, Score, Series, feature_sets
 from m3.metrics.bootstrap import LEVEL_PERCENT, NUM_RESAMPLES
 from m3.metrics.specs import NO_TRUTH, SERIES
 
@@ -36,11 +36,14 @@ def metrics_record(
         "schema_version": SCHEMA_VERSION,
         **facts,
         "intervals": f"{LEVEL_PERCENT}% percentile bootstrap over clips, {NUM_RESAMPLES} resamples; null below 2 "
-        "clips. Those of a score of all roll-outs as a set are moved so that the median of the resamples is the value",
+        "clips. Those of a score of all roll-outs as a set are moved so that the median of the resamples is the value. "
+        f"Of fid and fvd: {feature_sets.NUM_RESAMPLES} resamples, null above {feature_sets.MAX_RESAMPLED} samples",
         "gains": "how much better than a baseline the model is on the baseline's samples, paired; positive is better",
         "series": {name: text for name, text in SERIES.items() if any(name in score.series for score in scores)},
         "absent": absent | dict(undecoded or {}),
-        "scores": {name: {"is": score.spec.description, **_entry(score)} for name, score in found.items()},
+        "scores": {
+            name: {"is": score.spec.description, **_caveat(score), **_entry(score)} for name, score in found.items()
+        },
         "by_action": {
             action: {name: _entry(score.by_action[action]) for name, score in found.items()} for action in actions
         },
@@ -65,6 +68,10 @@ def confusion_record(confusion: Confusion) -> dict[str, Any]:
 def why_absent(spec: MetricSpec, has_truth: bool) -> str:
     """Why a metric could not be computed."""
     return spec.why_absent if has_truth or not spec.needs_truth else NO_TRUTH
+
+
+def _caveat(score: Score) -> dict[str, str]:
+    return {} if score.caveat is None else {"caveat": score.caveat}
 
 
 def _entry(score: Score) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
         console.print(f"{of_what}; {legend}:", highlight=False)
         for table in score_tables(found):
             console.print(table)
+    for caveat in [score.caveat for score in scores if score.caveat is not None]:
+        console.print(caveat, highlight=False)
     for ceiling, (baseline, legend) in _CEILINGS.items():
         bounded = [score for score in scores if ceiling in score.series and any(score.num_samples)]
         if bounded:
