@@ -79,8 +79,8 @@ def test_a_new_metric_is_printed(new):
     out = io.StringIO()
     print_scores(Console(file=out, width=80), metrics.score(random_roll_outs()), "12 roll-outs")
     headers = [line for line in out.getvalue().splitlines() if "PCK@" in line]
-    assert headers[0].split()[:2] == ["n", "PCK@0.1"] and headers[1].rstrip().endswith("PCK@0.2 %")
-    assert "…" not in out.getvalue()  # a table of its own, with the pictures: 80 characters hold no sixth column
+    assert headers[0].split()[:2] == ["n", "PCK@0.1"] and "PCK@0.2 %" in headers[1]
+    assert "…" not in out.getvalue()  # in a second table: 80 characters hold no sixth column
     assert f"{100 * share_within(0.2, 1):.1f} | " in out.getvalue()
 
 
