@@ -463,6 +463,9 @@ KINDS = (
 )  # fmt: skip
 
 
+LABEL_READER = "from m3.clips.mat_process import serve"
+"""In the command of m3's own process for MATLAB files."""
+
 # ── the process that reads ─────────────────────────────────────────────────────────────────────────────────────────
 
 _escapes: list[str] = []
@@ -474,6 +477,8 @@ def watch(folder: Path) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"):
+            if LABEL_READER in repr(arguments):
+                return
             _escapes.append(f"{event} {arguments!r}"[:200])
         elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             path, mode, flags = os.fsdecode(arguments[0]), arguments[1], arguments[2]

@@ -31,14 +31,17 @@ from m3.core.progress import track
 from m3.core.types import PairInfo
 from m3.core.weights import fingerprint
 from m3.shards.manifest import TABLES_FOLDER, Manifest, manifest_hash
-from m3.shards.meta import captions_of, pair_info, read_meta, stored_pair
-from m3.shards.reader import read_shard, token_row
+from m3.shards.meta import captions_of, pair_info, read_meta, stored_caption, stored_pair
+from m3.shards.reader import check_size, last_ids_of, read_shard, token_row
 from m3.shards.text import read_text_tokenizer
-from m3.shards.transport import is_local
+from m3.shards.transport import is_inside, is_local
 from m3.tokens.text import TextTokenizer
 
 _VERSION = 2
 """Of the files below; tables of other versions are built anew."""
+
+_ROWS = 2**14
+"""Rows whose ids are checked at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +89,8 @@ class TokenTable:
         manifest = Manifest.load(root)
         if split not in manifest.shards:
             raise ValueError(f"split {split!r} is not in {root}: it has {list(manifest.shards)}")
+        if folder is None and not is_inside(root, root / TABLES_FOLDER):
+            raise ValueError(f"{root / TABLES_FOLDER}: a link that leads out of {root}; remove it")
         folder = root / TABLES_FOLDER if folder is None else Path(folder)
         stored = _open_or_build(root, manifest, split, _Files.of(folder, split, manifest_hash(root)))
         text = read_text_tokenizer(root, manifest)
@@ -220,15 +225,32 @@ def _read(files: _Files, manifest: Manifest, split: str) -> _Stored:
     num_pairs = manifest.num_pairs(split)
     try:
         infos = json.loads(files.infos.read_bytes())
-        pairs, captions = [stored_pair(info["pair"], str(files.infos)) for info in infos], [i["caption"] for i in infos]
-        if not all(isinstance(caption, str) for caption in captions):
-            raise TypeError("a caption is no text")
+        pairs = [stored_pair(info["pair"], str(files.infos)) for info in infos]
+        captions = [stored_caption(info["caption"], str(files.infos)) for info in infos]
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise _DamagedTable(f"{files.infos}: damaged ({type(error).__name__}: {error}); delete the file") from error
     if len(pairs) != num_pairs:
         raise _DamagedTable(f"{files.infos}: {len(pairs)} pairs, need {num_pairs}; delete the file")
     tokens = _mapped(files.tokens, (num_pairs, manifest.row_length))
-    return _Stored(tokens, _mapped(files.lengths, (num_pairs, len(manifest.modalities))), pairs, captions)
+    lengths = _mapped(files.lengths, (num_pairs, len(manifest.modalities)))
+    _check_ids(files, tokens, lengths, manifest)
+    return _Stored(tokens, lengths, pairs, captions)
+
+
+def _check_ids(files: _Files, tokens: np.ndarray, lengths: np.ndarray, manifest: Manifest) -> None:
+    """Raises _DamagedTable for ids that no embedding has, and for lengths that no sample has."""
+    last_ids = last_ids_of(manifest)
+    for start in range(0, len(tokens), _ROWS):
+        rows = np.asarray(tokens[start : start + _ROWS])
+        if (rows.max(axis=0) > last_ids).any():
+            row, column = np.argwhere(rows > last_ids)[0].tolist()
+            raise _DamagedTable(
+                f"{files.tokens}: id {rows[row, column]} in row {start + row}, column {column}, legal are "
+                f"0 … {last_ids[column]}; delete the file"
+            )
+    whole = np.array([modality.length for modality in manifest.modalities])
+    if len(lengths) and ((lengths != 0) & (lengths != whole)).any():
+        raise _DamagedTable(f"{files.lengths}: lengths that no sample has; delete the file")
 
 
 def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -251,6 +273,8 @@ def _build(root: Path, manifest: Manifest, split: str, files: _Files) -> None:
     """
     folder = files.tokens.parent
     num_pairs = manifest.num_pairs(split)
+    for shard in manifest.shards[split]:
+        check_size(root, shard)
     lengths = np.zeros((num_pairs, len(manifest.modalities)), dtype=np.uint16)
     try:
         make_folder(folder)

@@ -183,7 +183,7 @@ def load_plain(file: Path, device: torch.device | str = "cpu") -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location=device, weights_only=True, mmap=is_archive and str(device) == "cpu")
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or error.filename is None:  # of a place in the file that is not there
             raise _damaged(file, error) from error
         raise
     except Exception as error:  # torch raises errors of many types for damaged archives and pickles

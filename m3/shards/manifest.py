@@ -306,7 +306,7 @@ def _modalities(found: Record) -> tuple[StoredModality, ...]:
         modalities.append(StoredModality(each.text("name", _WORD), tuple(shape), vocabulary, num_ids))
         if vocabulary == JOINTS.name and shape != [3, NUM_JOINTS]:
             raise each.error("shape", f"[3, {NUM_JOINTS}]")
-    if len({modality.name for modality in modalities}) < len(modalities):
+    if not modalities or len({modality.name for modality in modalities}) < len(modalities):
         raise found.error("modalities", "each of them once")
     return tuple(modalities)
 
@@ -330,6 +330,11 @@ def _text_tokenizer(found: Record) -> dict[str, Any]:
     return found.mapping("text_tokenizer")
 
 
+def max_pairs(num_bytes: int) -> int:
+    """Samples that a shard of this size can have."""
+    return min(_MAX_PAIRS_OF_SHARD, num_bytes // _MIN_BYTES_OF_PAIR)
+
+
 def _shards(found: Record) -> dict[str, tuple[Shard, ...]]:
     """The shards of all splits, each in its split's folder and once."""
     of_splits, shards = found.record("shards"), {}
@@ -338,8 +343,7 @@ def _shards(found: Record) -> dict[str, tuple[Shard, ...]]:
         for each in of_splits.records(split):
             name = each.text("name", rf"{split}/[0-9]{{6}}\.tar")
             num_bytes = None if each.is_null("num_bytes") else each.count("num_bytes", high=2**63 - 1)
-            room = _MAX_PAIRS_OF_SHARD if num_bytes is None else num_bytes // _MIN_BYTES_OF_PAIR
-            num_pairs = each.count("num_pairs", high=min(_MAX_PAIRS_OF_SHARD, room))
+            num_pairs = each.count("num_pairs", high=_MAX_PAIRS_OF_SHARD if num_bytes is None else max_pairs(num_bytes))
             listed.append(Shard(name, num_pairs, each.text("sha256", _SHA256), num_bytes))
         if len({shard.name for shard in listed}) < len(listed):
             raise of_splits.error(split, "each shard once")

@@ -103,6 +103,13 @@ def stored_pair(fields: Any, where: str) -> PairInfo:
     return pair_info(key, {**fields, "previous": _NO_FRAME if (p := fields.get("previous")) is None else p}, where)
 
 
+def stored_caption(caption: Any, where: str) -> str:
+    """A caption, read from the files of a token table. Raises ShardError for anything but a text of its length."""
+    if not _is_text(caption, MAX_CAPTION_LENGTH):
+        raise ShardError(f"{where}: caption {shown(caption)}, need a text of at most {MAX_CAPTION_LENGTH:,} characters")
+    return caption
+
+
 def previous_frame(meta: dict[str, Any], where: str) -> int | None:
     """The previous frame of a meta.json, or None. Raises ShardError where it is not before the reference."""
     if "previous" not in meta:  # schema version 2

@@ -13,9 +13,10 @@ from typing import IO
 import numpy as np
 
 from m3.clips.names import is_sample_key
+from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, NUM_VISIBILITY_IDS, frame_of
 from m3.core.reading import npy_of, shown
-from m3.shards.manifest import SCHEMA_VERSION, Manifest, Shard, ShardError, StoredModality
+from m3.shards.manifest import SCHEMA_VERSION, Manifest, Shard, ShardError, StoredModality, max_pairs
 from m3.shards.meta import META_NAME, previous_frame, read_meta
 from m3.shards.transport import address, read_stored
 
@@ -51,6 +52,16 @@ def open_shard(root: str | Path, shard: Shard) -> IO[bytes]:
             f"{size:,} bytes); {_REMEDY}"
         )
     return content
+
+
+def check_size(root: Path, shard: Shard) -> None:
+    """Raises ShardError where a shard in a folder is too small for its samples: then the manifest's number is wrong.
+
+    What is made for that number of samples would be too large.
+    """
+    path = root / shard.name
+    if path.is_file() and max_pairs(size := path.stat().st_size) < shard.num_pairs:
+        raise ShardError(f"{path}: {size:,} bytes, too few for {shard.num_pairs:,} samples of the manifest; {_REMEDY}")
 
 
 def _copy_and_hash(file: IO[bytes]) -> tuple[IO[bytes], str]:
@@ -197,6 +208,17 @@ def _tokens(members: dict[str, bytes], member: str, modality: StoredModality, wh
     if modality.vocabulary == JOINTS.name and (highest := ids[-1].max()) >= NUM_VISIBILITY_IDS:
         raise ShardError(f"{where}: {member} has visibility {highest}, legal are 0 and 1")
     return ids.ravel()
+
+
+def last_ids_of(manifest: Manifest) -> np.ndarray:
+    """(S · (1 + number of variants),) uint16: the largest legal id of each column of a row of stored tokens."""
+    ids = []
+    for modality in manifest.modalities:
+        last = np.full(modality.length, modality.num_ids - 1, np.uint16)
+        if modality.vocabulary == JOINTS.name:
+            last[2 * NUM_JOINTS :] = NUM_VISIBILITY_IDS - 1
+        ids.append(last)
+    return np.tile(np.concatenate(ids), 1 + len(manifest.variants))
 
 
 class RowReader:
