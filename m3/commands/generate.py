@@ -120,7 +120,7 @@ def run(cfg: DictConfig) -> Result:
 
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
-    check_nulls(cfg, ("sampling", "tokenizer", "data", "rollout", "pictures"), _MAY_BE_NULL)
+    check_nulls(cfg, ("sampling", "tokenizer", "data", "rollout", "pictures"), _MAY_BE_NULL, ("input",))
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
     check("seed", cfg.seed, int, low=0)

@@ -47,7 +47,8 @@ class SweepReport(Callback):
         atexit.unregister(self._report)
         settle(Path(config.hydra.sweep.dir))
         trials = self._report(Path(config.hydra.sweep.dir))
-        if any(trial.status != "done" for trial in trials):
+        has_failed = any(trial.status not in ("done", "diverged") for trial in trials)
+        if has_failed or (trials and best_of(trials, self.direction) is None):
             raise SystemExit(1)
 
     def _report(self, folder: Path) -> list[Trial]:

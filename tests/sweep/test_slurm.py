@@ -114,7 +114,7 @@ def test_a_killed_job_of_slurm_is_one_killed_trial(slurm, tmp_path) -> None:
     os.kill(job, signal.SIGKILL)
     assert has_ended(trial)
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
+    assert process.returncode == 1, said
     assert_only_the_first_was_killed(tmp_path / "app", said, [None, 4.0, 4.0])
     assert "its job 77_0 ended without a result (state OUT_OF_MEMORY)" in said
     script = (slurm / "script").read_text()

@@ -46,7 +46,7 @@ LAUNCHERS = [
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_failed_and_killed_trials_do_not_lose_the_others(tmp_path, launcher) -> None:
-    said, trials = sweep(tmp_path, "x=fail,kill,refuse,nan,1,5", *launcher)
+    said, trials = sweep(tmp_path, "x=fail,kill,refuse,nan,1,5", *launcher, returns=1)
     assert [trial.status for trial in trials] == ["failed", "killed", "failed", "diverged", "done", "done"]
     assert [trial.value for trial in trials] == [None, None, None, None, 4.0, 4.0]
     assert trials[0].reason == "ValueError: x=fail: cannot be" and trials[2].reason == "x=refuse: choose another"
@@ -113,7 +113,7 @@ def test_a_killed_job_of_submitit_is_one_killed_trial(tmp_path, victim) -> None:
     assert has_ended(trial) and has_ended(job)
     assert "has saved" in (tmp_path / "sweep/0/output.txt").read_text()
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
+    assert process.returncode == 1, said
     assert_only_the_first_was_killed(tmp_path, said, [None, 4.0, 4.0])
     _, trials = sweep(tmp_path, "hydra/launcher=submitit_local", "x=sleep,1,5", "resume=auto")
     assert [trial.value for trial in trials] == [0.5, 4.0, 4.0]
@@ -128,7 +128,7 @@ def test_joblib_has_no_process_to_be_killed_but_the_trials(tmp_path) -> None:
     assert job == process.pid == pids(tmp_path, 1)[0]
     os.kill(trial, signal.SIGKILL)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, said
+    assert process.returncode == 1, said
     trials = read_sweep(tmp_path / "sweep")
     assert [trial.status for trial in trials] == ["killed", "done", "done"] and "killed SIGKILL" in said
     assert [trial.value for trial in trials] == [None, 4.0, 4.0] and (tmp_path / "sweep/sweep.png").exists()
@@ -294,7 +294,7 @@ def test_a_real_sweep_survives_a_killed_training(tmp_path) -> None:
     command = [sys.executable, "train.py", "-m", *TINY, f"data.root={tmp_path}/data", f"run_dir={tmp_path}/sweep",
                *JOBLIB, "optim.lr=1e-3,2e-3,-1,5e-3"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
     trials = read_sweep(tmp_path / "sweep")
     assert [trial.status for trial in trials] == ["done", "done", "failed", "done"]
     assert trials[2].reason == "optim.lr=-1: need at least 0"
