@@ -51,11 +51,6 @@ from m3.sampling.settings import Sampling
 from m3.sweep import ReadyTrial, run_trial, write_result
 from m3.tokens.base import NoTokenizer
 
-_MAY_BE_NULL = (
-    "inpaint", "forecast", "checkpoint", "input", "action", "captions", "joints", "source", "experiment", "rollout.gap",
-    "rollout.max_samples", "rollout.sample_schemes",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Result:
@@ -120,7 +115,8 @@ def run(cfg: DictConfig) -> Result:
 
 def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
-    check_nulls(cfg, ("sampling", "tokenizer", "data", "rollout", "pictures"), _MAY_BE_NULL, ("input",))
+    groups = ("sampling", "tokenizer", "data", "rollout", "pictures")
+    check_nulls(cfg, "generate", groups, ("rollout.max_samples", "rollout.sample_schemes"), ("input",))
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
     check("seed", cfg.seed, int, low=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -13,24 +14,49 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 
-def check_nulls(cfg: DictConfig, groups: Sequence[str], optional: Sequence[str], lists: Sequence[str] = ()) -> None:
+def check_nulls(
+    cfg: DictConfig, command: str, groups: Sequence[str], optional: Sequence[str] = (), lists: Sequence[str] = ()
+) -> None:
     """Raises ValueError naming a key that is null, missing, empty or a list, and must not be.
 
-    What a `_target_` constructs says so itself, by the types of its arguments.
+    What a `_target_` constructs says so itself, by the types of its arguments; of the other keys those may be null that
+    are in m3/conf/COMMAND.yaml.
 
     groups: options that have to be chosen.
-    optional: the other keys that may be null, with all that is in them.
-    lists: those of them that may be lists.
+    optional: further keys that may be null.
+    lists: keys that may be lists, besides those that are lists in m3/conf/COMMAND.yaml.
     """
     for group in groups:
         if OmegaConf.is_missing(cfg, group) or OmegaConf.select(cfg, group, throw_on_missing=False) is None:
             remedy = f"{group}=none chooses nothing" if group in _CAN_BE_NONE else f"choose an option of {group}"
             raise ValueError(f"{group}=null: {remedy}")
-    content = OmegaConf.to_container(cfg, resolve=False)
+    content, defaults = OmegaConf.to_container(cfg, resolve=False), _defaults_of(command)
+    optional = (*optional, *(key for key, value in defaults.items() if value is None))
+    lists = (*lists, *(key for key, value in defaults.items() if isinstance(value, list)))
     for key, value, kind in _misfits(content, (), optional, lists):
         shown = "null" if value is None else repr(value)
         raise ValueError(f"{key}={shown}: need {kind}")
 
+
+@functools.cache
+def _defaults_of(command: str) -> dict[str, Any]:
+    """Dotted key → value of the leaves of m3/conf/COMMAND.yaml, and the groups of its defaults list that are null."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(_CONF / f"{command}.yaml"), resolve=False)
+    chosen = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+    leaves: dict[str, Any] = {name: None for entry in chosen for name, option in entry.items() if option is None}
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, dict) and node:
+            for name, value in node.items():
+                walk(value, (*path, str(name)))
+        else:
+            leaves[".".join(path)] = node
+
+    walk(content, ())
+    return leaves
+
+
+_CONF = Path(__file__).resolve().parents[1] / "conf"
 
 _CAN_BE_NONE = ("logger", "callbacks")
 

@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> Manifest:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
         be; each names the key or the file. ClipError with strict=true at the first clip that cannot be used.
     """
-    check_nulls(cfg, _GROUPS, ("modalities", "experiment", "verify", "workers", "executor.num_workers"))
+    check_nulls(cfg, "preprocess", _GROUPS)
     for key in ("num_pairs", "cell_px"):
         check(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
     options = BuildOptions(

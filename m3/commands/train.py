@@ -59,10 +59,6 @@ _log = logging.getLogger(__name__)
 _IN_USE = "another train.py trains in this folder; wait for it or stop it, or give this run another name=…"
 
 _GROUPS = ("task", "data", "hardware", "trainer", "loss", "logger", "callbacks")
-_MAY_BE_NULL = (
-    "resume", "init_from", "experiment", "debug", "sweep", "trainer.max_steps", "trainer.profiler",
-    "hardware.precision",
-)  # fmt: skip
 
 Task = MaskedTraining | TokenizerTraining
 """The modules that conf/task constructs."""
@@ -126,7 +122,7 @@ def assemble(cfg: DictConfig) -> Assembled:
         hydra's InstantiationException, FileNotFoundError or ValueError for settings that cannot be; each names the
         key or the file.
     """
-    check_nulls(cfg, _GROUPS, _MAY_BE_NULL)
+    check_nulls(cfg, "train", _GROUPS, ("hardware.precision",))
     run_dir = Path(cfg.run_dir)
     resume_from = _resume_from(cfg.resume, run_dir)
     check("seed", cfg.seed, int, low=0)
@@ -319,7 +315,7 @@ def main(cfg: DictConfig) -> float | ReadyTrial:
     """Returns the last eval loss, the number that a sweep minimizes."""
     _silence_start()
     with one_line_errors():
-        check_nulls(cfg, _GROUPS, _MAY_BE_NULL)
+        check_nulls(cfg, "train", _GROUPS, ("hardware.precision",))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_trial(script("train"), "run_dir", sweep_direction(), can_resume=True)
     os.environ["M3_RUN_DIR"] = cfg.run_dir  # other ranks would name the run by their own clocks

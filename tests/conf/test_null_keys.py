@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
+from m3.commands import nulls
 from m3.commands.nulls import check_nulls
 
 
@@ -25,7 +26,7 @@ class Part:
 
 
 TARGET = {"_target_": f"{__name__}.Part", "size": 1, "root": "x", "limit": None, "mode": "a", "sizes": [1]}
-WHOLE = {"part": TARGET, "out": "here", "input": None, "logger": {}, "plain": {"number": 1, "maybe": None}}
+WHOLE = {"part": TARGET, "out": "here", "input": None, "logger": {}, "plain": {"number": 1, "maybe": None}, "many": [1]}
 
 
 @pytest.mark.parametrize(
@@ -49,15 +50,24 @@ WHOLE = {"part": TARGET, "out": "here", "input": None, "logger": {}, "plain": {"
         ("part.anything", None, None),
         ("input", ["a", "b"], None),
         ("plain.maybe", None, None),
+        ("many", [2], None),
     ],
 )
-def test_a_misfit_is_named_with_what_it_needs(key: str, value: Any, message: str | None) -> None:
+def test_a_misfit_is_named_with_what_it_needs(monkeypatch, key: str, value: Any, message: str | None) -> None:
     cfg = OmegaConf.create(WHOLE)
     OmegaConf.update(cfg, key, value, merge=False)
-    groups, optional = ("part", "logger"), ("input", "plain.maybe")
+    monkeypatch.setattr(nulls, "_defaults_of", {"command": {"input": None, "many": [1]}}.get)
+    options = ("command", ("part", "logger"), ("plain.maybe",), ("input",))
     if message is None:
-        check_nulls(cfg, groups, optional, lists=("input",))
+        check_nulls(cfg, *options)
         return
     with pytest.raises(ValueError) as caught:
-        check_nulls(cfg, groups, optional, lists=("input",))
+        check_nulls(cfg, *options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "preprocess"])
+def test_what_is_null_in_the_file_may_be_null(command: str) -> None:
+    defaults = nulls._defaults_of(command)
+    known = {"train": "trainer.max_steps", "generate": "checkpoint", "preprocess": "modalities"}
+    assert defaults[known[command]] is None and not all(value is None for value in defaults.values())
