@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from support.masking import M3, generator, random_tokens
 from support.small_models import SMALL, small_model, summed
 
-from bench import generate, masking, motion, sizing, step, stream
+from bench import generate, masking, motion, open_table, sizing, step, stream
 from bench.nano4m import NOT_A_TARGET, MaskedSamples, Nano4M, draw_columns, padded_like, published_weights
 from m3.loss import reduce_losses
 from m3.masking.select import choose, pack
@@ -210,3 +210,8 @@ def test_the_benchmark_of_streams_runs(tmp_path: Path, monkeypatch: pytest.Monke
         assert found[transport]["damage_is_noticed"] == dict.fromkeys(
             ("cut off in a member", "cut off between samples, padded", "one byte changed"), True
         )
+
+
+def test_the_benchmark_of_opening_a_table_runs() -> None:
+    found = open_table.measure(20)
+    assert found.keys() == {"build", "open", "digests alone", "MB"} and found["MB"] > 20 * 590 * 2 / 1e6
