@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, overload
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +70,43 @@ class ClipSource(Protocol):
         ...
 
 
+class WholeClip(NamedTuple):
+    """All frames of a clip, before any are left out to reach a frame rate.
+
+    clip: with the joints of the file beside it, if there is one.
+    first: number of its first frame in joint files.
+    """
+
+    clip: Clip
+    first: int
+
+
+@runtime_checkable
+class VideoSource(ClipSource, Protocol):
+    """A source whose clips may be divided, and may lack joints.
+
+    finds_cuts: whether a clip is divided where the picture jumps.
+    """
+
+    finds_cuts: bool
+
+    def whole(self, clip_id: str) -> WholeClip:
+        """Raises ClipError where the clip cannot be used."""
+        ...
+
+    def read(self, clip_id: str, annotations: Path | None = None, frames: tuple[int, int] | None = None) -> Clip:
+        """One clip.
+
+        annotations: its joint file; None for the one beside it, if there is one.
+        frames: numbers of the first of its frames that is read and of the one after the last; None for all.
+        """
+        ...
+
+    def identity(self, clip_id: str) -> bytes:
+        """Changes when the pictures of the clip change, not with its joints."""
+        ...
+
+
 class LazyFrames(Sequence[np.ndarray]):
     """Frames of a clip, (height, width, 3) uint8 RGB each, decoded or rendered when indexed."""
 
@@ -129,6 +166,41 @@ class FirstFrames(LazyFrames):
 
     def frame(self, index: int) -> np.ndarray:
         return self._frames[index]
+
+
+class LaterFrames(LazyFrames):
+    """The frames from number `start` on."""
+
+    def __init__(self, frames: Sequence[np.ndarray], start: int) -> None:
+        self._frames, self._start = frames, start
+
+    def __len__(self) -> int:
+        return len(self._frames) - self._start
+
+    def frame(self, index: int) -> np.ndarray:
+        return self._frames[self._start + index]
+
+
+class EarlierFrames(LazyFrames):
+    """Frame number `start` and those before it, in reverse order.
+
+    The first access decodes the `_NUM_HELD` frames before it in order, because a video is slow to read backward.
+    """
+
+    _NUM_HELD = 24
+
+    def __init__(self, frames: Sequence[np.ndarray], start: int) -> None:
+        self._frames, self._start = FrameCache(frames, self._NUM_HELD), start
+
+    def __len__(self) -> int:
+        return self._start + 1
+
+    def frame(self, index: int) -> np.ndarray:
+        number = self._start - index
+        if not self._frames.is_cached(number):
+            for earlier in range(max(0, number - self._NUM_HELD + 1), number):
+                self._frames[earlier]
+        return self._frames[number]
 
 
 def first_frames(clip: Clip, num_frames: int) -> Clip:

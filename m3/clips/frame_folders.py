@@ -8,10 +8,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from m3.clips.base import ClipError, check_num_frames, evenly_spaced, file_identity, reason_of, replace_unencodable
+from m3.clips.base import (
+    ClipError,
+    WholeClip,
+    check_num_frames,
+    evenly_spaced,
+    file_identity,
+    reason_of,
+    replace_unencodable,
+)
 from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, display_name, picture_size
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
+from m3.core.joints import Joints
 from m3.core.types import Clip
 
 
@@ -30,6 +39,8 @@ class FrameFolders:
 
     Raises FileNotFoundError where there is no such folder, or no picture in it or below it.
     """
+
+    finds_cuts = False
 
     def __init__(self, root: str | Path, max_clips: int | None = None, name: str = "frame_folders") -> None:
         self.root = Path(root)
@@ -56,32 +67,45 @@ class FrameFolders:
         """sha256 over ids, names and sizes of all pictures, and `file_identity` of first pictures and sidecars."""
         digest = hashlib.sha256()
         for clip_id, folder in self._folders.items():
-            digest.update(f"{clip_id}\n".encode())
-            try:
-                pictures = _pictures(folder)
-                listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in pictures)
-                digest.update(listing.encode(errors="surrogateescape"))
-            except (OSError, ClipError) as error:
-                pictures = []
-                digest.update(type(error).__name__.encode())
-            for path in (*pictures[:1], *sidecar_paths(folder)):
+            digest.update(f"{clip_id}\n".encode() + self.identity(clip_id))
+            for path in sidecar_paths(folder):
                 digest.update(file_identity(path))
         return digest.hexdigest()
 
-    def read(self, clip_id: str) -> Clip:
-        """One clip, cut off before the first picture without a readable header."""
+    def identity(self, clip_id: str) -> bytes:
+        """Names and sizes of all pictures, and `file_identity` of the first one."""
+        try:
+            pictures = _pictures(self._folders[clip_id])
+            listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in pictures)
+        except (OSError, ClipError) as error:
+            return type(error).__name__.encode()
+        return listing.encode(errors="surrogateescape") + b"".join(map(file_identity, pictures[:1]))
+
+    def whole(self, clip_id: str) -> WholeClip:
+        return WholeClip(self.read(clip_id), 0)
+
+    def read(self, clip_id: str, annotations: Path | None = None, frames: tuple[int, int] | None = None) -> Clip:
+        """One clip, or a part of it, cut off before the first picture without a readable header.
+
+        annotations: path of its joints; None for the sidecar beside the folder.
+        frames: numbers of the first picture and of the one after the last; None for all.
+        """
         folder = self._folders[clip_id]
         pictures, order_notes = sort_by_number(_pictures(folder), folder.name)
         size, num_frames, damage_notes = _common_size(pictures)
-        path = find_sidecar(folder)
-        sidecar = Sidecar(None) if path is None else read_sidecar(path, num_frames, size)
+        path = annotations or find_sidecar(folder)
+        sidecar = Sidecar(None)
+        if path is not None:
+            sidecar = read_sidecar(path, num_frames, size, is_partial=annotations is not None)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
-        check_num_frames(folder.name, num_frames)
+        first, end = (0, num_frames) if frames is None else (frames[0], min(frames[1], num_frames))
+        check_num_frames(folder.name, max(0, end - first))
+        joints = sidecar.joints and Joints(sidecar.joints.xy[first:end], sidecar.joints.is_visible[first:end])
         return Clip(
             id=clip_id,
-            frames=PictureFiles(pictures[:num_frames], size, "the first picture", is_upright=True),
+            frames=PictureFiles(pictures[first:end], size, "the first picture", is_upright=True),
             size=size,
-            joints=sidecar.joints,
+            joints=joints,
             action=sidecar.action,
             is_train=sidecar.is_train,
             notes=tuple(map(replace_unencodable, (*order_notes, *damage_notes, *sidecar.notes))),

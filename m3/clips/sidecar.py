@@ -70,8 +70,10 @@ def find_sidecar(clip: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
+def read_sidecar(path: Path, num_frames: int, size: tuple[int, int], is_partial: bool = False) -> Sidecar:
     """The annotations of a clip of `num_frames` frames of (height, width) pixels.
+
+    is_partial: rows of some of the frames are what the file is expected to hold: no note says so.
 
     Raises ClipError where the file is damaged, or has other columns, another frame size or another number of joints.
     """
@@ -89,7 +91,7 @@ def read_sidecar(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:
     all_xy, all_visible = np.full((length, NUM_JOINTS, 2), np.nan), np.zeros((length, NUM_JOINTS), dtype=bool)
     all_xy[frames[is_used]], all_visible[frames[is_used]] = xy[is_used], is_visible[is_used]
     joints, joint_notes = sanitize_joints(all_xy, all_visible, size, path.name)
-    return Sidecar(joints, _action(columns, path), notes=(*notes, *joint_notes))
+    return Sidecar(joints, _action(columns, path), notes=(*(() if is_partial else notes), *joint_notes))
 
 
 def _from_label(path: Path, num_frames: int, size: tuple[int, int]) -> Sidecar:

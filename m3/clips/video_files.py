@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m3.clips.base import ClipError, check_num_frames, evenly_spaced, file_identity, replace_unencodable
+from m3.clips.base import ClipError, WholeClip, check_num_frames, evenly_spaced, file_identity, replace_unencodable
 from m3.clips.names import ids_from_paths
 from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
 from m3.clips.video_frames import MAX_FPS, VideoFrames, scan
@@ -35,6 +35,7 @@ class VideoFiles:
         root: a folder, searched at any depth; a file; or a pattern like "/data/**/run_*.mp4".
         fps: resample to this many frames per second, each the nearest frame in time; a video with fewer frames
             repeats some. None keeps all frames.
+        cuts: a video is divided where the picture jumps, see `m3.annotation.divided_source`.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
         name: name of the data set, for the manifest and the default output folder.
 
@@ -42,10 +43,18 @@ class VideoFiles:
     """
 
     def __init__(
-        self, root: str | Path, fps: float | None = None, max_clips: int | None = None, name: str = "video_files"
+        self,
+        root: str | Path,
+        fps: float | None = None,
+        cuts: bool = False,
+        max_clips: int | None = None,
+        name: str = "video_files",
     ) -> None:
         if fps is not None:
             check("source.fps", fps, float, low=0.001, high=MAX_FPS)
+        if not isinstance(cuts, bool):
+            raise ValueError(f"source.cuts={cuts!r}: choose true or false")
+        self.finds_cuts = cuts
         self.fps = fps
         self.name = name
         base, videos = _find_videos(str(root))
@@ -73,16 +82,37 @@ class VideoFiles:
                 digest.update(file_identity(path))
         return digest.hexdigest()
 
-    def read(self, clip_id: str, annotations: Path | None = None) -> Clip:
-        """One clip. annotations: path of its joints; None for the sidecar beside the video."""
+    def identity(self, clip_id: str) -> bytes:
+        """`file_identity` of the video."""
+        return file_identity(self._base / self._names[clip_id])
+
+    def whole(self, clip_id: str) -> WholeClip:
+        """All frames of a clip, whatever `fps`, and the joints of the sidecar beside it."""
+        return WholeClip(self._read(clip_id, None, None, None), 0)
+
+    def read(self, clip_id: str, annotations: Path | None = None, frames: tuple[int, int] | None = None) -> Clip:
+        """One clip, or a part of it.
+
+        annotations: path of its joints; None for the sidecar beside the video.
+        frames: numbers of the first of the video's own frames that is read, and of the one after the last; None: all.
+        """
+        return self._read(clip_id, annotations, frames, self.fps)
+
+    def _read(self, clip_id: str, annotations: Path | None, frames: tuple[int, int] | None, fps: float | None) -> Clip:
         name = self._names[clip_id]
         path = self._base / name
         index = scan(path, name)
         num_frames = len(index.ticks)
         beside = annotations or find_sidecar(path)
-        sidecar = Sidecar(None) if beside is None else read_sidecar(beside, num_frames, index.size)
+        sidecar = Sidecar(None)
+        if beside is not None:
+            sidecar = read_sidecar(beside, num_frames, index.size, is_partial=annotations is not None)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
-        order, notes = _resample(index.seconds[:num_frames], self.fps, name)
+        first, end = (0, num_frames) if frames is None else (frames[0], min(frames[1], num_frames))
+        check_num_frames(name, max(0, end - first))
+        seconds = index.seconds[first:end] - index.seconds[first]
+        order, notes = _resample(seconds, fps, name)
+        order = order + first
         check_num_frames(name, len(order))
         joints = sidecar.joints and Joints(sidecar.joints.xy[order], sidecar.joints.is_visible[order])
         return Clip(
@@ -93,7 +123,7 @@ class VideoFiles:
             action=sidecar.action,
             is_train=sidecar.is_train,
             notes=tuple(map(replace_unencodable, (*index.notes, *sidecar.notes, *notes))),
-            fps=index.fps if self.fps is None else float(self.fps),
+            fps=index.fps if fps is None else float(fps),
         )
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -16,9 +16,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from m3.annotation.annotators import Annotator
+from m3.annotation.divided_source import DividedSource
 from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, LoadedModel, load_model
-from m3.clips.base import ClipSource
+from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
 from m3.commands.nulls import check_nulls
@@ -48,6 +50,7 @@ from m3.reporting.inpainting import write_inpainting
 from m3.reporting.outputs import About, Amounts, write_generation
 from m3.sampling.given import GivenEntry, named_modality
 from m3.sampling.settings import Sampling
+from m3.shards.manifest import Manifest
 from m3.sweep import ReadyTrial, run_trial, write_result
 from m3.tokens.base import NoTokenizer
 
@@ -183,6 +186,8 @@ def _conditions(cfg: DictConfig) -> Conditions:
 def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """From files, a split, or nothing."""
     loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
+    if cfg.rollout["from"] != "start" and cfg.input is None:
+        raise ValueError(f"rollout.from={cfg.rollout['from']}: needs the video that it is a place of, input=FILE")
     if cfg.joints is not None and cfg.input is None:
         raise ValueError(f"joints={cfg.joints}: needs the picture or video that it annotates, input=FILE")
     if cfg.input is None and is_given:
@@ -195,9 +200,18 @@ def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Promp
     with_history = _starts(cfg.rollout.starts, loaded.table) == "history"
     num_successors = num_frames + int(with_history)
     how = preparation(loaded.data["canvas_size"], num_successors, *preparation_of(loaded, cfg.data.root))
+    how = replace(how, annotator=_annotator(cfg), annotations=Path(cfg.annotations), start=_start(cfg.rollout["from"]))
     print(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
     return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how, with_history)
+
+
+def _start(start: Any) -> Literal["start", "end"] | int:
+    if start in ("start", "end"):
+        return start
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        raise ValueError(f"rollout.from={start!r}: choose start, end, or the number of a frame from 0")
+    return start
 
 
 def _prompts_of_split(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
@@ -236,9 +250,33 @@ def _source(cfg: DictConfig, split: TokenTable) -> ClipSource | None:
         return None
     if split.manifest.canvas["mode"] not in CANVASES:
         raise ValueError(f"source={cfg.source.name}: {cfg.data.root} does not record the canvas of its frames")
-    source: ClipSource = instantiate(cfg.source)
+    source = _divided(instantiate(cfg.source), cfg, split.manifest)
     check_source(source, plain(cfg.source), split.manifest)
     return source
+
+
+def _divided(source: ClipSource, cfg: DictConfig, manifest: Manifest) -> ClipSource:
+    """The source with the clips of the shards: divided into scenes and people where these are."""
+    annotator, found_by = _annotator(cfg), manifest.settings.get("annotator")
+    found_here = None if annotator is None else {**annotator.settings(), "person": annotator.person}
+    if plain(OmegaConf.create({"annotator": found_here}))["annotator"] != found_by:
+        raise ValueError(
+            f"annotator={None if annotator is None else annotator.name}: the joints of {cfg.data.root} were made with "
+            f"other settings ({found_by})"
+        )
+    if not isinstance(source, VideoSource):
+        return source
+    source.finds_cuts = manifest.settings["source"].get("cuts", False)  # shards of older versions are not divided
+    if annotator is None and not source.finds_cuts:
+        return source
+    divided = DividedSource(source, annotator, cfg.annotations)
+    for clip_id in divided.not_surveyed():
+        divided.survey(clip_id)
+    return divided
+
+
+def _annotator(cfg: DictConfig) -> Annotator | None:
+    return None if cfg.get("annotator") is None else instantiate(cfg.annotator)
 
 
 def _about(cfg: DictConfig, generator: Generator) -> About:

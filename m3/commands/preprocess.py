@@ -14,7 +14,9 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from rich.text import Text
 
-from m3.clips.base import ClipSource
+from m3.annotation.annotators import Annotator
+from m3.annotation.divided_source import DividedSource
+from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import Canvas
 from m3.commands.application import application, plain
 from m3.commands.nulls import check_nulls
@@ -72,6 +74,7 @@ def run(cfg: DictConfig) -> Manifest:
     if get_class(cfg.source._target_) is TokenizedFolders:
         return _pack(cfg)
     canvas, pairs = instantiate(cfg.canvas), instantiate(cfg.pairs)
+    annotator = None if cfg.get("annotator") is None else instantiate(cfg.annotator)
     names = _stored_modalities(cfg, canvas)
     if not any(_is_picture(name) for name in names):
         cfg = copy.deepcopy(cfg)
@@ -79,9 +82,9 @@ def run(cfg: DictConfig) -> Manifest:
     executor = instantiate(cfg.executor)
     tokenizer, captioner = instantiate(cfg.tokenizer), instantiate(cfg.captioner)
     splitter = instantiate(cfg.split)
-    source = instantiate(cfg.source)  # last: the demo's writes its clips
+    source = _divided(cfg, annotator, instantiate(cfg.source))  # last: the demo's writes its clips
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures, cfg.history)
-    spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names), options)
+    spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names, annotator), options)
     if (existing := _published(cfg, spec.identity())) is not None:
         return existing
     built = build_dataset(working_folder(cfg.out, cfg.scratch), spec, executor, cfg.overwrite)
@@ -146,10 +149,21 @@ def _is_picture(name: str) -> bool:
     return frame_of(name)[0] == "tok_rgb"
 
 
-def _settings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, Any]:
+def _divided(cfg: DictConfig, annotator: Annotator | None, source: ClipSource) -> ClipSource:
+    """The source, divided into scenes and people where it can be and the settings ask for it."""
+    if isinstance(source, VideoSource) and (annotator is not None or source.finds_cuts):
+        return DividedSource(source, annotator, cfg.annotations)
+    if annotator is not None:
+        raise ValueError(f"annotator={annotator.name}: source={source.name} has joints of its own; leave annotator out")
+    return source
+
+
+def _settings(cfg: DictConfig, modalities: Sequence[str], annotator: Annotator | None) -> dict[str, Any]:
     """The parts of the configuration that decide the bytes of the shards."""
     settings = plain(cfg)
     stages = {stage: _without_places(settings[stage]) for stage in STAGES}
+    if annotator is not None:
+        stages["annotator"] = {**annotator.settings(), "person": annotator.person}
     layout = ("augment", "history", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
     return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 

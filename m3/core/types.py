@@ -33,6 +33,7 @@ class Clip:
     is_train: the source's own split, or None where it has none.
     notes: irregularities that did not prevent the clip's use, for the manifest.
     fps: frames per second, or None where the source does not know its rate.
+    video: id of the video that the clip is a part of, or None where it is no part: parts of a video stay in one split.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Clip:
     is_train: bool | None = None
     notes: tuple[str, ...] = ()
     fps: float | None = None
+    video: str | None = None
 
 
 @dataclass(frozen=True)

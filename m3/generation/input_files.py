@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from m3.clips.base import ClipError, DamagedFrame, frames_before
+from m3.annotation.annotators import Annotator, joints_of_picture
+from m3.annotation.cuts import CUT_WINDOW, first_cut
+from m3.annotation.divided_source import DividedSource
+from m3.clips.base import ClipError, DamagedFrame, EarlierFrames, LaterFrames, first_frames, frames_before
 from m3.clips.canvas import CANVASES, Canvas, CropCanvas
 from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
@@ -43,12 +46,20 @@ class Preparation:
     miner: finds the successors, each the next reference, from the first frame on.
     fps: frames per second of a video that are read; None for all.
     origin: where these settings come from, as shown to users.
+    finds_cuts: a video is divided where the picture jumps to another scene.
+    annotator: finds the joints of files without any; None: they have none.
+    annotations: folder of the joints that were found.
+    start: the reference of a video: its first frame, its last one, or one with a number, counted in the frames read.
     """
 
     canvas: Canvas
     miner: ChainMiner | Stride
     fps: float | None
     origin: str
+    finds_cuts: bool = True
+    annotator: Annotator | None = None
+    annotations: Path = Path("outputs/annotations")
+    start: Literal["start", "end"] | int = "start"
 
     @property
     def summary(self) -> str:
@@ -71,7 +82,8 @@ def preparation(canvas_size: int, num_frames: int, settings: dict[str, Any] | No
         origin = "preprocess.py's defaults: the model's own data were not found, data.root=… names them"
         return Preparation(CropCanvas(canvas_size), miner, None, origin)
     fps = None if stored.is_null("fps") else stored.number("fps", 0.001, MAX_FPS)
-    return Preparation(CANVASES[mode](canvas_size), _miner(stored, num_frames), fps, f"as in {origin}")
+    finds_cuts = False if stored.is_null("cuts") else stored.flag("cuts")  # older data sets are not divided
+    return Preparation(CANVASES[mode](canvas_size), _miner(stored, num_frames), fps, f"as in {origin}", finds_cuts)
 
 
 def _miner(stored: Record, num_frames: int) -> ChainMiner | Stride:
@@ -103,7 +115,8 @@ def prompts_of_files(
     Args:
         joints: the annotations of the one file; None for those beside each file, if there are any.
         num_frames: T.
-        with_history: the first frame of a video that has a successor is the history; the reference is that successor.
+        with_history: the frame from which the motion came to the reference is the history. At the start of a video that
+            is its first frame, and the reference is its successor.
     Raises:
         FileNotFoundError or ValueError naming the file that cannot be used.
     """
@@ -116,10 +129,10 @@ def prompts_of_files(
     real = np.zeros((len(paths), num_frames + 1, codec.canvas_size, codec.canvas_size, 3), np.uint8)
     chains = []
     for n, (name, path) in enumerate(_named(paths).items()):
-        clip = _decoded(path, name, joints, how)
+        clip = _decoded(path, name, joints, how, with_history)
         extent = None if clip.joints is None else pose_extent(clip.joints)
         ids, is_known = _frame_tokens(clip, codec, tokenizer, tokens.ids)
-        first = int(with_history and len(clip.indices) > 1)  # place of the reference among the frames
+        first = clip.num_before  # place of the reference among the frames
         num_present = min(len(clip.indices) - first, num_frames + 1)
         own = slice(first, first + num_present)
         tokens.is_present[n, :num_present], real[n, :num_present] = True, clip.pictures[own]
@@ -169,16 +182,19 @@ def _frame_tokens(
     return ids, is_known
 
 
-def read_clip(path: Path, clip_id: str, joints: Path | None, fps: float | None) -> Clip:
-    """A video, or a picture as a clip of one frame, with its annotations."""
+def read_clip(path: Path, clip_id: str, joints: Path | None, how: Preparation) -> tuple[Clip, int]:
+    """The scene of a video in which the roll-out starts, or a picture as a clip of one frame; and the start's index.
+
+    The joints are those of `joints`, else of the file beside it, else those that the annotator finds.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"input={path}: no such file")
     if joints is not None and not joints.is_file():
         raise FileNotFoundError(f"joints={joints}: no such file")
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        videos = VideoFiles(path, fps)
-        return replace(videos.read(videos.clip_ids()[0], joints), id=clip_id)
+        clip, start = _scene(path, joints, how)
+        return replace(clip, id=clip_id), start
     if suffix not in PICTURE_SUFFIXES:
         known = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
         raise ValueError(f"input={path}: neither a picture nor a video by its name; need one of {known}")
@@ -186,7 +202,36 @@ def read_clip(path: Path, clip_id: str, joints: Path | None, fps: float | None) 
     beside = joints or find_sidecar(path)
     sidecar = Sidecar(None) if beside is None else read_sidecar(beside, 1, size)
     frames = PictureFiles([path], size, "its header", is_upright=True)
-    return Clip(clip_id, frames, size, sidecar.joints, sidecar.action, notes=sidecar.notes)
+    clip = Clip(clip_id, frames, size, sidecar.joints, sidecar.action, notes=sidecar.notes)
+    if clip.joints is None and how.annotator is not None:
+        clip = replace(clip, joints=joints_of_picture(clip, how.annotator))
+    return clip, 0
+
+
+def _scene(path: Path, joints: Path | None, how: Preparation) -> tuple[Clip, int]:
+    video = VideoFiles(path, how.fps, how.finds_cuts)
+    (video_id,) = video.clip_ids()
+    annotator = None if joints is not None or how.annotator is None else replace(how.annotator, person="largest")
+    if annotator is None and how.start == "start":
+        return video.read(video_id, joints), 0
+    divided = DividedSource(video, annotator, how.annotations)
+    for missing in divided.not_surveyed():
+        divided.survey(missing)
+    parts = divided.parts_in_order()
+    if not parts:
+        divided.read(video_id)  # says why
+    if how.start == "start":
+        return divided.read_part(parts[0], joints), 0
+    if how.start == "end":
+        clip = divided.read_part(parts[-1], joints)
+        return clip, len(clip.frames) - 1
+    holding = [part for part in parts if part.first <= how.start < part.end]
+    if not holding:
+        spans = ", ".join(f"{part.first} … {part.end - 1}" for part in parts[:5])
+        raise ClipError(f"rollout.from={how.start}: no person or no scene there; there is one in frames {spans}")
+    clip = divided.read_part(holding[0], joints)
+    share = (how.start - holding[0].first) / max(1, holding[0].end - holding[0].first - 1)
+    return clip, round(share * (len(clip.frames) - 1))
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -196,12 +241,14 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _DecodedClip:
-    """A file's first frame and its successors.
+    """The frame of a file that is the reference, its successors, and the frame before it.
 
+    num_before: 1 with the frame from which the motion came to the reference, else 0.
     indices: of the frames. pictures: (t, size, size, 3) uint8 of these, on the canvas.
     joints: on the canvas, of all frames of the clip; None without annotations.
     """
 
+    num_before: int
     indices: list[int]
     pictures: np.ndarray
     joints: Joints | None
@@ -209,18 +256,23 @@ class _DecodedClip:
     fps: float | None
 
 
-def _decoded(path: Path, name: str, joints: Path | None, how: Preparation) -> _DecodedClip:
+def _decoded(path: Path, name: str, joints: Path | None, how: Preparation, with_history: bool) -> _DecodedClip:
     try:
-        clip = read_clip(path, name, joints, how.fps)
+        clip, start = read_clip(path, name, joints, how)
         while True:
             try:
-                indices = _indices(clip, how.miner)
+                num_before, indices = _indices(clip, how, start, with_history)
+                cut = first_cut(clip.frames, indices[-1] + 1 + CUT_WINDOW) if how.finds_cuts else None
+                if cut is not None and indices[0] < cut <= indices[-1]:
+                    clip = first_frames(clip, cut)
+                    continue
                 window = how.canvas.window(clip.size, clip.joints)
                 pictures = np.stack([window.picture(clip.frames[index]) for index in indices])
                 on_canvas = None if clip.joints is None else window.joints(clip.joints)
-                return _DecodedClip(indices, pictures, on_canvas, clip.action, clip.fps)
+                return _DecodedClip(num_before, indices, pictures, on_canvas, clip.action, clip.fps)
             except DamagedFrame as damage:
                 clip = frames_before(clip, damage)
+                start = min(start, len(clip.frames) - 1)
     except ClipError as error:
         raise ValueError(f"input={path}: {error}") from error
 
@@ -232,8 +284,10 @@ def _chain(name: str, clip: _DecodedClip, indices: Sequence[int], extent: float 
     return PairChain(tuple(range(len(infos))), tuple(infos or [alone]))
 
 
-def _indices(clip: Clip, miner: ChainMiner | Stride) -> list[int]:
-    """Indices of the first frame, its successor, the successor of that one, …"""
-    if len(clip.frames) == 1:
-        return [0]
-    return [0, *(pair.successor for pair in miner.pairs(clip.frames))]
+def _indices(clip: Clip, how: Preparation, start: int, with_history: bool) -> tuple[int, list[int]]:
+    """The number of frames before the reference, 0 or 1, and the indices of these, the reference and its successors."""
+    later = [start, *(start + pair.successor for pair in how.miner.pairs(LaterFrames(clip.frames, start)))]
+    if how.start == "start":
+        return int(with_history and len(later) > 1), later
+    before = next(iter(how.miner.pairs(EarlierFrames(clip.frames, start))), None) if with_history else None
+    return (0, later) if before is None else (1, [start - before.successor, *later])

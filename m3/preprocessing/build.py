@@ -1,5 +1,6 @@
 """A source of clips → a folder of shards and their manifest.
 
+    video ─▶ scenes, people: clips   (only of sources that are divided)
     clip ─▶ pairs, canvas, joint tokens ─▶ picture tokens, captions ─▶ staged clip   (here or on a cluster: executors)
     staged clips ─▶ split ─▶ shards, text tokenizer ─▶ manifest, written last
 
@@ -18,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from m3.annotation.divided_source import DividedSource
 from m3.captions import Captioner
 from m3.clips.base import ClipError, replace_unencodable
 from m3.core.files import WriteError
@@ -33,6 +35,7 @@ from m3.preprocessing.folder import check_replaceable, existing_manifest, move_i
 from m3.preprocessing.prepare import ClipPreparer
 from m3.preprocessing.staging import StagedClip, Staging
 from m3.preprocessing.statistics import DatasetStatistics
+from m3.preprocessing.survey import survey_source
 from m3.shards.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -140,6 +143,8 @@ def build_dataset(out: Path, spec: BuildSpec, executor: Executor, overwrite: boo
         return BuildResult(existing, False)
     check_replaceable(out)
     check_replaceable(staging_root, Staging.names)
+    if isinstance(spec.preparer.source, DividedSource):
+        survey_source(spec.preparer.source, executor)
     clip_ids = spec.preparer.source.clip_ids()
     spec.splitter.check(len(clip_ids))
     with locked(staging_root, _IN_USE), _resumable():
@@ -271,7 +276,7 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
         if isinstance(staged, Rejection):
             rejected.append(Rejection(replace_unencodable(staged.clip), staged.reason))
         else:
-            clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train))
+            clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train, staged.video))
             actions |= {staged.action} if staged.action else set()
             has_joints = has_joints or staged.has_joints
             notes += [{"clip": staged.clip, "note": note} for note in staged.notes]

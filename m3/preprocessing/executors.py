@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from m3.annotation.survey import Survey, Surveyor
 from m3.clips.base import ClipError
 from m3.core.types import Rejection
 from m3.preprocessing.encode import ClipEncoder
@@ -36,12 +37,16 @@ class Executor(Protocol):
         """
         ...
 
+    def surveyed(self, surveyor: Surveyor, clip_ids: Sequence[str]) -> Generator[Survey | Rejection, None, None]:
+        """The survey of each of these clips, in the order in which they are finished."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Prepares clips in worker processes and encodes them in this one.
+    """Surveys and prepares clips in worker processes and encodes them in this one.
 
-    num_workers: worker processes; 0 prepares in this process; None: one per CPU core.
+    num_workers: worker processes; 0 works in this process; None: one per CPU core.
     """
 
     num_workers: int | None
@@ -53,10 +58,16 @@ class LocalExecutor:
     def encoded(
         self, encoder: ClipEncoder, encode_threads: int, clip_ids: Sequence[str]
     ) -> Generator[Encoded, None, None]:
-        num_workers = (os.cpu_count() or 1) if self.num_workers is None else self.num_workers
         with torch_threads(encode_threads):
-            for item in prepare_clips(encoder.preparer, clip_ids, min(num_workers, len(clip_ids))):
+            for item in prepare_clips(encoder.preparer, clip_ids, min(self._num_workers, len(clip_ids))):
                 yield encode_clip(encoder, item)
+
+    def surveyed(self, surveyor: Surveyor, clip_ids: Sequence[str]) -> Generator[Survey | Rejection, None, None]:
+        yield from prepare_clips(surveyor, clip_ids, min(self._num_workers, len(clip_ids)))
+
+    @property
+    def _num_workers(self) -> int:
+        return (os.cpu_count() or 1) if self.num_workers is None else self.num_workers
 
 
 def encode_clip(encoder: ClipEncoder, item: PreparedClip | Rejection) -> Encoded:

@@ -83,6 +83,11 @@ class ClipPreparer:
         except Exception as error:  # raised by a library for a clip that passed all checks
             return Unreadable(clip_id, _reason(error))
 
+    @property
+    def modules(self) -> list[str]:
+        """Names of the modules of its parts."""
+        return sorted({type(part).__module__ for part in (self.source, self.canvas, self.miner)})
+
     def pictures(self, prepared: PreparedClip) -> Iterator[tuple[int, np.ndarray]]:
         """Index and canvas picture, (size, size, 3) uint8, of all frames in `shown`, in order.
 
@@ -129,6 +134,7 @@ class ClipPreparer:
             frames=tuple(frames),
             tokens=self._joint_tokens(joints, frames) if joints is not None and self.stores("coords") else {},
             fps=clip.fps,
+            video=clip.video,
         )
         return PreparedClip(staged, len(clip.frames), shown, self._carried(clip, window, shown, pictures))
 

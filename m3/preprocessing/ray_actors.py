@@ -9,38 +9,44 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 from m3.captions import Captioner
 from m3.core.types import Rejection
 from m3.preprocessing.encode import ClipEncoder
 from m3.preprocessing.executors import Encoded, encode_clip
 from m3.preprocessing.prepare import ClipPreparer
-from m3.preprocessing.workers import MAX_DEATHS_IN_A_ROW, ClipWorker, is_death, workers_die
+from m3.preprocessing.workers import MAX_DEATHS_IN_A_ROW, ClipWork, ClipWorker, is_death, workers_die
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.encoding import torch_threads
 
 Row = dict[str, Any]
 
+Result = TypeVar("Result")
 
-class Outcome(NamedTuple):
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
     """The result for one clip.
 
-    result: the encoded clip, or the error that ends the run.
+    result: the encoded clip or the survey, or the error that ends the run.
     host: name of the machine that computed it.
     """
 
     clip_id: str
-    result: Encoded | Exception
+    result: Result | Exception
     host: str
 
 
 class PreparingActor:
-    """{"clip"} → {"clip", "prepared", "host"}. The work is done by a child process, which a clip may crash."""
+    """{"clip"} → {"clip", "prepared", "host"}. The work is done by a child process, which a clip may crash.
 
-    def __init__(self, preparer: ClipPreparer, folder: str) -> None:
+    work: the preparer, or the surveyor: "prepared" is then the survey.
+    """
+
+    def __init__(self, work: ClipWork[Any], folder: str) -> None:
         _enter(folder)
-        self._worker, self._deaths_in_a_row = ClipWorker(preparer), 0
+        self._worker, self._deaths_in_a_row = ClipWorker(work), 0
 
     def __call__(self, row: Row) -> Row:
         item = self._worker(row["clip"])

@@ -17,14 +17,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
 
+from m3.annotation.survey import Survey, Surveyor
 from m3.core.terminal import PlainConsole
 from m3.core.types import Rejection
 from m3.core.validation import check
@@ -33,7 +34,7 @@ from m3.preprocessing.executors import Encoded
 from m3.preprocessing.prepare import ClipPreparer
 from m3.preprocessing.ray_actors import EncoderMaker, EncodingActor, Outcome, PreparingActor
 from m3.preprocessing.staging import Unreadable
-from m3.preprocessing.workers import is_death
+from m3.preprocessing.workers import ClipWork, is_death
 
 if TYPE_CHECKING:
     import ray
@@ -50,6 +51,9 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_CLIPS_PER_TASK = 8
 _MAX_FRUITLESS_PASSES = 3
 """Abort after this many consecutive passes that ended with an error of Ray before any clip was finished."""
+
+
+Result = TypeVar("Result")
 
 
 class NodeLost(Exception):
@@ -121,6 +125,30 @@ class RayExecutor:
             return
         fingerprints = (encoder.tokenizer.fingerprint, encoder.captioner.fingerprint)
         make_encoder = EncoderMaker(encoder.preparer, *self._makers, fingerprints, encoder.batch_size, encode_threads)
+        with closing(self._passes(partial(_outcomes, make_encoder), clip_ids)) as outcomes:
+            for outcome in outcomes:
+                yield _checked(outcome, encoder.preparer)
+
+    def surveyed(self, surveyor: Surveyor, clip_ids: Sequence[str]) -> Generator[Survey | Rejection, None, None]:
+        """See `executors.Executor`. Raises OSError as `encoded` does."""
+        if not clip_ids:
+            return
+        with closing(self._passes(partial(_surveys, surveyor), clip_ids)) as outcomes:
+            for outcome in outcomes:
+                survey = outcome.result
+                assert not isinstance(survey, Exception)
+                if isinstance(survey, Rejection) and not is_death(survey):
+                    if not isinstance(surveyor(survey.clip), Rejection):
+                        raise _unreadable_there(outcome.host, survey)
+                yield survey
+
+    def _passes(
+        self, run: Callable[[Sequence[str], Fleet, frozenset[str]], Iterator[Outcome[Result]]], clip_ids: Sequence[str]
+    ) -> Generator[Outcome[Result], None, None]:
+        """The outcome of each clip, by as many passes over those that are not finished as it takes.
+
+        run: one pass over some clips, with the actors and the nodes of the cluster.
+        """
         remaining, num_fruitless, gpus = dict.fromkeys(clip_ids), 0, None
         while remaining:
             num_before = len(remaining)
@@ -130,9 +158,11 @@ class RayExecutor:
                 fleet = self._fleet(nodes, gpus)
                 _say(f"Ray: {_described(nodes)}: {fleet.num_workers} workers, {fleet.num_tokenizers} tokenizers")
                 try:
-                    for outcome in _outcomes(make_encoder, list(remaining), fleet, frozenset(nodes)):
+                    for outcome in run(list(remaining), fleet, frozenset(nodes)):
                         del remaining[outcome.clip_id]
-                        yield _checked(outcome, encoder.preparer)
+                        if isinstance(outcome.result, Exception):
+                            raise outcome.result
+                        yield outcome
                 except NodeLost as loss:
                     _say(f"Ray: {loss}; {len(remaining)} clips to go")
                 except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
@@ -200,37 +230,48 @@ class RayExecutor:
 
 def _outcomes(
     make_encoder: EncoderMaker, clip_ids: Sequence[str], fleet: Fleet, nodes: frozenset[str]
-) -> Iterator[Outcome]:
+) -> Iterator[Outcome[Encoded]]:
     """One pass over the clips. Ray itself restarts an actor that died, as long as its node is there.
 
     Raises NodeLost when one of the nodes is lost, RayError for failures that Ray cannot recover from,
     ExecutionTimeoutError after half an hour without progress.
     """
-    # Ray's types want classes in both places; it calls what it is given.
-    watches: list[Any] = [partial(_NodeWatch, nodes)]
-    prepare: Any = PreparingActor
-    encode: Any = EncodingActor
-    ray.data.DataContext.get_current().custom_execution_callback_classes = watches
-    per_task = max(1, min(_MAX_CLIPS_PER_TASK, len(clip_ids) // (16 * fleet.num_workers)))
-    folder = os.getcwd()
-    rows = ray.data.from_items(
-        [{"clip": clip_id} for clip_id in clip_ids], override_num_blocks=math.ceil(len(clip_ids) / per_task)
-    )
-    prepared = rows.map(
-        prepare,
-        fn_constructor_args=(make_encoder.preparer, folder),
-        compute=ray.data.ActorPoolStrategy(size=fleet.num_workers),
-        num_cpus=fleet.cpus_per_actor,
-    )
-    outcomes = prepared.map(
+    encode: Any = EncodingActor  # Ray's types want a class; it calls what it is given
+    outcomes = _worked_on(make_encoder.preparer, clip_ids, fleet, nodes).map(
         encode,
-        fn_constructor_args=(make_encoder, folder),
+        fn_constructor_args=(make_encoder, os.getcwd()),
         compute=ray.data.ActorPoolStrategy(size=fleet.num_tokenizers),
         num_cpus=0 if fleet.gpus_per_tokenizer else fleet.cpus_per_actor,
         num_gpus=fleet.gpus_per_tokenizer,
     )
     for row in outcomes.iter_rows():
         yield pickle.loads(row["outcome"])
+
+
+def _surveys(
+    surveyor: Surveyor, clip_ids: Sequence[str], fleet: Fleet, nodes: frozenset[str]
+) -> Iterator[Outcome[Survey | Rejection]]:
+    """Like `_outcomes`, without networks of pictures and captions."""
+    for row in _worked_on(surveyor, clip_ids, fleet, nodes).iter_rows():
+        yield Outcome(row["clip"], pickle.loads(row["prepared"]), row["host"])
+
+
+def _worked_on(work: ClipWork[Any], clip_ids: Sequence[str], fleet: Fleet, nodes: frozenset[str]) -> ray.data.Dataset:
+    """Rows {"clip", "prepared", "host"} of all clips, see `PreparingActor`."""
+    # Ray's types want classes in both places; it calls what it is given.
+    watches: list[Any] = [partial(_NodeWatch, nodes)]
+    prepare: Any = PreparingActor
+    ray.data.DataContext.get_current().custom_execution_callback_classes = watches
+    per_task = max(1, min(_MAX_CLIPS_PER_TASK, len(clip_ids) // (16 * fleet.num_workers)))
+    rows = ray.data.from_items(
+        [{"clip": clip_id} for clip_id in clip_ids], override_num_blocks=math.ceil(len(clip_ids) / per_task)
+    )
+    return rows.map(
+        prepare,
+        fn_constructor_args=(work, os.getcwd()),
+        compute=ray.data.ActorPoolStrategy(size=fleet.num_workers),
+        num_cpus=fleet.cpus_per_actor,
+    )
 
 
 class _NodeWatch:
@@ -255,17 +296,22 @@ class _NodeWatch:
     def after_execution_fails(self, _: Any, error: Exception) -> None: ...
 
 
-def _checked(outcome: Outcome, preparer: ClipPreparer) -> Encoded:
-    """The result. Raises it where it is an error, and OSError for a clip that only the other machine cannot read."""
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
-    clip = outcome.result.clip
+def _checked(outcome: Outcome[Encoded], preparer: ClipPreparer) -> Encoded:
+    """The result. Raises OSError for a clip that only the other machine cannot read."""
+    result = outcome.result
+    assert not isinstance(result, Exception)
+    clip = result.clip
     if isinstance(clip, Unreadable) and not is_death(clip) and _is_readable(clip.clip, preparer):
-        raise OSError(
-            f"clip {clip.clip}: {outcome.host} cannot read it ({clip.reason}), though this machine can: the source's "
-            "files must be under the same path on all machines. Run the same command again: finished clips are kept"
-        )
-    return outcome.result
+        raise _unreadable_there(outcome.host, clip)
+    return result
+
+
+def _unreadable_there(host: str, clip: Rejection) -> OSError:
+    return OSError(
+        f"clip {clip.clip}: {host} cannot read it ({clip.reason}), though this machine can: the source's files, and "
+        "the joint files in annotations=…, must be under the same path on all machines. Run the same command again: "
+        "finished clips are kept"
+    )
 
 
 def _is_readable(clip_id: str, preparer: ClipPreparer) -> bool:

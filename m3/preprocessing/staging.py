@@ -30,7 +30,7 @@ class Unreadable(Rejection):
 class StagedClip:
     """All pairs of one clip.
 
-    clip, action, is_train, notes, fps: as in the clip.
+    clip, action, is_train, notes, fps, video: as in the clip.
     has_joints: False for a clip without annotations, which has no tokens of joints.
     canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
     pose_extent_px: see `m3.core.types.PairInfo`.
@@ -53,6 +53,7 @@ class StagedClip:
     frames: tuple[int, ...]
     tokens: dict[str, np.ndarray]
     fps: float | None = None
+    video: str | None = None
 
     def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
         """Pair `index` as it goes into a shard, with those of these token members ("coords_next", "tok_rgb_prev.flip",

@@ -193,12 +193,14 @@ class Manifest:
     @property
     def preparation(self) -> dict[str, Any]:
         """How clips became pairs, for prompts of a model that is trained on the data: canvas (mode), pairs (settings
-        of the miner), and fps (of the source; None for all frames). Parts that are not known are empty."""
+        of the miner), fps (of the source; None for all frames), and cuts (whether videos were divided at them). Parts
+        that are not known are empty."""
         pairs, source = self.settings.get("pairs", {}), self.settings.get("source", {})
         return {
             "canvas": self.canvas["mode"],
             "pairs": {key: pairs[key] for key in ("_target_", "threshold", "step") if key in pairs},
             "fps": source.get("fps"),
+            "cuts": source.get("cuts", False),
         }
 
     @property

@@ -21,11 +21,13 @@ class ClipPairs:
     clip: its id.
     num_pairs: at least 1.
     is_train: the source's own flag, or None.
+    video: that the clip is a part of, or None: see `m3.core.types.Clip`.
     """
 
     clip: str
     num_pairs: int
     is_train: bool | None
+    video: str | None = None
 
 
 PairRef = tuple[str, int]
@@ -96,8 +98,7 @@ class RandomSplit:
     def split(self, clips: Sequence[ClipPairs]) -> dict[str, list[PairRef]]:
         if self.unit == "pair":
             return split_output_dataset(_pair_refs(clips), self.ratios, self.seed)
-        divided = split_output_dataset(clips, self.ratios, self.seed)
-        return {name: _pair_refs(chosen) for name, chosen in divided.items()}
+        return _divided(clips, self.ratios, self.seed)
 
 
 class OfficialSplit:
@@ -128,9 +129,17 @@ class OfficialSplit:
                 f"split=official: {len(train)} usable train and {len(test)} test clips cannot fill train, eval and "
                 "test; use more clips (source.max_clips) or choose split=clip"
             )
-        divided = split_output_dataset(train, (1 - self.eval_ratio, self.eval_ratio, 0), self.seed)
-        divided["test"] = test
-        return {name: _pair_refs(chosen) for name, chosen in divided.items()}
+        divided = _divided(train, (1 - self.eval_ratio, self.eval_ratio, 0), self.seed)
+        return {**divided, "test": _pair_refs(test)}
+
+
+def _divided(clips: Sequence[ClipPairs], ratios: Sequence[float], seed: int) -> dict[str, list[PairRef]]:
+    """The pairs of the splits; all clips of a video are in the same one."""
+    videos: dict[tuple[bool, str], list[ClipPairs]] = {}
+    for clip in clips:
+        videos.setdefault((clip.video is None, clip.video or clip.clip), []).append(clip)
+    divided = split_output_dataset(list(videos), ratios, seed)
+    return {name: _pair_refs([clip for key in keys for clip in videos[key]]) for name, keys in divided.items()}
 
 
 def _pair_refs(clips: Sequence[ClipPairs]) -> list[PairRef]:

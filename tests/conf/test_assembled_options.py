@@ -17,6 +17,7 @@ from support.random_world import config, write_data, write_run
 from support.tiny_videos import write_video
 from support.tiny_world import write_world
 
+from m3.annotation.divided_source import DividedSource
 from m3.commands import generate, preprocess
 from m3.generation.inpainting import Inpainting
 from m3.preprocessing.build import BuildResult
@@ -35,7 +36,7 @@ OTHERS = {"rollout.max_samples": 1, "source.root": "nowhere", "source.labels": "
 
 SEEN_ELSEWHERE = {
     "out": "test_generate.py", "device": "test_generate.py", "labels": "test_forecast.py",
-    "verify": "test_verify.py", "scratch": "test_publish.py",
+    "verify": "test_verify.py", "scratch": "test_publish.py", "annotations": "test_divided_source.py",
 }  # fmt: skip
 
 
@@ -205,6 +206,7 @@ BASES = {
               "captioner=none"],
     "video_files": ["source=video_files", "source.root=FILMS/videos"],
     "frame_folders": ["source=frame_folders", "source.root=FILMS/frames"],
+    "blazepose": ["source=frame_folders", "source.root=FILMS/frames", "annotator=blazepose"],
     "chain6": [*DEMO, "canvas=stretch", "pairs=chain6"],
 }  # fmt: skip
 """Sources with options of the other groups; `DEMO` is made where the test stands."""
@@ -219,6 +221,11 @@ def preprocessing(base: str, films: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
         asked.update(folder=folder, executor=executor, overwrite=overwrite,
                      spec=dataclasses.replace(spec, settings={}))  # fmt: skip
         source = spec.preparer.source
+        if isinstance(source, DividedSource):
+            if source.annotator is not None:  # there is nobody in these films
+                return BuildResult(None, True)
+            for clip_id in source.not_surveyed():
+                source.survey(clip_id)
         asked["clips"] = source.clip_ids()
         clip = source.read(asked["clips"][0])  # what a source draws shows in its pictures alone
         asked["clip"] = [len(clip.frames), *clip.size, int(clip.frames[0].sum())]

@@ -32,6 +32,7 @@ def shards_of(root: Path, *overrides: str) -> Manifest:
     with initialize_config_dir(CONF, version_base="1.3"):
         return preprocess.run(compose("preprocess", [
             "source=video_files", f"source.root={root / 'clips'}", f"out={root / 'data'}", "canvas.size=32",
+            f"annotations={root / 'annotations'}",
             "workers=1", "split.ratios=[0,0,1]", "contact_sheet.num_pairs=0", *overrides,
         ]))  # fmt: skip
 
