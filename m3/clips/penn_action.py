@@ -160,7 +160,9 @@ def _is_train(fields: dict[str, Any], path: Path) -> tuple[bool | None, tuple[st
 class PennAction:
     """Clips of a folder with `frames/` and `labels/`.
 
-    EXIF orientation is ignored: the labels are in pixels of the pictures as stored.
+    Numbers may be without zeros before them (`frames/1/1.jpg` for `0001.mat`); JPEGs whose names are no numbers (copies
+    that an operating system made) are left out. EXIF orientation is ignored: the labels are in pixels of the pictures
+    as stored.
 
     Args:
         root: the folder.
@@ -181,6 +183,9 @@ class PennAction:
                 )
         labeled = {path.stem for path in label_files(self.root / "labels")}
         filmed = {path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name[0] != "."}
+        by_number = {int(name): name for name in labeled if _is_number(name)}
+        self._folders = {by_number.get(int(name), name) if _is_number(name) else name: name for name in sorted(filmed)}
+        filmed = {*self._folders}
         if not labeled | filmed:
             raise FileNotFoundError(f"source.root={root}: no labels/*.mat and no folders in frames/")
         named = ids_from_paths({name: name for name in labeled | filmed})
@@ -192,13 +197,17 @@ class PennAction:
     def clip_ids(self) -> list[str]:
         return list(self._names)
 
+    def _folder(self, name: str) -> Path:
+        """Of the JPEGs of a clip: "frames/1" where the label is 0001.mat and there is no "frames/0001"."""
+        return self.root / "frames" / self._folders.get(name, name)
+
     def fingerprint(self) -> str:
         """sha256 over ids, label files, and names and sizes of the JPEGs."""
         digest = hashlib.sha256()
         for clip_id, name in self._names.items():
             digest.update(f"{clip_id}\n".encode() + label_identity(self.root / "labels" / f"{name}.mat"))
             try:
-                pictures = _pictures(self.root / "frames" / name)
+                pictures, _ = _pictures(self._folder(name))
                 listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in pictures)
                 digest.update(listing.encode(errors="surrogateescape"))
             except (OSError, ClipError) as error:
@@ -210,10 +219,10 @@ class PennAction:
         name = self._names[clip_id]
         label = read_label(self.root / "labels" / f"{name}.mat")
         check_frame_size(f"{name}.mat", label.size)
-        pictures = _pictures(self.root / "frames" / name)
+        pictures, picture_notes = _pictures(self._folder(name))
         if not pictures:
-            raise ClipError(f"frames/{name}: no JPEGs")
-        num_frames, notes = min(label.num_frames, len(pictures)), label.notes
+            raise ClipError("; ".join((f"frames/{name}: no JPEGs", *picture_notes)))
+        num_frames, notes = min(label.num_frames, len(pictures)), (*label.notes, *picture_notes)
         gap = _first_gap(pictures[:num_frames])
         if gap is not None:
             num_frames = gap
@@ -234,6 +243,10 @@ class PennAction:
         )
 
 
+def _is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]{1,18}", name) is not None
+
+
 def label_files(folder: Path) -> list[Path]:
     """The `.mat` files of a folder, without hidden ones: macOS puts a `._0001.mat` beside a copied `0001.mat`."""
     return [path for path in folder.glob("*.mat") if path.name[0] != "."]
@@ -248,18 +261,26 @@ def label_identity(path: Path) -> bytes:
 
 
 def _first_gap(pictures: Sequence[Path]) -> int | None:
-    """Index of the first picture whose name is not its number (1, 2, …), or None."""
+    """Index of the first of these numbered pictures whose number is another one than 1, 2, …, or None."""
     for index, path in enumerate(pictures):
-        if not re.fullmatch("[0-9]+", path.stem) or int(path.stem) != index + 1:
+        if int(path.stem) != index + 1:
             return index
     return None
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """JPEGs of a clip, sorted by name; empty where there is no such folder."""
+def _pictures(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """JPEGs of a clip, sorted by number ("2.jpg" before "10.jpg"), and a note on those whose name is no number.
+
+    There are none where there is no such folder.
+    """
     try:
         if not folder.is_dir():
-            return []
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+            return [], ()
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
     except OSError as error:
         raise ClipError(f"frames/{folder.name}: not readable ({reason_of(error, folder)})") from error
+    others = [path.name for path in found if not _is_number(path.stem)]
+    notes = (f"frames/{folder.name}: {others[0]} is no number ({len(others)} such JPEGs): left out",) if others else ()
+    return sorted(
+        (path for path in found if _is_number(path.stem)), key=lambda path: (int(path.stem), path.name)
+    ), notes

@@ -5,6 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,12 @@ from m3.core.validation import check
 _MAX_RESAMPLED = 2**22
 """Frames: 38 hours at 30 frames per second. Time stamps of a file may say anything."""
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v")
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogm", ".mk3d", ".qt", ".divx", ".mxf", ".nut", ".ivf", ".dv",
+    ".y4m",
+)  # fmt: skip
+"""Of the containers that `m3.clips.video_frames` opens."""
 
 
 class VideoFiles:
@@ -38,6 +46,8 @@ class VideoFiles:
         cuts: a video is divided where the picture jumps, see `m3.annotation.divided_source`.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
         name: name of the data set, for the manifest and the default output folder.
+
+    left_out: the number of files that are no videos by their names, by suffix, as text; "" for none.
 
     Raises FileNotFoundError where there is no video.
     """
@@ -57,13 +67,15 @@ class VideoFiles:
         self.finds_cuts = cuts
         self.fps = fps
         self.name = name
-        base, videos = _find_videos(str(root))
+        base, videos, others = _find_videos(str(root))
         if not videos:
             raise FileNotFoundError(
-                f"source.root={root}: no {', '.join(VIDEO_SUFFIXES)} files there; give a folder or a pattern in quotes"
+                f"source.root={root}: no video there ({', '.join(VIDEO_SUFFIXES)}){others and f', only {others}'}; "
+                "give a folder or a pattern in quotes"
             )
-        self._base = base
+        self._base, self.left_out = base, others
         relative = [path.relative_to(base).as_posix() for path in videos]
+        self._all_names = relative
         named = ids_from_paths({path: os.path.splitext(path)[0] for path in relative})
         self._names = {clip_id: named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
 
@@ -103,7 +115,7 @@ class VideoFiles:
         path = self._base / name
         index = scan(path, name)
         num_frames = len(index.ticks)
-        beside = annotations or find_sidecar(path)
+        beside = annotations or self._beside(path)
         sidecar = Sidecar(None)
         if beside is not None:
             sidecar = read_sidecar(beside, num_frames, index.size, is_partial=annotations is not None)
@@ -125,6 +137,22 @@ class VideoFiles:
             notes=tuple(map(replace_unencodable, (*index.notes, *sidecar.notes, *notes))),
             fps=index.fps if fps is None else float(fps),
         )
+
+    def _beside(self, path: Path) -> Path | None:
+        """The sidecar of a video. Raises ClipError where it could be that of another video, too."""
+        sidecar = find_sidecar(path)
+        if sidecar is not None and (twins := self._twins.get(path.with_suffix(""), ())):
+            names = " and ".join(twin.name for twin in twins)
+            raise ClipError(f"{sidecar.name}: whose joints are they, of {names}? give the videos different names")
+        return sidecar
+
+    @cached_property
+    def _twins(self) -> dict[Path, list[Path]]:
+        """Path without suffix → the videos that have it, where there are several."""
+        videos: dict[Path, list[Path]] = {}
+        for name in self._all_names:
+            videos.setdefault((self._base / name).with_suffix(""), []).append(self._base / name)
+        return {stem: paths for stem, paths in videos.items() if len(paths) > 1}
 
 
 def _resample(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -148,11 +176,13 @@ def _resample(seconds: np.ndarray, fps: float | None, name: str) -> tuple[np.nda
     return order, (note,) if num_repeats else ()
 
 
-def _find_videos(root: str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the paths of the videos; hidden files are ignored."""
+def _find_videos(root: str) -> tuple[Path, list[Path], str]:
+    """The folder that names are relative to, the paths of the videos, and the number of other files by suffix, as text.
+
+    Hidden files and folders are ignored, and so are sidecars; linked folders are followed.
+    """
     if os.path.isdir(root):
-        base = Path(root)
-        found = [Path(folder) / name for folder, _, names in os.walk(root, followlinks=False) for name in names]
+        base, found = Path(root), list(_files_below(root))
     elif os.path.isfile(root):
         base, found = Path(root).parent, [Path(root)]
     else:
@@ -162,5 +192,25 @@ def _find_videos(root: str) -> tuple[Path, list[Path]]:
                 break
             fixed.append(part)
         base, found = Path(*fixed), [Path(path) for path in glob.glob(root, recursive=True)]
-    videos = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
-    return base, sorted(videos)
+    shown = [path for path in found if path.name[0] != "."]
+    videos = [path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES]
+    sidecars = {sidecar for video in videos for sidecar in sidecar_paths(video)}
+    rest = Counter(
+        path.suffix.lower() or "without suffix"
+        for path in shown
+        if path not in sidecars and path.suffix.lower() not in VIDEO_SUFFIXES and path.is_file()
+    )
+    others = ", ".join(f"{num} {suffix}" for suffix, num in sorted(rest.items(), key=lambda each: (-each[1], each[0])))
+    return base, sorted(videos), others
+
+
+def _files_below(root: str) -> Iterator[Path]:
+    """Files of a folder and of the folders below it, linked ones too; each folder once, however it is reached."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if name[0] != ".")
+        yield from (Path(folder) / name for name in names)

@@ -23,7 +23,8 @@ MAX_FPS = 1000.0
 """Frames per second of a video, at most: time stamps that give more are wrong."""
 
 _OPTIONS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav,"
+    "gif,mxf,nut,ivf,dv,yuv4mpegpipe",
     "protocol_whitelist": "file",
 }
 """FFmpeg looks at a file's content, not its name: it would read a list of files or addresses named .mp4, and what it

@@ -18,6 +18,7 @@ from m3.annotation.annotators import Annotator
 from m3.annotation.divided_source import DividedSource
 from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import Canvas
+from m3.clips.video_files import VideoFiles
 from m3.commands.application import application, plain
 from m3.commands.nulls import check_nulls
 from m3.core.errors import one_line_errors
@@ -151,6 +152,10 @@ def _is_picture(name: str) -> bool:
 
 def _divided(cfg: DictConfig, annotator: Annotator | None, source: ClipSource) -> ClipSource:
     """The source, divided into scenes and people where it can be and the settings ask for it."""
+    if isinstance(source, VideoFiles) and source.left_out:
+        PlainConsole(stderr=True).print(
+            f"{cfg.source.root}: no videos by their names: {source.left_out}", soft_wrap=True
+        )
     if isinstance(source, VideoSource) and (annotator is not None or source.finds_cuts):
         return DividedSource(source, annotator, cfg.annotations)
     if annotator is not None:

@@ -324,3 +324,23 @@ def test_fewer_clips_are_evenly_spaced():
         assert len(set(evenly_spaced(ids, count))) == count
     with pytest.raises(ValueError, match="source.max_clips=0"):
         evenly_spaced(ids, 0)
+
+
+def test_folders_as_people_have_them(tmp_path: Path) -> None:
+    """Names without zeros, copies by operating systems, metadata files."""
+    for number, num_frames in ((1, 12), (2, 6)):
+        write_clip(tmp_path, f"{number:04d}", num_frames)
+    wanted = PennAction(tmp_path).read("0001")
+    pictures = [np.asarray(wanted.frames[t]) for t in range(12)]
+    for path in sorted((tmp_path / "frames/0001").iterdir()):
+        path.rename(path.with_name(f"{int(path.stem)}.JPG"))
+    (tmp_path / "frames/0001").rename(tmp_path / "frames/1")
+    for name in ("1 (1).jpg", "2 copy.jpg", "Thumbs.db", ".DS_Store", "._3.jpg", "desktop.ini"):
+        (tmp_path / "frames/1" / name).write_bytes(b"no picture")
+    for name in ("labels/._0001.mat", "labels/.DS_Store", "frames/.DS_Store", "frames/list.txt"):
+        (tmp_path / name).write_bytes(b"no label")
+    source = PennAction(tmp_path)
+    clip = source.read("0001")
+    assert source.clip_ids() == ["0001", "0002"] and len(clip.frames) == 12
+    assert all((clip.frames[t] == pictures[t]).all() for t in range(12))
+    assert clip.notes[-1:] == ("frames/1: 1 (1).jpg is no number (2 such JPEGs): left out",)

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.tiny_videos import number_in, number_picture, write_video
+from support.tiny_videos import number_in, number_picture, write_joints, write_video
 from support.tiny_world import write_label
 
 from m3.clips.base import ClipError, DamagedFrame
@@ -355,3 +355,54 @@ def test_frames_are_indexed_like_a_sequence(tmp_path: Path):
     for beyond in (6, -7):
         with pytest.raises(IndexError):
             frames[beyond]
+
+
+OTHER_CONTAINERS = [
+    ("a.gif", "gif", "rgb8"), ("a.ts", "libx264", "yuv420p"), ("a.flv", "flv", "yuv420p"), ("a.wmv", "wmv2", "yuv420p"),
+    ("a.mpg", "mpeg1video", "yuv420p"), ("a.nut", "mpeg4", "yuv420p"), ("a.ivf", "libvpx", "yuv420p"),
+    ("a.y4m", "rawvideo", "yuv420p"), ("a.3gp", "mpeg4", "yuv420p"), ("a.mxf", "mpeg2video", "yuv420p"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels"), OTHER_CONTAINERS)
+def test_frames_of_lesser_known_containers(tmp_path: Path, name: str, codec: str, pixels: str):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, pixels
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(number_picture(number, (96, 128))).reformat(format=pixels)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip = only_clip(tmp_path)
+    assert numbers(clip) == list(range(12)) and clip.size == (96, 128)
+    assert number_in(clip.frames[7]) == 7 and number_in(clip.frames[2]) == 2
+
+
+def test_other_files_are_counted(tmp_path: Path):
+    write_video(tmp_path / "a.mp4")
+    for name in ("a.csv", "notes.txt", "more.TXT", "b.csv", "LICENSE", ".hidden.txt"):
+        (tmp_path / name).write_text("")
+    assert VideoFiles(tmp_path).left_out == "2 .txt, 1 .csv, 1 without suffix"
+    assert VideoFiles(tmp_path / "a.mp4").left_out == ""
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match="no video there .*, only 2 .csv, 2 .txt, 1 without suffix; give"):
+        VideoFiles(tmp_path)
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path):
+    write_video(tmp_path / "elsewhere" / "a.mp4")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "videos")
+    assert VideoFiles(tmp_path / "videos").clip_ids() == ["link__a"]
+
+
+def test_joints_beside_two_videos_of_one_stem_are_nobodys(tmp_path: Path):
+    for name in ("walk.mp4", "walk.mov"):
+        write_video(tmp_path / name)
+    source = VideoFiles(tmp_path)
+    assert all(source.read(clip_id).joints is None for clip_id in source.clip_ids())
+    write_joints(tmp_path / "walk.csv", 12)
+    for clip_id in source.clip_ids():
+        with pytest.raises(ClipError, match=r"walk.csv: whose joints are they, of walk.mov and walk.mp4\?"):
+            source.read(clip_id)
