@@ -10,7 +10,7 @@ from m3.checkpoint.files import (
     read_checkpoint,
 )
 from m3.checkpoint.loading import LoadedModel, initialize, load_model
-from m3.checkpoint.pretrained import CARD, CONFIG, WEIGHTS, upload
+from m3.checkpoint.pretrained import CARD, CONFIG, SHIPPED, WEIGHTS, upload
 from m3.checkpoint.published import load_published, read_published
 from m3.checkpoint.resume_check import BINDING, check_resumable
 
@@ -20,6 +20,7 @@ __all__ = [
     "CARD",
     "CONFIG",
     "FOLDER",
+    "SHIPPED",
     "WEIGHTS",
     "AtomicCheckpointIO",
     "CheckpointWriteError",

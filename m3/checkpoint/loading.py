@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -93,6 +94,10 @@ class LoadedModel:
         """Uploads the files of `save_pretrained` and returns the url of the repository; raises the errors of both."""
         with tempfile.TemporaryDirectory() as folder:
             return upload(self.save_pretrained(folder, scores, license, repository), repository, private)
+
+    def rounded(self) -> LoadedModel:
+        """The model with weights rounded to float16, which `save_pretrained` writes in half the bytes."""
+        return replace(self, model=copy.deepcopy(self.model).half().float())
 
     @torch.no_grad()  # no inference mode: features may go through a loss with gradients
     def encode(

@@ -26,6 +26,11 @@ from m3.model.encoder_decoder import EncoderDecoder
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
 
+SHIPPED = "pretrained"
+"""The name of the model that comes with m3."""
+
+_SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+
 _log = logging.getLogger(__name__)
 
 _SECTIONS = ("optim", "loss", "seed")
@@ -44,12 +49,12 @@ def pretrained_folder(key: str, path: str | Path, revision: str | None = None) -
 
     Args:
         key: the setting that gives `path`, for messages.
-        path: a folder, or the id of a repository of the hub, "OWNER/NAME", which is downloaded.
+        path: a folder, the id of a repository of the hub, "OWNER/NAME", which is downloaded, or `SHIPPED`.
         revision: of the repository, as for `find_weights`.
     Raises:
         FileNotFoundError if the hub has no such model. ValueError for a revision of a local folder.
     """
-    folder = Path(path)
+    folder = _SHIPPED_FOLDER if str(path) == SHIPPED else Path(path)
     if folder.exists() or not is_repository(str(path)):
         if revision is not None:
             raise ValueError(f"revision={revision}: {path} is not a repository of the hub: only these have revisions")
@@ -60,7 +65,8 @@ def pretrained_folder(key: str, path: str | Path, revision: str | None = None) -
 def write_pretrained(
     folder: Path, model: EncoderDecoder, config: Mapping[str, Any], data: Mapping[str, Any], step: int
 ) -> None:
-    """Writes both files atomically; the same model gives the same bytes.
+    """Writes both files atomically; the same model gives the same bytes. Weights that float16 can hold, all of them,
+    are written as such.
 
     Args:
         config: of the run: `model` and, if present, `optim`, `loss` and `seed`.
@@ -77,6 +83,8 @@ def write_pretrained(
         "training": {"step": step, **{key: _plain(config[key]) for key in _SECTIONS if key in config}},
     }
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if all(torch.equal(tensor.half().to(tensor.dtype), tensor) for tensor in weights.values()):
+        weights = {name: tensor.half() for name, tensor in weights.items()}
     content["weights"] = weights_fingerprint(weights)
     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
     write_text_atomic(folder / CONFIG, json.dumps(content, indent=2) + "\n")
@@ -102,7 +110,9 @@ def read_pretrained(folder: Path, device: torch.device | str = "cpu") -> dict[st
     config |= {key: value for key, value in training.items() if key != "step"}
     weights = load_safetensors(folder / WEIGHTS, device)
     _check_weights(folder, content, weights)
-    state = {f"model.{name}": tensor for name, tensor in weights.items()}
+    # Half precision makes files small; products in it are slow on CPUs.
+    state = {f"model.{name}": tensor.float() if tensor.dtype == torch.float16 else tensor
+             for name, tensor in weights.items()}  # fmt: skip
     return {"m3": {"config": config, "data": found.mapping("data")}, "state_dict": state, "global_step": step}
 
 

@@ -145,6 +145,33 @@ class PersonCanvas(Canvas):
         return Window(source_size, left, top, side, side, self.size)
 
 
+class ZoomCanvas(Canvas):
+    """A square around all visible joints of the clip, with a margin, so that the person fills the canvas.
+
+    It is constant within a clip and kept inside the frame: never larger than that of `crop`, nor so small that a source
+    pixel becomes more than `MAX_ENLARGEMENT` canvas pixels wide. A clip without visible joints is center-cropped.
+    """
+
+    mode = "zoom"
+
+    MARGIN = 0.12
+    """On each side, in sides of the square around the joints: flesh, head and feet reach beyond the joints."""
+
+    MAX_ENLARGEMENT = 2.0
+    """Canvas pixels per source pixel."""
+
+    def window(self, source_size: tuple[int, int], joints: Joints | None = None) -> Window:
+        height, width = source_size
+        side, center = float(min(height, width)), np.array([width / 2, height / 2])
+        if joints is not None and joints.is_visible.any():
+            seen = joints.xy[joints.is_visible].clip(0, (width, height))  # (N, 2); a joint may lie outside the frame
+            low, high = seen.min(axis=0), seen.max(axis=0)
+            wanted = max((high - low).max() * (1 + 2 * self.MARGIN), self.size / self.MAX_ENLARGEMENT)
+            side, center = min(side, float(wanted)), (low + high) / 2
+        left, top = (center - side / 2).clip(0, (width - side, height - side)).tolist()
+        return Window(source_size, left, top, side, side, self.size)
+
+
 class PadCanvas(Canvas):
     """The whole frame on the canvas, at one scale, with black bars beside or above and below it."""
 
@@ -156,5 +183,5 @@ class PadCanvas(Canvas):
         return Window(source_size, (width - side) / 2, (height - side) / 2, side, side, self.size)
 
 
-CANVASES = {canvas.mode: canvas for canvas in (CropCanvas, StretchCanvas, PersonCanvas, PadCanvas)}
+CANVASES = {canvas.mode: canvas for canvas in (CropCanvas, StretchCanvas, PersonCanvas, ZoomCanvas, PadCanvas)}
 """Mode → class."""

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from m3.annotation.annotators import Annotator
 from m3.annotation.divided_source import DividedSource
 from m3.batches.table import TokenTable
-from m3.checkpoint import BINDING, LoadedModel, load_model
+from m3.checkpoint import BINDING, SHIPPED, LoadedModel, load_model
 from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import CANVASES
 from m3.commands.application import application, plain, script, sweep_direction
@@ -124,6 +124,8 @@ def _checked(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     check("seed", cfg.seed, int, low=0)
     check("rollout.frames", cfg.rollout.frames, int, low=1)
+    if cfg.checkpoint is None and cfg.input is not None:
+        cfg.checkpoint = SHIPPED
     cfg.device = str(torch_device("device", cfg.device))
     return cfg
 
@@ -131,7 +133,9 @@ def _checked(cfg: DictConfig) -> DictConfig:
 def _loaded(cfg: DictConfig) -> LoadedModel:
     if cfg.checkpoint is None:
         raise ValueError(
-            "checkpoint=null: train a model with `python train.py name=NAME`, then give checkpoint=outputs/train/NAME"
+            "checkpoint=null: train a model with `python train.py name=NAME`, then give checkpoint=outputs/train/NAME, "
+            f"or continue a picture or video of your own with the model that comes with m3: checkpoint={SHIPPED} "
+            "input=FILE"
         )
     return load_model(cfg.checkpoint, cfg.device)
 

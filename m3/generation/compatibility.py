@@ -9,6 +9,7 @@ from typing import Any
 from m3.checkpoint import BINDING, LoadedModel
 from m3.shards.manifest import MANIFEST_NAME, Manifest
 from m3.tokens.base import NoTokenizer, PictureTokenizer
+from m3.tokens.mini import FIRST_FINGERPRINT
 
 
 def check_compatible(
@@ -25,7 +26,7 @@ def check_compatible(
     if is_another and not isinstance(tokenizer, NoTokenizer):
         raise ValueError(
             f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one that made {root}, "
-            f"{stored['name']} {(stored['fingerprint'] or '')[:12]}…: choose it with tokenizer=… and tokenizer.path=…, "
+            f"{stored['name']} {(stored['fingerprint'] or '')[:12]}…: choose it with {_choice(stored['fingerprint'])}, "
             "or make data and model again"
         )
     if differing := [*differences_to(loaded, manifest), *_differing_words(loaded, manifest)]:
@@ -41,8 +42,14 @@ def check_tokenizer(loaded: LoadedModel, checkpoint: str, tokenizer: PictureToke
     if not isinstance(tokenizer, NoTokenizer) and (tokenizer.name, tokenizer.fingerprint) != theirs:
         raise ValueError(
             f"tokenizer: {tokenizer.name} {tokenizer.fingerprint[:12]}… is not the one of {checkpoint}, "
-            f"{theirs[0]} {(theirs[1] or '')[:12]}…: choose it with tokenizer=… and tokenizer.path=…"
+            f"{theirs[0]} {(theirs[1] or '')[:12]}…: choose it with {_choice(theirs[1])}"
         )
+
+
+def _choice(fingerprint: str | None) -> str:
+    """The options that choose a tokenizer."""
+    is_first = fingerprint == FIRST_FINGERPRINT
+    return "tokenizer=mini tokenizer.version=1" if is_first else "tokenizer=… and tokenizer.path=…"
 
 
 def differences_to(loaded: LoadedModel, manifest: Manifest) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from m3.core.modalities import ModalityTable, Vocabulary
 from m3.core.types import PackedTokens
 from m3.core.validation import check
+from m3.model.aligned import AlignedPictures
 from m3.model.attention import KERNELS, CrossAttention, Kernel, Segments, SelfAttention
 from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
 from m3.model.embeddings import (
@@ -28,10 +29,11 @@ _MIMETIC_SHARPNESS = 2.0  # of the initial attention to a query's own position
 
 @dataclass(frozen=True)
 class Context:
-    """Output of the encoder: (N, D) vectors of the input tokens, and the segments of the samples."""
+    """Output of the encoder: (N, D) vectors of the input tokens, the segments of the samples, and the tokens."""
 
     rows: Tensor
     segments: Segments
+    inputs: PackedTokens
 
 
 class EncoderDecoder(nn.Module):
@@ -53,6 +55,8 @@ class EncoderDecoder(nn.Module):
             three need logits=legal.
         positions: "1d" (published), "2d" with rows and columns of pictures and wavelengths that fit each axis, or
             "joint", likewise with x, y and visibility embedded by joint.
+        aligned: picture tokens are also given what the inputs have at their place: pictures, and poses as maps on
+            their grid (`m3.model.aligned`); needs square pictures.
         init: "normal": linear and embedding weights from N(0, 0.02) (published); "mimetic": queries of the decoder
             attend to their own position from the start (see `_initialize_mimetic`).
     Raises:
@@ -71,6 +75,7 @@ class EncoderDecoder(nn.Module):
         head: Literal["flat", "factorized"] = "flat",
         joints: Literal["table", "ordinal", "digits", "relative"] = "table",
         positions: Literal["1d", "2d", "joint"] = "1d",
+        aligned: bool = False,
         init: Literal["normal", "mimetic"] = "normal",
     ) -> None:
         super().__init__()
@@ -85,6 +90,7 @@ class EncoderDecoder(nn.Module):
         self.enc_mod_emb = nn.Embedding(table.num_modalities, width)
         self.dec_mod_emb = nn.Embedding(table.num_modalities, width)
         self.pos_emb = PositionEmbedding(table, width, positions)
+        self.aligned = AlignedPictures(table, width) if aligned else None
         self.encoder = nn.ModuleList(EncoderBlock(width, head_width, mlp_ratio) for _ in range(encoder_depth))
         self.enc_norm = Norm(width)
         self.dec_context_proj = nn.Linear(width, width)
@@ -118,14 +124,18 @@ class EncoderDecoder(nn.Module):
         segments = Segments(inputs)
         positions = self.pos_emb(inputs.modality, inputs.position)
         x = self._embed_ids(inputs) + self.enc_mod_emb(inputs.modality) + positions  # (N, D)
+        if self.aligned is not None:
+            x = self.aligned.of_inputs(x, inputs)
         for block in self.encoder:
             x = block(x, segments)
-        return Context(self.dec_context_proj(self.enc_norm(x)) + positions, segments)
+        return Context(self.dec_context_proj(self.enc_norm(x)) + positions, segments, inputs)
 
     def decode(self, context: Context, targets: PackedTokens) -> Tensor:
         """M queries (modality and position, no ids) → (M, D) hidden vectors for the heads."""
         segments = Segments(targets)
         x = self.dec_mod_emb(targets.modality) + self.pos_emb(targets.modality, targets.position)  # (M, D)
+        if self.aligned is not None:
+            x = self.aligned.of_queries(x, context.inputs, targets)
         for block in self.decoder:
             x = block(x, context.rows, segments, context.segments)
         return self.dec_norm(x)

@@ -40,6 +40,35 @@ def verdict(score: Score, k: int) -> str:
     return "better" if low > 0 else "worse" if high < 0 else ""
 
 
+_IN_WORDS = {"pck@0.1": "joints", "psnr": "pictures", "psnr_real": "pictures beside the real frames"}
+"""Scores whose comparison with "nothing moves" is told in words → what they are scores of."""
+
+
+def in_words(scores: Sequence[Score]) -> list[str]:
+    """Sentences for joints and for pictures: where the model is better, and where worse, than a copy of the reference."""
+    return [
+        f"{_IN_WORDS[score.name]}: {_steps_in_words(score)}"
+        for score in scores
+        if score.name in _IN_WORDS and {"model", "nothing_moves"} <= score.series.keys()
+    ]
+
+
+def _steps_in_words(score: Score) -> str:
+    gains = {
+        k + 1: round(model - copy, 6) * (1 if score.spec.is_better == "higher" else -1)
+        for k, (model, copy) in enumerate(zip(score.model, score.nothing_moves))
+        if model is not None and copy is not None
+    }
+    told = []
+    for word, chosen in (("better", [k for k in gains if gains[k] > 0]), ("worse", [k for k in gains if gains[k] < 0])):
+        if chosen:
+            steps = "at every step" if len(chosen) == len(gains) > 1 else f"at {', '.join(f'+{k}' for k in chosen)}"
+            largest = score.spec.text(max(abs(gains[k]) for k in chosen))
+            unit = " points" if score.spec.is_percent else f" {score.spec.shown_unit}"
+            told.append(f"{word} than a copy of the reference {steps}, by up to {largest}{unit}")
+    return "; ".join(told) or "as good as a copy of the reference"
+
+
 def heading(spec: MetricSpec) -> str:
     """A column's heading: "PCK@0.1 %"; a metric without a short label has its name."""
     return f"{spec.short or spec.name} {spec.shown_unit}".strip()
@@ -62,6 +91,8 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
         console.print(f"{of_what}; {legend}:", highlight=False)
         for table in score_tables(found):
             console.print(table)
+    for sentence in in_words(scores):
+        console.print(sentence, highlight=False)
     for caveat in [score.caveat for score in scores if score.caveat is not None]:
         console.print(caveat, highlight=False)
     for ceiling, (baseline, legend) in _CEILINGS.items():

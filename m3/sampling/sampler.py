@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from m3.core.modalities import DISPLACEMENT, TEXT, ModalityTable, Vocabulary
+from m3.core.modalities import DISPLACEMENT, FSQ_LEVELS, JOINTS, PICTURE, TEXT, ModalityTable, Vocabulary
 from m3.core.rng import SampleGenerator
 from m3.core.types import PackedTokens
 from m3.masking.select import pack
@@ -25,7 +25,8 @@ from m3.sampling.guidance import Pass, passes, visible_to
 from m3.sampling.orders import ORDERS
 from m3.sampling.schedules import Schedule, temperature_factor, token_schedule
 from m3.sampling.settings import ORDINAL_PICKS, DecodingConfig, Precision
-from m3.sampling.token_sampling import log_probability, propose_displacements, sample_digits
+from m3.sampling.token_sampling import digit_marginals, log_probability, propose_displacements, sample_digits
+from m3.tokens.fsq import digits_to_ids
 from m3.tokens.text import PAD_ID, is_after_end
 
 _LOGITS_AT_ONCE = 2**23
@@ -225,13 +226,18 @@ def _propose(
                     digits, is_predicted = model.digits_of(ids, k), model.is_predicted(ids, k)
                     confidence[where] = log_probability(logits, digits, is_predicted)
                 continue
-            if scheme.pick in ORDINAL_PICKS and len(logits) > 1:
+            if scheme.pick in ORDINAL_PICKS and table.vocabularies[k] == JOINTS and len(logits) > 1:
                 raise ValueError(
                     f"sampling.schemes.{scheme.modality}.pick={scheme.pick}: this model predicts "
                     f"{scheme.modality} digit by digit (model.joints=digits), and no digit alone is a place: choose "
                     "sample or argmax"
                 )
-            digits = sample_digits(logits, uniform[where], temperature[where[0]], scheme)
+            own = uniform[where], temperature[where[0]], scheme
+            if scheme.pick in ORDINAL_PICKS and table.vocabularies[k] == PICTURE and len(logits) == 1:
+                picked = sample_digits(digit_marginals(logits[0], FSQ_LEVELS), *own)  # an id as a whole has no order
+                digits = (digits_to_ids(torch.stack(picked, -1)),)
+            else:
+                digits = sample_digits(logits, *own)
             proposal[where] = model.ids_of(digits, k)
             if scheme.order == "maskgit":
                 confidence[where] = log_probability(logits, digits)

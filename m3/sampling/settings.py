@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from m3.core.frames import rolled_modalities
-from m3.core.modalities import DISPLACEMENT, GAPS, JOINTS, ModalityTable, frame_of
+from m3.core.modalities import DISPLACEMENT, GAPS, JOINTS, PICTURE, ModalityTable, frame_of
 from m3.core.validation import check
 from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
@@ -59,8 +59,9 @@ class DecodingConfig:
     top_p_order: which probabilities `top_p` counts: those "after_temperature", as Hugging Face's samplers do, or those
         "before_temperature", as 4M does; a temperature above 1 keeps more ids in the first way.
     pick: how an id is taken from those that are kept. "sample" draws one by its probability, "argmax" takes the
-        likeliest. "mean" and "median" are for ids with an order, joint positions: the best guesses in squared and in
-        absolute error where the distribution is broad or has several peaks close together.
+        likeliest. "mean" and "median" are for ids with an order, joint positions, and for ids whose digits have one,
+        pictures: the best guesses in squared and in absolute error where the distribution is broad or has several peaks
+        close together, rounded to an id.
     noise: of "maskgit": scale of the Gumbel noise on the confidence, annealed linearly to 0 at the last step and
         multiplied by the temperature, so that temperature 0 is deterministic. 0 decides strictly by confidence.
     guidance: see `Guidance`; a mapping of its fields, as configuration has it, is converted.
@@ -127,7 +128,7 @@ class DecodingConfig:
         length = table.max_seq_lens[k]
         if self.num_steps is not None and self.num_steps > length:
             raise ValueError(f"{self.key}.num_steps={self.num_steps}: {self.modality} has {length} tokens")
-        if self.pick in ORDINAL_PICKS and table.vocabularies[k] not in (JOINTS, DISPLACEMENT):
+        if self.pick in ORDINAL_PICKS and table.vocabularies[k] not in (JOINTS, DISPLACEMENT, PICTURE):
             raise ValueError(f"{self.key}.pick={self.pick!r}: ids of {self.modality} have no order; choose sample or "
                              "argmax")  # fmt: skip
         self.guidance.check_table(f"{self.key}.guidance", table)

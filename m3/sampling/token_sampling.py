@@ -79,6 +79,13 @@ def propose_displacements(
     return ids, torch.where(is_seen[:, None], middle, moved)
 
 
+def digit_marginals(logits: Tensor, levels: Sequence[int]) -> tuple[Tensor, ...]:
+    """(R, prod(levels)) logits of ids → one (R, level) for each digit, least significant first."""
+    of_digits = _as_float(logits).unflatten(1, tuple(reversed(levels)))  # (R, L_last, …, L_first)
+    others = [[d for d in range(1, len(levels) + 1) if d != len(levels) - k] for k in range(len(levels))]
+    return tuple(of_digits.logsumexp(dims) for dims in others)
+
+
 def _displacement_marginals(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of the cells along x and along y, given that the joint is seen, and of its not being seen."""
     if len(logits) == 3:

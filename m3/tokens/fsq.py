@@ -70,10 +70,13 @@ class FSQ(nn.Module):
         offset = torch.where(self.last % 2 == 1, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / scale)) * scale - offset
 
+    def round(self, levels: Tensor) -> Tensor:
+        """(…, 6) numbers of `bound` → (…, 6) values on the grid, in [−1, 1]."""
+        return (levels + (levels.round() - levels).detach()) / self.middle
+
     def forward(self, z: Tensor) -> Tensor:
         """(…, 6) float → (…, 6) values on the grid, in [−1, 1]."""
-        bounded = self.bound(z)
-        return (bounded + (bounded.round() - bounded).detach()) / self.middle
+        return self.round(self.bound(z))
 
     def values_to_ids(self, values: Tensor) -> Tensor:
         """(…, 6) values on the grid → (…) int64 ids."""

@@ -30,7 +30,7 @@ from m3.model.attention import Kernel
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.training.guards import Guard, NonFiniteError, save_bad_batch
 from m3.training.logs import is_log_step
-from m3.training.optim import PRECISION_OF, OptimConfig, ema_update
+from m3.training.optim import OptimConfig, ema_update
 from m3.training.profile import StepProfile, profiler_of
 from m3.training.ranks import sum_over_ranks
 from m3.training.sharding import dummy_forward, full_tensor, reshard, shard
@@ -124,7 +124,7 @@ class MaskedTraining(pl.LightningModule):
         self.eval_seed = eval_seed
         self.identity: dict[str, Any] = {}
         self.clip_grad = optim.clip_grad
-        self.precision = PRECISION_OF[optim.dtype]
+        self.precision = optim.precision
 
     def num_steps(self, num_devices: int) -> int:
         return self.optim.schedule(num_devices).num_steps

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from m3.core.devices import default_device, has_fast_bf16
 from m3.core.validation import check
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.training.muon import Muon
@@ -53,7 +54,8 @@ class OptimConfig:
     accumulation: micro-batches per device and step; their gradients are summed.
     ema_decay: share of the moving average of the weights that is kept in each step; the average is then evaluated,
         shared and used for generation. None for no average.
-    dtype: fp32, fp16 or bf16; overridden by a hardware config that sets a precision.
+    dtype: fp32, fp16, bf16, or auto: bf16 where the default device is faster in it, else fp32. Overridden by a hardware
+        config that sets a precision.
 
     Raises ValueError naming the key.
     """
@@ -66,7 +68,7 @@ class OptimConfig:
     min_lr: float
     weight_decay: float
     clip_grad: float
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"
     betas: Sequence[float] = (0.9, 0.95)
     accumulation: int = 1
     ema_decay: float | None = None
@@ -93,8 +95,15 @@ class OptimConfig:
             )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(f"optim.min_lr={self.min_lr}: must lie in [0, lr={self.lr}]")
-        if self.dtype not in PRECISION_OF:
-            raise ValueError(f"optim.dtype={self.dtype!r}: choose {', '.join(PRECISION_OF)}")
+        if self.dtype not in ("auto", *PRECISION_OF):
+            raise ValueError(f"optim.dtype={self.dtype!r}: choose auto, {', '.join(PRECISION_OF)}")
+
+    @property
+    def precision(self) -> str:
+        """Lightning's name of the precision."""
+        if self.dtype == "auto":
+            return PRECISION_OF["bf16" if has_fast_bf16(default_device()) else "fp32"]
+        return PRECISION_OF[self.dtype]
 
     def samples_per_step(self, num_devices: int) -> int:
         """The global batch: batch_size · accumulation · num_devices."""

@@ -1,33 +1,46 @@
-"""Training pictures for a tokenizer: poses of label files and generated motion, drawn by m3's renderer."""
+"""Training pictures for a tokenizer: poses of labels and generated motion, drawn by m3's renderer, and photographs.
+
+A training item is a pair of frames of one clip, a few frames apart, so that a tokenizer can learn to give the same
+tokens to what did not move.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
+import skimage.data
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m3.batches.datamodule import ResumableLoader
-from m3.clips.canvas import CropCanvas
+from m3.clips.canvas import Canvas, CropCanvas, ZoomCanvas
 from m3.clips.demo import demo_clip
 from m3.clips.poses import Poses
 from m3.core.files import atomic_file
+from m3.core.joints import Joints
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
 
-_DEMO_LENGTH = 30  # frames of a generated clip, of which random ones are used
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
+"""Pictures that scikit-image brings along, all free of rights."""
+
+_DEMO_LENGTH = 20  # frames of a generated clip, of which random ones are used
+_MAX_GAP = 4  # frames from the first to the second of a pair
 _JOBS_WORTH_A_PROCESS = 200
 _HELD_OUT = 10  # every tenth label file is used for evaluation only
+_BOX_MARGIN = 0.1  # around the visible joints, in sides of the square that holds them
 
 
 def held_out(clip_ids: Sequence[str]) -> list[str]:
@@ -35,20 +48,72 @@ def held_out(clip_ids: Sequence[str]) -> list[str]:
     return list(clip_ids[::_HELD_OUT])
 
 
-def pose_frames(labels: str, clip_id: str, seed: int, num_frames: int, size: int) -> np.ndarray:
-    """(num_frames, size, size, 3) uint8 pictures of random frames of one label file, as drawn by `source=poses`."""
+class FramePair(NamedTuple):
+    """Two frames of a clip.
+
+    frames: (2, size, size, 3) uint8.
+    boxes: (2, 4) float32 left, top, right, bottom in sides of the picture: `person_box` of each.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+
+
+def person_box(joints: Joints, frame: int, size: int) -> np.ndarray:
+    """(4,) float32 left, top, right, bottom of the visible joints with a margin, 0 … 1; zeros where none is visible.
+
+    joints: in pixels of a picture of `size` × `size`.
+    """
+    seen = joints.xy[frame][joints.is_visible[frame]] / size  # (N, 2)
+    if not len(seen):
+        return np.zeros(4, np.float32)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = _BOX_MARGIN * (high - low).max()
+    return np.concatenate([low - margin, high + margin]).clip(0, 1).astype(np.float32)
+
+
+def pose_pair(labels: str, clip_id: str, seed: int, canvas: Canvas) -> FramePair:
+    """Two frames of one label file, as drawn by `source=poses`; a clip of one frame gives it twice."""
     clip = Poses(labels, seed=seed).read(clip_id)
-    chosen = numpy_generator(seed, "frames", clip_id).choice(len(clip.frames), num_frames)
-    frames = [clip.frames[int(t)] for t in np.sort(chosen)]
-    window = CropCanvas(size).window(frames[0].shape[:2])
-    return np.stack([window.picture(frame) for frame in frames])
+    first, second = _frame_numbers(len(clip.frames), seed, clip_id)
+    window = canvas.window(clip.size, clip.joints)
+    joints = window.joints(clip.joints)
+    return FramePair(
+        np.stack([window.picture(clip.frames[t]) for t in (first, second)]),
+        np.stack([person_box(joints, t, canvas.size) for t in (first, second)]),
+    )
 
 
-def demo_frames(number: int, seed: int, num_frames: int, size: int) -> np.ndarray:
-    """(num_frames, size, size, 3) uint8 pictures of random frames of one generated clip."""
-    clip = demo_clip(seed, number, _DEMO_LENGTH, (size, size))
-    chosen = numpy_generator(seed, "frames", number).choice(_DEMO_LENGTH, num_frames)
-    return np.stack([clip.render(int(t), (size, size)) for t in np.sort(chosen)])
+def demo_pair(number: int, seed: int, canvas: Canvas) -> FramePair:
+    """Two frames of one generated clip."""
+    size = (canvas.size, canvas.size)
+    clip = demo_clip(seed, number, _DEMO_LENGTH, size)
+    window = canvas.window(size, clip.joints)
+    joints, numbers = window.joints(clip.joints), _frame_numbers(_DEMO_LENGTH, seed, str(number))
+    return FramePair(
+        np.stack([window.picture(clip.render(t, size)) for t in numbers]),
+        np.stack([person_box(joints, t, canvas.size) for t in numbers]),
+    )
+
+
+def photograph_pair(name: str, number: int, seed: int, canvas: Canvas) -> FramePair:
+    """A random square of a photograph, twice, without a person's box."""
+    photograph = np.atleast_3d(getattr(skimage.data, name)())[..., :3]
+    picture = np.ascontiguousarray(np.broadcast_to(photograph, (*photograph.shape[:2], 3)))
+    rng = numpy_generator(seed, "photograph", name, number)
+    height, width = picture.shape[:2]
+    side = int(rng.integers(min(height, width) // 3, min(height, width) + 1))
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    square = Image.fromarray(picture[top : top + side, left : left + side])
+    frame = np.asarray(square.resize((canvas.size, canvas.size), Image.Resampling.BICUBIC))
+    return FramePair(np.stack([frame, frame]), np.zeros((2, 4), np.float32))
+
+
+def _frame_numbers(num_frames: int, seed: int, clip_id: str) -> tuple[int, int]:
+    rng = numpy_generator(seed, "frames", clip_id)
+    gap = min(int(rng.integers(1, _MAX_GAP + 1)), num_frames - 1)
+    first = int(rng.integers(num_frames - gap))
+    return first, first + gap
 
 
 def resized(frames: Tensor, size: int) -> Tensor:
@@ -59,57 +124,111 @@ def resized(frames: Tensor, size: int) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
-class TrainFrames(Dataset):
-    """Item i is the batch of step i, (B, 3, size, size) uint8: frames scaled or cropped to one size, half mirrored.
+class TrainPairs(NamedTuple):
+    """A batch for the tokenizer's training.
 
-    Size, crop and mirroring are drawn per step; B is chosen for about `pixels_per_batch` pixels per step.
+    frames: (B, 3, H, W) uint8.
+    neighbors: (B, 3, H, W) uint8, frames of the same clips, close in time, noisier.
+    boxes: (B, 4) float32 left, top, right, bottom of the person in `frames`, pixels; zeros where nobody is seen.
     """
 
-    def __init__(self, frames: np.ndarray, canvas_sizes: Sequence[int], pixels_per_batch: int, steps: int, seed: int):
-        self.frames, self.canvas_sizes = frames, list(canvas_sizes)
+    frames: Tensor
+    neighbors: Tensor
+    boxes: Tensor
+
+
+class TrainFrames(Dataset):
+    """Item i is the batch of step i: pairs scaled or cropped to one size, half mirrored, a quarter brighter or darker.
+
+    Size, crop, mirroring, brightness and noise are drawn per step; B is chosen for about `pixels_per_batch` pixels.
+    Half of the neighbors are as a video codec leaves them (JPEG), all have noise of a camera.
+
+    pairs: (N, 2, S, S, 3) uint8. boxes: (N, 2, 4) float32 in sides of the picture.
+    """
+
+    def __init__(
+        self,
+        pairs: np.ndarray,
+        boxes: np.ndarray,
+        canvas_sizes: Sequence[int],
+        pixels_per_batch: int,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.pairs, self.boxes, self.canvas_sizes = pairs, boxes, list(canvas_sizes)
         self.pixels_per_batch, self.steps, self.seed = pixels_per_batch, steps, seed
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Tensor:
+    def __getitem__(self, step: int) -> TrainPairs:
         rng = numpy_generator(self.seed, "step", step)
         size = int(rng.choice(self.canvas_sizes))
-        rows = rng.integers(len(self.frames), size=max(1, self.pixels_per_batch // size**2))
-        frames = torch.from_numpy(self.frames[rows]).permute(0, 3, 1, 2)
-        room = self.frames.shape[1] - size
+        rows = rng.integers(len(self.pairs), size=max(1, self.pixels_per_batch // size**2))
+        order = int(rng.integers(2))  # which of the two is the one that is reconstructed
+        frames, neighbors = (torch.from_numpy(self.pairs[rows, k]).permute(0, 3, 1, 2) for k in (order, 1 - order))
+        side = self.pairs.shape[2]
+        boxes = torch.from_numpy(self.boxes[rows, order])
         if rng.uniform() < 0.5:
-            frames = resized(frames, size)
+            frames, neighbors, boxes = resized(frames, size), resized(neighbors, size), boxes * size
         else:
-            top, left = rng.integers(room + 1, size=2)
-            frames = frames[:, :, top : top + size, left : left + size]
-        return frames.flip(-1) if rng.uniform() < 0.5 else frames
+            top, left = rng.integers(side - size + 1, size=2)
+            frames, neighbors = (each[:, :, top : top + size, left : left + size] for each in (frames, neighbors))
+            boxes = (boxes * side - torch.tensor([left, top, left, top])).clamp(0, size)
+        if rng.uniform() < 0.5:
+            frames, neighbors = frames.flip(-1), neighbors.flip(-1)
+            boxes = torch.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], dim=1)
+        if rng.uniform() < 0.25:
+            gain = torch.from_numpy(rng.uniform(0.85, 1.15, size=(len(rows), 1, 1, 1))).float()
+            frames, neighbors = ((each * gain).clamp(0, 255).byte() for each in (frames, neighbors))
+        return TrainPairs(frames, _filmed(neighbors, rng), boxes)
+
+
+def _filmed(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B, 3, H, W) uint8 with noise of a camera and, half of them, of a codec."""
+    noise = rng.normal(0, rng.uniform(0, 3), size=tuple(frames.shape))
+    noisy = (frames + torch.from_numpy(noise)).round().clamp(0, 255).byte()
+    pictures = noisy.permute(0, 2, 3, 1).numpy()
+    coded = [_coded(picture, int(rng.integers(70, 96))) if rng.uniform() < 0.5 else picture for picture in pictures]
+    return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2)
+
+
+def _coded(picture: np.ndarray, quality: int) -> np.ndarray:
+    """(H, W, 3) uint8 as it is after JPEG compression."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
 
 
 class EvalFrames(Dataset):
-    """All frames in order, once per size, in batches (8, 3, size, size) uint8; the last one may be smaller."""
+    """The first frames of all pairs in order, once per size, as batches of up to 8 `TrainPairs` without noise."""
 
-    def __init__(self, frames: np.ndarray, sizes: Sequence[int], batch_size: int = 8) -> None:
-        self.frames = frames
-        self.batches = [(size, first) for size in sizes for first in range(0, len(frames), batch_size)]
+    def __init__(self, pairs: np.ndarray, boxes: np.ndarray, sizes: Sequence[int], batch_size: int = 8) -> None:
+        self.pairs, self.boxes = pairs, boxes
+        self.batches = [(size, first) for size in sizes for first in range(0, len(pairs), batch_size)]
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> TrainPairs:
         size, first = self.batches[index]
-        return resized(torch.tensor(self.frames[first : first + self.batch_size]).permute(0, 3, 1, 2), size)
+        rows = slice(first, first + self.batch_size)
+        frames, neighbors = (resized(torch.tensor(self.pairs[rows, k]).permute(0, 3, 1, 2), size) for k in (0, 1))
+        return TrainPairs(frames, neighbors, torch.tensor(self.boxes[rows, 0]) * size)
 
 
 class RenderedFrames(pl.LightningDataModule):
-    """Renders all frames once into `root`, and serves batches that are a pure function of (seed, step).
+    """Renders all pairs once into `root`, and serves batches that are a pure function of (seed, step).
+
+    A label file is drawn on two canvases, `crop` and `zoom`, a generated clip on `zoom`.
 
     Args:
-        root: folder for the rendered frames, about 200 kB each at 256 px.
+        root: folder for the rendered pairs, about 400 kB each at 256 px.
         labels: folder of Penn Action label files, every tenth for evaluation only; None for generated motion only.
-        looks_per_clip: number of appearances (body, background) per label file. frames_per_look: frames of each.
-        num_demo_clips: number of generated training clips, with `frames_per_look` frames each.
+        looks_per_clip: number of appearances (body, background) per label file and canvas.
+        num_demo_clips: number of generated training clips.
+        num_photographs: squares of photographs.
         size: side of the rendered frames, px. canvas_sizes: sides of training pictures, multiples of 16 up to `size`.
         pixels_per_batch: approximate height · width · frames of a batch.
         steps: number of training batches.
@@ -123,8 +242,8 @@ class RenderedFrames(pl.LightningDataModule):
         root: str,
         labels: str | None,
         looks_per_clip: int,
-        frames_per_look: int,
         num_demo_clips: int,
+        num_photographs: int,
         size: int,
         canvas_sizes: Sequence[int],
         pixels_per_batch: int,
@@ -136,7 +255,8 @@ class RenderedFrames(pl.LightningDataModule):
         if wrong or not canvas_sizes:
             raise ValueError(f"data.canvas_sizes={list(canvas_sizes)}: need multiples of 16, at most data.size={size}")
         self.root, self.labels, self.size = Path(root), labels, size
-        self.looks_per_clip, self.frames_per_look, self.num_demo_clips = looks_per_clip, frames_per_look, num_demo_clips
+        self.looks_per_clip, self.num_demo_clips = looks_per_clip, num_demo_clips
+        self.num_photographs = num_photographs
         self.canvas_sizes, self.pixels_per_batch = list(canvas_sizes), pixels_per_batch
         self.steps, self.seed = steps, seed
         self.clip_ids = [] if labels is None else Poses(labels).clip_ids()
@@ -149,55 +269,61 @@ class RenderedFrames(pl.LightningDataModule):
         return {
             "clips": hashlib.sha256("\n".join(self.clip_ids).encode()).hexdigest(),
             "looks_per_clip": self.looks_per_clip,
-            "frames_per_look": self.frames_per_look,
             "num_demo_clips": self.num_demo_clips,
+            "num_photographs": self.num_photographs,
             "size": self.size,
             "seed": self.seed,
         }
 
     def setup(self, stage: str | None = None) -> None:
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.train_frames = self._rendered(f"train-{key}.npy", self._train_jobs)
-        self.eval_frames = self._rendered(f"eval-{key}.npy", self._eval_jobs)
+        self.train_pairs = self._rendered(f"train-{key}", self._train_jobs)
+        self.eval_pairs = self._rendered(f"eval-{key}", self._eval_jobs)
 
     def _train_jobs(self) -> list[tuple]:
         excluded = set(held_out(self.clip_ids))
         ids = [clip_id for clip_id in self.clip_ids if clip_id not in excluded]
+        canvases = CropCanvas(self.size), ZoomCanvas(self.size)
         looks = range(self.seed + 1, self.seed + 1 + self.looks_per_clip)
-        poses = [(pose_frames, self.labels, i, look, self.frames_per_look, self.size) for look in looks for i in ids]
-        demo = [(demo_frames, k, self.seed + 1, self.frames_per_look, self.size) for k in range(self.num_demo_clips)]
-        return poses + demo
+        appearances = [(2 * look + k, canvas) for look in looks for k, canvas in enumerate(canvases)]
+        poses = [(pose_pair, self.labels, i, look, canvas) for look, canvas in appearances for i in ids]
+        demo = [(demo_pair, k, self.seed + 1, canvases[1]) for k in range(self.num_demo_clips)]
+        numbered = [(PHOTOGRAPHS[k % len(PHOTOGRAPHS)], k) for k in range(self.num_photographs)]
+        return poses + demo + [(photograph_pair, name, k, self.seed, canvases[0]) for name, k in numbered]
 
     def _eval_jobs(self) -> list[tuple]:
-        poses = [(pose_frames, self.labels, i, self.seed, 1, self.size) for i in held_out(self.clip_ids)]
-        return poses or [(demo_frames, k, self.seed, 1, self.size) for k in range(96)]
+        canvas = ZoomCanvas(self.size)
+        poses = [(pose_pair, self.labels, i, self.seed, canvas) for i in held_out(self.clip_ids)]
+        return poses or [(demo_pair, k, self.seed, canvas) for k in range(96)]
 
-    def _rendered(self, name: str, jobs: Callable[[], list[tuple]]) -> np.ndarray:
-        """(N, size, size, 3) uint8, memory-mapped; rendered first if the file is missing."""
-        path = self.root / name
-        if not path.exists():
+    def _rendered(self, name: str, jobs: Callable[[], list[tuple]]) -> FramePair:
+        """(N, 2, size, size, 3) uint8, memory-mapped, and (N, 2, 4) float32; rendered first if a file is missing."""
+        paths = self.root / f"{name}-boxes.npy", self.root / f"{name}.npy"
+        if not all(path.exists() for path in paths):
             self.root.mkdir(parents=True, exist_ok=True)
-            frames = _render(jobs(), f"rendering {path}")
-            with atomic_file(path) as file:
-                np.save(file, frames, allow_pickle=False)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+            pairs = _render(jobs(), f"rendering {paths[1]}")
+            for path, part in zip(paths, ("boxes", "frames")):
+                with atomic_file(path) as file:
+                    np.save(file, np.stack([getattr(pair, part) for pair in pairs]), allow_pickle=False)
+        boxes, frames = paths
+        return FramePair(np.load(frames, mmap_mode="r", allow_pickle=False), np.load(boxes, allow_pickle=False))
 
     def train_dataloader(self) -> ResumableLoader:
-        batches = TrainFrames(self.train_frames, self.canvas_sizes, self.pixels_per_batch, self.steps, self.seed)
+        batches = TrainFrames(*self.train_pairs, self.canvas_sizes, self.pixels_per_batch, self.steps, self.seed)
         return ResumableLoader(batches, num_workers=0, pin_memory=False)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(EvalFrames(self.eval_frames, (self.size // 2, self.size)), batch_size=None)
+        return DataLoader(EvalFrames(*self.eval_pairs, (self.size // 2, self.size)), batch_size=None)
 
 
-def _render(jobs: list[tuple], description: str) -> np.ndarray:
-    """The concatenated frames of all jobs, in order; several processes where there are enough jobs."""
+def _render(jobs: list[tuple], description: str) -> list[FramePair]:
+    """The pairs of all jobs, in order; several processes where there are enough jobs."""
     if len(jobs) < _JOBS_WORTH_A_PROCESS:
-        return np.concatenate([_run(job) for job in jobs])
+        return [_run(job) for job in jobs]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        return np.concatenate(list(track(pool.map(_run, jobs, chunksize=8), len(jobs), description)))
+        return list(track(pool.map(_run, jobs, chunksize=8), len(jobs), description))
 
 
-def _run(job: tuple) -> np.ndarray:
+def _run(job: tuple) -> FramePair:
     function, *arguments = job
     return function(*arguments)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3.clips.canvas import Canvas, CropCanvas, PadCanvas, PersonCanvas, StretchCanvas
+from m3.clips.canvas import Canvas, CropCanvas, PadCanvas, PersonCanvas, StretchCanvas, ZoomCanvas
 from m3.clips.penn_action import read_label
 from m3.core.joints import Joints
 
@@ -30,7 +30,7 @@ def centroid(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "canvas",
     [CropCanvas(128), StretchCanvas(128), CropCanvas(256), StretchCanvas(32), PadCanvas(128), PadCanvas(256)]
-    + [PersonCanvas(128)],
+    + [PersonCanvas(128), ZoomCanvas(128)],
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_a_dot_lands_where_its_joint_lands(canvas: Canvas, size: tuple[int, int]):
@@ -84,7 +84,8 @@ def test_joints_outside_the_canvas_become_invisible_and_keep_their_position():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([CropCanvas, StretchCanvas, PadCanvas, PersonCanvas]), st.integers(1, 32).map(lambda k: 16 * k),
+    st.sampled_from([CropCanvas, StretchCanvas, PadCanvas, PersonCanvas, ZoomCanvas]),
+    st.integers(1, 32).map(lambda k: 16 * k),
     st.integers(7, 2000), st.integers(7, 2000), st.floats(-3000, 3000), st.floats(-3000, 3000),
 )  # fmt: skip
 def test_there_and_back(kind, side: int, height: int, width: int, x: float, y: float):
@@ -151,6 +152,37 @@ def test_person_follows_the_median_joint_as_far_as_the_frame_reaches():
     assert left(10, is_visible=False) == PersonCanvas(64).window((100, 300)).left == 100
     window = PersonCanvas(64).window((300, 100), Joints(np.full((1, 13, 2), 60.0), np.ones((1, 13), bool)))
     assert (window.left, window.top, window.width, window.height) == (0, 10, 100, 100)
+
+
+def zoomed(corners: list[tuple[float, float]], size: tuple[int, int], side: int = 64, **changes):
+    """(left, top, side) of the window for a clip whose visible joints are at the corners, one after the other."""
+    xy = np.array([corners[k % len(corners)] for k in range(26)], dtype=np.float64).reshape(2, 13, 2)
+    is_visible = np.ones((2, 13), bool)
+    for (frame, joint), place in changes.get("hidden", {}).items():
+        xy[frame, joint], is_visible[frame, joint] = place, False
+    window = ZoomCanvas(side).window(size, Joints(xy, is_visible))
+    assert window.width == window.height
+    return window.left, window.top, window.width
+
+
+def test_zoom_is_a_square_around_the_visible_joints_of_all_frames():
+    # 100 px wide, 60 px high, and 12% of 100 px on each side.
+    assert zoomed([(100, 80), (200, 140)], (400, 500)) == pytest.approx((88, 48, 124))
+    assert zoomed([(100, 80), (200, 140)], (400, 500), hidden={(0, 3): (5, 5)}) == pytest.approx((88, 48, 124))
+    assert zoomed([(10, 80), (110, 140)], (400, 500)) == pytest.approx((0, 48, 124))  # kept inside the frame
+    assert zoomed([(10, 80), (490, 140)], (400, 500)) == pytest.approx((50, 0, 400))  # no larger than crop's
+    assert zoomed([(-60, 80), (490, 140)], (400, 500)) == pytest.approx((45, 0, 400))  # counts as at the frame's edge
+
+
+def test_zoom_enlarges_no_pixel_more_than_twice():
+    assert zoomed([(200, 200), (210, 205)], (400, 500), side=64) == pytest.approx((189, 186.5, 32))
+    assert zoomed([(200, 200), (210, 205)], (400, 500), side=256) == pytest.approx((141, 138.5, 128))
+
+
+def test_zoom_without_joints_is_a_crop():
+    hidden = Joints(np.full((1, 13, 2), 20.0), np.zeros((1, 13), bool))
+    for joints in (None, hidden):
+        assert ZoomCanvas(64).window((100, 300), joints) == CropCanvas(64).window((100, 300))
 
 
 def test_how_many_visible_joints_each_canvas_loses_on_real_labels(penn_labels: Path):

@@ -102,7 +102,7 @@ def test_max_samples_and_frames(random_world):
         ("pictures.num_samples=0", "pictures.num_samples=0"),
         ("pictures.cell_px=-1", "pictures.cell_px=-1"),
         ("sampling.schemes.coords_next.num_steps=40", "sampling.schemes.coords_next.num_steps=40"),
-        ("sampling.schemes.tok_rgb_next.pick=mean", "sampling.schemes.tok_rgb_next.pick='mean'"),
+        ("sampling.schemes.tok_rgb_next.pick=mode", "sampling.schemes.tok_rgb_next.pick='mode'"),
         ("rollout.num_samples=0", "rollout.num_samples=0"),
         ("rollout.sample_schemes.coords_next=1", "rollout.sample_schemes.coords_next=1: need keys"),
         (

@@ -11,7 +11,7 @@ from support.random_roll_outs import random_roll_outs
 
 from m3 import metrics
 from m3.metrics import METRICS, Score, confusion
-from m3.reporting.tables import first_scores, heading, print_confusion, print_scores, score_tables
+from m3.reporting.tables import first_scores, heading, in_words, print_confusion, print_scores, score_tables
 
 
 def printed(scores: list[Score]) -> str:
@@ -88,3 +88,22 @@ def test_a_metric_without_the_baseline_shows_the_model():
     spec = replace(METRICS["joint_error"], series=("model",))
     (score,) = metrics.score(random_roll_outs(), {"joint_error": spec})
     assert f"{score.model[0]:.1f} | –" in printed([score])
+
+
+def test_better_and_worse_than_a_copy_in_words():
+    score = next(score for score in metrics.score(random_roll_outs()) if score.name == "psnr")
+
+    def told(model: list[float | None], copy: list[float | None]) -> list[str]:
+        values = {"model": model, "nothing_moves": copy}
+        return in_words([replace(score, series={k: replace(score.series[k], value=v) for k, v in values.items()})])
+
+    assert told([21.5, 22.0, 20.0], [21.0, 23.2, 20.5]) == [
+        "pictures: better than a copy of the reference at +1, by up to 0.5 dB; worse than a copy of the reference at "
+        "+2, +3, by up to 1.2 dB"
+    ]
+    assert told([21.0, None], [20.0, None]) == ["pictures: better than a copy of the reference at +1, by up to 1.0 dB"]
+    assert told([21.0, 22.0], [20.0, 20.0]) == [
+        "pictures: better than a copy of the reference at every step, by up to 2.0 dB"
+    ]
+    assert told([21.0], [21.0]) == ["pictures: as good as a copy of the reference"]
+    assert in_words([replace(score, series={"model": score.series["model"]})]) == []

@@ -16,6 +16,7 @@ from m3.sampling.orders import ORDERS
 from m3.sampling.sampler import generate
 from m3.sampling.schedules import temperature_factor, token_schedule
 from m3.sampling.settings import DecodingConfig
+from m3.tokens.fsq import ids_to_digits
 
 
 def schemes(**changes) -> list[DecodingConfig]:
@@ -423,6 +424,28 @@ def test_every_token_is_decided_where_proposals_are_impossible() -> None:
     tokens, is_known = reference_only(2)
     made = generate(oracle, tokens, is_known, schemes(pick="mean", order="maskgit")[:1], 0, torch.arange(2))
     assert (made[:, oracle.table.columns("coords_next")][:, :26] == 500).all()
+
+
+@pytest.mark.parametrize("pick", ["mean", "median"])
+def test_pictures_are_read_out_digit_by_digit(pick: str) -> None:
+    """Against sums over all 64,000 ids; digits of an id and the id as a whole give the same picture."""
+    oracle = Oracle(scale=1.0)
+    k, columns = oracle.table.index("tok_rgb_next"), oracle.table.columns("tok_rgb_next")
+    config = DecodingConfig("tok_rgb_next", 1, pick=pick)
+    made = generate(oracle, *reference_only(2), [config], 0, torch.arange(2))[:, columns]
+    expected = []
+    for logits in oracle.logits[k]:
+        shares = logits.double().softmax(1).numpy()
+        mean = shares @ np.arange(shares.shape[1])
+        expected.append(np.round(mean) if pick == "mean" else (shares.cumsum(1) <= 0.5).sum(1))
+    digits = ids_to_digits(made[0]).numpy()
+    assert (digits == np.stack(expected, 1)).all() and (made[0] == made[1]).all()
+    flat = Oracle(is_factorized=False, width=64_000)
+    joint = oracle.logits[k][0].double().log_softmax(1)
+    for logits in oracle.logits[k][1:]:  # a later digit counts for more
+        joint = (logits.double().log_softmax(1)[:, :, None] + joint[:, None]).flatten(1)
+    flat.logits[k] = [joint.float()]
+    assert torch.equal(generate(flat, *reference_only(2), [config], 0, torch.arange(2))[:, columns], made)
 
 
 def test_outputs_that_are_not_finite_stop_with_the_modality() -> None:

@@ -186,8 +186,9 @@ def test_schemes_that_do_not_fit_the_model_name_the_key():
     table = small_table()
     with pytest.raises(ValueError, match="sampling.schemes.coords_next.num_steps=40.*39"):
         DecodingConfig("coords_next", 40).for_table(table)
-    with pytest.raises(ValueError, match="sampling.schemes.tok_rgb_next.pick='mean'"):
-        DecodingConfig("tok_rgb_next", 4, pick="mean").for_table(table)
+    labeled = ModalityTable(["coords", "action"], [8192, 12], [39, 1], [1, 1], [1, 1], [8, 8], [8, 8])
+    with pytest.raises(ValueError, match="sampling.schemes.action.pick='mean'"):
+        DecodingConfig("action", 1, pick="mean").for_table(labeled)
     with pytest.raises(ValueError, match="captions"):
         DecodingConfig("captions", 4).for_table(table)
 

@@ -6,15 +6,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from m3.clips.canvas import CropCanvas
+from m3.core.joints import Joints
 from m3.tokens.mini import MiniTokenizer
 from m3.training.muon import Muon, orthogonalized
-from m3.training.rendered_frames import RenderedFrames, TrainFrames, held_out
-from m3.training.tokenizer import TokenizerTraining, psnr, reconstruction_loss
+from m3.training.rendered_frames import RenderedFrames, TrainFrames, held_out, person_box, photograph_pair
+from m3.training.tokenizer import TokenizerTraining, box_weights, psnr, reconstruction_loss, stay_loss
 
 
 def small_data(root) -> RenderedFrames:
     return RenderedFrames(
-        root=str(root), labels=None, looks_per_clip=1, frames_per_look=2, num_demo_clips=4, size=64,
+        root=str(root), labels=None, looks_per_clip=1, num_demo_clips=4, num_photographs=2, size=64,
         canvas_sizes=[32, 64], pixels_per_batch=8192, steps=4, seed=0,
     )  # fmt: skip
 
@@ -22,7 +24,8 @@ def small_data(root) -> RenderedFrames:
 def small_training(root, **changes) -> TokenizerTraining:
     settings = dict(
         steps=4, warmup_steps=1, decay_steps=2, lr=2e-3, adam_lr=1e-3, weight_decay=0.01, clip_grad=1.0,
-        ema_decay=0.5, pixels_per_batch=8192, edge_weight=0.1, seed=0, export=str(root / "run" / "mini.safetensors"),
+        ema_decay=0.5, pixels_per_batch=8192, edge_weight=0.1, box_weight=1.5, stay_weight=0.1, stay_tolerance=4.0,
+        seed=0, export=str(root / "run" / "mini.safetensors"),
     )  # fmt: skip
     return TokenizerTraining(**(settings | changes))
 
@@ -40,7 +43,38 @@ def test_loss_by_hand():
     truth = torch.zeros(1, 3, 2, 2)
     pictures = truth.clone()
     pictures[..., 1] = 0.4  # error 0.4 in one of two columns: root 0.4 / √2; edges 0.4 along x, 0 along y
-    assert reconstruction_loss(pictures, truth, 0.5).item() == pytest.approx(0.4 / 2**0.5 + 0.5 * 0.4, abs=1e-4)
+    equal = torch.ones(1, 1, 2, 2)
+    assert reconstruction_loss(pictures, truth, equal, 0.5).item() == pytest.approx(0.4 / 2**0.5 + 0.2, abs=1e-4)
+    right = torch.tensor([0.5, 1.5]).expand(1, 1, 2, 2)  # the column with the error counts three times as much
+    assert reconstruction_loss(pictures, truth, right, 0.0).item() == pytest.approx(0.4 * 0.75**0.5, abs=1e-4)
+
+
+def test_pixels_in_the_box_count_more():
+    weights = box_weights(torch.tensor([[1.0, 0, 3, 2], [0, 0, 0, 0]]), 4, 3.0)
+    inside, outside = 4 / (4 * 4 / 16 + 12 / 16) / 4, 1 / (4 * 4 / 16 + 12 / 16)
+    expected = torch.full((4, 4), outside)
+    expected[:2, 1:3] = 4 * inside
+    assert torch.allclose(weights[0, 0], expected) and (weights[1] == 1).all()
+
+
+def test_tokens_may_change_where_the_picture_changes():
+    frames = torch.zeros(1, 3, 16, 32)
+    neighbors = frames.clone()
+    neighbors[..., 16:] += 4 / 127.5  # by the tolerance
+    levels = torch.zeros(1, 1, 2, 6)
+    moved = levels + torch.tensor([0.5, 1.0])[:, None]
+    expected = (3 + 6 * np.exp(-1)) / 2
+    assert stay_loss(frames, neighbors, levels, moved, 4.0).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_box_of_a_person_by_hand():
+    xy = np.full((1, 13, 2), 20.0)
+    xy[0, 0], xy[0, 1] = (10, 50), (90, 60)  # the second is invisible
+    is_visible = np.ones((1, 13), bool)
+    is_visible[0, 1] = False
+    box = person_box(Joints(xy, is_visible), 0, 100)
+    assert box == pytest.approx([0.07, 0.17, 0.23, 0.53])  # a tenth of 30 px around 10 … 20 and 20 … 50
+    assert (person_box(Joints(xy, ~is_visible & False), 0, 100) == 0).all()
 
 
 def test_learning_rates_rise_stay_and_fall(tmp_path):
@@ -131,26 +165,55 @@ def test_every_tenth_label_is_held_out():
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-    frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
-    first, second = (TrainFrames(frames, [32, 48, 64], 9216, 20, seed=5) for _ in range(2))
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 256, (9, 2, 64, 64, 3), dtype=np.uint8)
+    boxes = np.tile(np.array([0.25, 0.25, 0.75, 1], np.float32), (9, 2, 1))
+    first, second = (TrainFrames(pairs, boxes, [32, 48, 64], 9216, 20, seed=5) for _ in range(2))
     order = list(range(20))
     batches = {step: second[step] for step in reversed(order)}
     for step in order:
-        assert torch.equal(first[step], batches[step])
-    assert {tuple(batch.shape) for batch in batches.values()} == {(9, 3, 32, 32), (4, 3, 48, 48), (2, 3, 64, 64)}
-    assert not torch.equal(first[0], TrainFrames(frames, [32, 48, 64], 9216, 20, seed=6)[0])
+        for ours, again in zip(first[step], batches[step]):
+            assert torch.equal(ours, again)
+        frames, neighbors, boxes_px = batches[step]
+        assert frames.shape == neighbors.shape and frames.dtype == neighbors.dtype == torch.uint8
+        assert ((boxes_px >= 0) & (boxes_px <= frames.shape[-1])).all() and (boxes_px[:, :2] <= boxes_px[:, 2:]).all()
+    shapes = {tuple(batch.frames.shape) for batch in batches.values()}
+    assert shapes == {(9, 3, 32, 32), (4, 3, 48, 48), (2, 3, 64, 64)}
+    assert not torch.equal(first[0].frames, TrainFrames(pairs, boxes, [32, 48, 64], 9216, 20, seed=6)[0].frames)
 
 
-def test_frames_are_rendered_once_and_whole(tmp_path):
+def test_a_box_follows_crops_and_mirroring():
+    """A white square on black is where its box says, whatever was drawn; changed light keeps it the brightest."""
+    pairs = np.zeros((1, 2, 64, 64, 3), np.uint8)
+    pairs[:, :, 16:40, 8:24] = 255
+    boxes = np.tile(np.array([8, 16, 24, 40], np.float32) / 64, (1, 2, 1))
+    data = TrainFrames(pairs, boxes, [32, 48], 1, 30, seed=1)
+    for step in range(30):
+        frames, _, box = data[step]
+        rows, columns = np.nonzero((frames[0].float().mean(0) > 128).numpy())
+        if len(rows):
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.abs(np.array(found) - box[0].numpy()).max() <= 1, step
+
+
+def test_a_photograph_is_a_square_twice():
+    pair = photograph_pair("camera", 3, 0, CropCanvas(64))
+    assert pair.frames.shape == (2, 64, 64, 3) and (pair.frames[0] == pair.frames[1]).all()
+    assert pair.frames.std() > 10 and not pair.boxes.any()
+    assert (photograph_pair("camera", 3, 0, CropCanvas(64)).frames == pair.frames).all()
+
+
+def test_pairs_are_rendered_once_and_whole(tmp_path):
     data = small_data(tmp_path)
     data.setup()
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert data.train_frames.shape == (8, 64, 64, 3) and data.train_frames.dtype == np.uint8
+    assert data.train_pairs.frames.shape == (6, 2, 64, 64, 3) and data.train_pairs.frames.dtype == np.uint8
+    assert data.train_pairs.boxes.shape == (6, 2, 4) and data.train_pairs.boxes[:4].any((1, 2)).all()
     assert not any(name.endswith(".tmp") for name in written)
     again = small_data(tmp_path)
     again.setup()
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
-    assert np.array_equal(again.train_frames, data.train_frames)
+    assert np.array_equal(again.train_pairs.frames, data.train_pairs.frames)
 
 
 @pytest.mark.parametrize("canvas_sizes", [[], [40], [128]])
