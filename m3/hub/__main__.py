@@ -16,7 +16,7 @@ from m3.core.errors import one_line_errors
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m m3.hub", description="Makes a folder for sharing from a model.")
-    parser.add_argument("checkpoint", help="a run folder of train.py, a .ckpt file, OWNER/NAME of the hub, or pretrained")
+    parser.add_argument("checkpoint", help="a run folder of train.py, a .ckpt file, OWNER/NAME, or pretrained")
     parser.add_argument("folder", type=Path, help="to write")
     parser.add_argument("--scores", type=Path, nargs="+", default=(), metavar="FILE", help=f"for the card: {ACCEPTED}")
     parser.add_argument("--license", help="of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0 …")

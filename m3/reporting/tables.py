@@ -45,7 +45,7 @@ _IN_WORDS = {"pck@0.1": "joints", "psnr": "pictures", "psnr_real": "pictures bes
 
 
 def in_words(scores: Sequence[Score]) -> list[str]:
-    """Sentences for joints and for pictures: where the model is better, and where worse, than a copy of the reference."""
+    """Sentences on joints and pictures: where the model is better, and where worse, than a copy of the reference."""
     return [
         f"{_IN_WORDS[score.name]}: {_steps_in_words(score)}"
         for score in scores

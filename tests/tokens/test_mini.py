@@ -105,7 +105,7 @@ def test_unseen_generated_motion_survives(tokenizer, size, least):
     assert mean_psnr(frames, decoded) >= least
 
 
-@pytest.mark.parametrize("size, least", [(256, 29.0), (128, 24.5)])
+@pytest.mark.parametrize("size, least", [(256, 28.0), (128, 23.8)])
 def test_unseen_real_poses_survive(tokenizer, penn_labels: Path, size, least):
     ids = held_out(sorted(path.stem for path in penn_labels.glob("*.mat")))[::8]
     frames = np.stack([pose_pair(str(penn_labels), i, 987_654, ZoomCanvas(size)).frames[0] for i in ids])
