@@ -30,7 +30,8 @@ def check_nulls(
         if OmegaConf.is_missing(cfg, group) or OmegaConf.select(cfg, group, throw_on_missing=False) is None:
             remedy = f"{group}=none chooses nothing" if group in _CAN_BE_NONE else f"choose an option of {group}"
             raise ValueError(f"{group}=null: {remedy}")
-    content, defaults = OmegaConf.to_container(cfg, resolve=False), _defaults_of(command)
+    content: Any = OmegaConf.to_container(cfg, resolve=False)
+    defaults = _defaults_of(command)
     optional = (*optional, *(key for key, value in defaults.items() if value is None))
     lists = (*lists, *(key for key, value in defaults.items() if isinstance(value, list)))
     for key, value, kind in _misfits(content, (), optional, lists):

@@ -133,7 +133,7 @@ def fvd_spec(path: str, canvas_size: int, num_frames: int, device: torch.device)
         return np.moveaxis(frames.values["tok_rgb"], -1, 1)[:, None]  # (N, 1, 3, T + 1, H, W)
 
     def is_present(frames: Frames) -> np.ndarray:
-        return frames.is_present.all(1, keepdims=True)
+        return np.asarray(frames.is_present.all(1, keepdims=True))
 
     return _spec("fvd", "FVD", "videos", network, inputs, is_present, rollouts_only=True)
 

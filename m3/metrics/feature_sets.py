@@ -76,7 +76,7 @@ def frechet_distance_of(made: np.ndarray, true: np.ndarray, times: np.ndarray) -
     centered = [np.sqrt(times)[:, None] * (each - mean) for each, mean in zip((made, true), means)]
     traces = sum(np.square(each).sum() for each in centered)
     if len(times) > made.shape[1]:
-        centered = [np.linalg.qr(each, mode="r") for each in centered]  # AᵀA stays as it is
+        centered = [np.asarray(np.linalg.qr(each, mode="r")) for each in centered]  # AᵀA stays as it is
     shared = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
     between = np.square(means[0] - means[1]).sum() + (traces - 2 * shared) / (total - 1)
     return max(0.0, float(between))

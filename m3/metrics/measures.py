@@ -176,7 +176,8 @@ def ssim_in(picture: np.ndarray, true_picture: np.ndarray, box: np.ndarray) -> f
     """
     low, high = np.maximum(box[:2] - _SSIM_RADIUS, 0), np.minimum(box[2:] + _SSIM_RADIUS, picture.shape[1::-1])
     seen = (slice(low[1], high[1]), slice(low[0], high[0]))
-    _, similarity = structural_similarity(picture[seen], true_picture[seen], data_range=255, channel_axis=-1, full=True)
+    found: Any = structural_similarity(picture[seen], true_picture[seen], data_range=255, channel_axis=-1, full=True)
+    similarity = found[1]  # the map, beside its mean
     (left, top), (right, bottom) = box[:2] - low, box[2:] - low
     return float(similarity[top:bottom, left:right].mean())
 

@@ -101,7 +101,7 @@ class AlignedPictures(nn.Module):
             for frame in (-1, 0, 1):
                 if modality_at("tok_rgb", frame) == table.modalities[k]:
                     pose = modality_at("coords", frame)
-                    if pose in table.modalities and table.index(pose) in self.poses:
+                    if pose is not None and pose in table.modalities and table.index(pose) in self.poses:
                         self.pose_of[k] = table.index(pose)
 
     def of_inputs(self, x: Tensor, inputs: PackedTokens) -> Tensor:

@@ -76,6 +76,7 @@ def pose_pair(labels: str, clip_id: str, seed: int, canvas: Canvas) -> FramePair
     """Two frames of one label file, as drawn by `source=poses`; a clip of one frame gives it twice."""
     clip = Poses(labels, seed=seed).read(clip_id)
     first, second = _frame_numbers(len(clip.frames), seed, clip_id)
+    assert clip.joints is not None  # a label file has them
     window = canvas.window(clip.size, clip.joints)
     joints = window.joints(clip.joints)
     return FramePair(

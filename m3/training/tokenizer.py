@@ -127,7 +127,8 @@ class TokenizerTraining(pl.LightningModule):
         self.pixels_per_batch = pixels_per_batch
         self.export = Path(export)
         self.identity: dict[str, Any] = {}
-        self.model = MiniAutoEncoder().to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+        self.model = MiniAutoEncoder()
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # a fifth faster on CPUs
         self.model.initialize(torch.Generator().manual_seed(seed))
         self.average = copy.deepcopy(self.model).requires_grad_(False)  # `ema_model`, named as in checkpoints
         if compile:
