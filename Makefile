@@ -19,7 +19,7 @@ help:
 install: .venv/installed
 
 demo: .venv/installed
-	$(BIN)/python preprocess.py out=outputs/data/demo_128px canvas=zoom canvas.size=128 augment.flip=true
+	$(BIN)/python preprocess.py out=outputs/data/demo_128px source.num_clips=720 canvas=zoom canvas.size=128 augment.flip=true
 	$(BIN)/python train.py experiment=demo
 	$(BIN)/python generate.py checkpoint=outputs/train/demo data.root=outputs/data/demo_128px out=outputs/demo
 
