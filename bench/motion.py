@@ -32,6 +32,8 @@ ABLATIONS = {
     "places instead of displacements": ("coords", "motion_prev", "gap_prev", "gap_next", "action", "coords_next"),
 }
 """Modalities of each variant; the last one is the target, all others are inputs in every sample."""
+ONE_POSE = {"one pose": ("coords", "gap_next"), "one pose and its action": ("coords", "gap_next", "action")}
+"""What the model of seed 0 is given without history; the first is what a photo has."""
 HORIZONS = (1, 3, 6)
 SCORES = ("pck_both@0.05", "pck@0.05", "pck_moved@0.05", "motion_ratio", "visibility_f1")
 BASELINES = ("nothing_moves", "constant_velocity", "damped_velocity")
@@ -116,7 +118,9 @@ def main() -> None:
     runs = [train(args.work, f"seed_{seed}", [f"seed={seed}"]) for seed in range(args.seeds)]
     found = {path.name: scores_of(path, args.work / f"{path.name}_out") for path in runs}
     seeds = list(found.values())
-    found["from one pose"] = scores_of(runs[0], args.work / "one_pose_out", "sampling.given=[coords,gap_next,action]")
+    for name, given in ONE_POSE.items():
+        out = args.work / name.replace(" ", "_")
+        found[name] = scores_of(runs[0], out, f"sampling.given=[{','.join(given)}]")
     steps = args.ablation_steps * TOKENS_PER_STEP / 1e6
     if args.ablations:
         for name, names in ABLATIONS.items():

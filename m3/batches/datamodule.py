@@ -308,12 +308,17 @@ class TokenDataModule(pl.LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Canvas, tokenizers and labels, to which a model is bound, and data and order, to which a resumed run is."""
-        manifest, order, words = self.manifest, {}, {}
+        """Canvas, tokenizers and labels, to which a model is bound, and data and order, to which a resumed run is.
+
+        With the modality gap_next also "median_gap", the usual gap of the data in frames, where the manifest has it.
+        """
+        manifest, order, words = self.manifest, {}, dict[str, Any]()
         if "action" in self.table.modalities:
             words["actions"] = list(manifest.actions)
         if "captions" in self.table.modalities:
             words["text_tokenizer"] = self.text_tokenizer_json
+        if "gap_next" in self.table.modalities and manifest.median_gap is not None:
+            words["median_gap"] = manifest.median_gap
         if self.backend == "stream":
             order = {name: getattr(self, name) for name in ("backend", "num_workers", "shuffle_buffer")}
         return {

@@ -18,7 +18,7 @@ from torch import Tensor
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH, JOINTS, NUM_JOINT_BINS, NUM_VISIBILITY_IDS, ModalityTable
 from m3.core.types import PairInfo
-from m3.shards.manifest import Manifest, StoredModality, stored_for
+from m3.shards.manifest import SCHEMA_VERSION, Manifest, StoredModality, stored_for
 from m3.tokens.displacement import displacement_tokens
 from m3.tokens.gaps import encode_gap, encode_seconds
 from m3.tokens.text import TextTokenizer
@@ -179,6 +179,11 @@ def _check_labels(
         if name not in table.modalities:
             continue
         wanted = table.vocab_sizes[table.index(name)]
+        if not found and needs_words and name == "action" and manifest.schema_version < SCHEMA_VERSION:
+            raise ValueError(
+                f"modalities.modalities: the data set is of schema version {manifest.schema_version}, which lists no "
+                f"labels for {name}; make it again with `python preprocess.py … overwrite=true`, or leave {name} out"
+            )
         if not found and needs_words:
             raise ValueError(f"modalities.modalities: the data set has no {name}; leave it out of modalities=…")
         if found > wanted:

@@ -70,7 +70,7 @@ def write_pretrained(
 
     Args:
         config: of the run: `model` and, if present, `optim`, `loss` and `seed`.
-        data: identity of the data; the canvas, the tokenizers and the labels of actions are written.
+        data: identity of the data; the canvas, the tokenizers, the labels of actions and the usual gap are written.
         step: number of optimizer steps.
     """
     options = {key: value for key, value in config["model"].items() if key not in ("_target_", "table")}

@@ -14,6 +14,9 @@ _MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks",
 
 _DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels", "shuffle_buffer"}
 
+_FOLLOWS_FROM_SHARDS = {"preparation", "median_gap"}
+"""Properties of the data that equal shards imply, and that checkpoints of earlier versions lack."""
+
 BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")
 """Properties of the data that a model depends on: the size of pictures and the meaning of their tokens."""
 
@@ -55,8 +58,8 @@ def resume_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[s
         config["task"] = {k: v for k, v in (config.get("task") or {}).items() if not isinstance(v, dict)}
     sections = sorted((then.keys() | now.keys()) - _MAY_CHANGE - {"task"})
     lines = [line for section in sections for line in differences(section, then.get(section), now.get(section))]
-    lines += differences("data", *({k: v for k, v in each["data"].items() if k != "preparation"}
-                                   for each in (saved, current)))  # fmt: skip
+    data = ({k: v for k, v in each["data"].items() if k not in _FOLLOWS_FROM_SHARDS} for each in (saved, current))
+    lines += differences("data", *data)
     lines += [line for line in differences("task", then["task"], now["task"]) if not lines]
     return list(dict.fromkeys(lines))
 

@@ -21,9 +21,9 @@ from m3.model.encoder_decoder import EncoderDecoder
 SECTIONS = ("optim", "loss", "seed", "name")
 """Sections of a run's configuration that are read beside the model's: how it was trained."""
 
-OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer", "preparation")
+OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer", "preparation", "median_gap")
 """Keys of the data's identity beside `BINDING` that only some models have: the canvas mode of forecasts, labels, words,
-and how clips were made into pairs."""
+how clips were made into pairs, and the usual gap of these."""
 
 _MAX_NODES, _MAX_DEPTH, _MAX_TEXT = 2**20, 64, 2**25
 _MAX_CANVAS = 4096
@@ -63,6 +63,8 @@ def parse_data(data: Any, where: str) -> dict[str, Any]:
         stored.texts("actions", MAX_LABEL_LENGTH, MAX_VOCAB_SIZE)
     if not stored.is_null("text_tokenizer"):
         stored.text("text_tokenizer", max_length=_MAX_TEXT)
+    if "median_gap" in stored:
+        stored.count("median_gap", 1)
     if "preparation" in stored:
         _check_plain(stored.mapping("preparation"), where)
     names = ("canvas_size", "tokenizer", "tokenizer_fingerprint", *OPTIONAL_DATA)

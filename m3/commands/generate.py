@@ -35,7 +35,7 @@ from m3.core.terminal import PlainConsole
 from m3.core.validation import check
 from m3.forecast.benchmark import Benchmark, ForecastResult
 from m3.generation.compatibility import check_compatible, check_tokenizer, preparation_of
-from m3.generation.conditions import Conditions, with_conditions
+from m3.generation.conditions import Conditions, lacks_gap, with_conditions
 from m3.generation.generation import Generation
 from m3.generation.generator import Generator
 from m3.generation.inpainting import Inpainting, InpaintingResult
@@ -180,7 +180,16 @@ def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """References with what is asked of their roll-outs."""
     prompts = _references(cfg, generator, num_frames)
     given = [named_modality(entry) for entry in generator.sampling.given]
+    if cfg.input is not None and "gap_next" in given and cfg.rollout.gap is None and lacks_gap(prompts):
+        print(_usual_gap(generator.loaded.data.get("median_gap")))
     return with_conditions(prompts, generator.loaded, _conditions(cfg), generator.text_tokenizer, given)
+
+
+def _usual_gap(num_frames: int | None) -> str:
+    """One line on inputs without a gap of their own, to be printed."""
+    if num_frames is None:
+        return "input: a photo has no gap, and the checkpoint names none of its data; rollout.gap=… asks for one"
+    return f"input: a photo has no gap: {num_frames} frames, as usual in the model's data; rollout.gap=… asks otherwise"
 
 
 def _conditions(cfg: DictConfig) -> Conditions:

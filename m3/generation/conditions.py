@@ -46,8 +46,9 @@ def with_conditions(
 ) -> Prompts:
     """The prompts with what is asked in place of what the clips have.
 
-    Gaps after the last known frame of a clip are the last known one. A gap other than a clip's own ends its ground
-    truth, which holds for the clip's own frames alone.
+    Gaps after the last known frame of a clip are the last known one. Prompts without any, such as photos, get the
+    median gap of the model's data, where its checkpoint names it. A gap other than a clip's own ends its ground truth,
+    which holds for the clip's own frames alone.
 
     Args:
         text_tokenizer: of the model's captions.
@@ -64,7 +65,7 @@ def with_conditions(
     check("rollout.gap", conditions.gap, int | None, low=1, high=NUM_GAP_IDS)
     tokens = prompts.tokens
     if "gap_next" in table.modalities:
-        tokens = _with_gap(tokens, conditions.gap)
+        tokens = _with_gap(tokens, conditions.gap, loaded.data.get("median_gap"))
     elif conditions.gap is not None:
         raise _lacking(f"rollout.gap={conditions.gap}", "gap_next", table)
     if conditions.action is not None:
@@ -72,6 +73,11 @@ def with_conditions(
     if conditions.captions is not None:
         tokens = _with_ids(tokens, "captions", table, _caption_ids(conditions.captions, table, text_tokenizer))
     return replace(prompts, tokens=tokens)
+
+
+def lacks_gap(prompts: Prompts) -> bool:
+    """Whether some prompt has no gap of its own to a successor."""
+    return not prompts.tokens.is_known["gap"][:, 1].all()
 
 
 def _lacking(key: str, modality: str, table: ModalityTable) -> ValueError:
@@ -119,8 +125,11 @@ def _with_ids(tokens: TokenFrames, name: str, table: ModalityTable, ids: np.ndar
     )
 
 
-def _with_gap(tokens: TokenFrames, gap: int | None) -> TokenFrames:
-    """Gaps known at all successors; index 0, the gap to the reference, stays."""
+def _with_gap(tokens: TokenFrames, gap: int | None, usual: int | None) -> TokenFrames:
+    """Gaps known at all successors; index 0, the gap to the reference, stays.
+
+    gap: that is asked for; None: the prompts' own, and `usual` for prompts without any; None: they stay without.
+    """
     ids, is_known = ({name: values.copy() for name, values in part.items()} for part in (tokens.ids, tokens.is_known))
     is_present = tokens.is_present.copy()
     if gap is None:
@@ -129,6 +138,10 @@ def _with_gap(tokens: TokenFrames, gap: int | None) -> TokenFrames:
                 is_missing = ~is_known[name][:, frame]
                 ids[name][:, frame] = np.where(is_missing, ids[name][:, frame - 1], ids[name][:, frame])
                 is_known[name][:, frame] |= is_known[name][:, frame - 1]
+        if usual is not None:
+            is_missing = ~is_known["gap"][:, 1:]
+            ids["gap"][:, 1:] = np.where(is_missing, encode_gap(np.array(usual)), ids["gap"][:, 1:])
+            is_known["gap"][:, 1:] = True
     else:
         own = np.where(is_known["gap"][:, 1:, 0], decode_gap(ids["gap"][:, 1:, 0]), gap)  # (N, T)
         is_present[:, 1:] &= np.logical_and.accumulate(own == gap, axis=1)

@@ -48,6 +48,7 @@ class Preview(pl.Callback):
         num_samples, num_frames: N and T.
         cell_px: side of a frame in the picture.
         seed: of the sampling.
+        damping: of roll-outs without history, see `m3.generation.rollout.roll_out`.
     Raises:
         ValueError naming the key of an impossible value.
     """
@@ -64,15 +65,18 @@ class Preview(pl.Callback):
         num_frames: int = 3,
         cell_px: int = 128,
         seed: int = 0,
+        damping: float = 1.0,
     ) -> None:
         check(f"{_KEY}.every_n_evaluations", every_n_evaluations, int, low=1)
         check(f"{_KEY}.num_samples", num_samples, int, low=1)
         check(f"{_KEY}.num_frames", num_frames, int, low=1)
         check(f"{_KEY}.cell_px", cell_px, int, low=16)
         check(f"{_KEY}.seed", seed, int, low=0)
+        check(f"{_KEY}.damping", damping, float, low=0, high=1)
         self.folder = Path(folder)
         self.every_n_evaluations, self.num_frames, self.cell_px, self.seed = (
             every_n_evaluations, num_frames, cell_px, seed)  # fmt: skip
+        self.damping = damping
         self.scores: list[Score] = []
         self._is_announced = False
         self.obstacle = _obstacle(root, table, sampling)
@@ -141,7 +145,7 @@ class Preview(pl.Callback):
         was_training, sample = model.training, self.prompts.sample_ids().to(next(model.parameters()).device)
         model.eval()
         made = roll_out(model, self.given, self.schemes, self.num_frames, self.seed, sample, len(sample),
-                        history=self.history)  # fmt: skip
+                        history=self.history, damping=self.damping)  # fmt: skip
         model.train(was_training)
         predicted = decode(made, self.interpreters, self.context)
         self.scores = score(Comparison(predicted, self.truth, self.prompts.extent), self.metrics)
@@ -159,6 +163,9 @@ def _obstacle(root: str | None, table: ModalityTable, sampling: Sampling) -> str
         return "the data have no eval split of pairs"
     if not rolled_modalities(table):
         return f"modalities.modalities={list(table.modalities)} has no successor to roll out"
+    never = [name for name in rolled_modalities(table).values() if not table.is_ever_target(name)]
+    if sampling.generate == AUTO and never:
+        return f"modalities.target_alphas: {', '.join(never)} of the successor is never a target"
     generated = () if sampling.generate == AUTO else sampling.generate
     wanted = [name for modality in generated for name in (frame_of(modality)[0], modality)]
     if lacking := [name for name in wanted if name not in (*table.modalities, "motion")]:

@@ -15,7 +15,7 @@ from m3.vocabularies.text import TextInterpreter
 def rollout_arrays(made: Generation, rows: Sequence[int]) -> dict[str, np.ndarray]:
     """The tokens of some roll-outs. N rows, T horizons, S random samples, M a modality of a frame:
 
-    clip (N,) text, reference_frame (N,), successor_frames (N, T): frame numbers in their clip, −1 where unknown.
+    clip (N,) text, reference_frame (N,), successor_frames (N, T): frame numbers in their clip, −1 without truth.
     predicted_M (N, T + 1, …) uint16: index 0 is the reference; in the shape of shards, (h, w) for tok_rgb and (3, 13)
     for coords. truth_M: the same, and is_truth (N, T + 1) bool, False where there is none. argmax_M like predicted_M
     and sample_M (S, N, T + 1, …): only with several samples.
@@ -25,6 +25,7 @@ def rollout_arrays(made: Generation, rows: Sequence[int]) -> dict[str, np.ndarra
     for n, chain in enumerate(chains):
         successors[n, : len(chain.rows)] = [pair.successor for pair in chain.pairs[: len(chain.rows)]]
     truth = made.prompts.tokens
+    successors[~truth.is_present[list(rows), 1:]] = -1  # steps of another gap than the clip's own
     arrays = {
         "clip": np.array([chain.pairs[0].clip for chain in chains]),
         "reference_frame": np.array([chain.pairs[0].reference for chain in chains]),
@@ -54,7 +55,8 @@ def _arrays(made: Generation, name: str, frames: TokenFrames | None, rows: Seque
 
 
 def completion_arrays(made: Generation) -> dict[str, np.ndarray]:
-    """The tokens of completed pairs: clip (N,), reference_frame, successor_frame (N,), and for each modality M, (N, L):
+    """The tokens of completed pairs: clip (N,), reference_frame, successor_frame (N,), −1 without truth, and for each
+    modality M, (N, L):
 
     M uint16, given or generated, 0 where neither; is_given_M and is_known_M bool; truth_M uint16 and is_truth_M (N,)
     bool; sample_M (S, N, L) with several samples. Of captions also text_captions and truth_text_captions (N,) text, ""
@@ -64,7 +66,7 @@ def completion_arrays(made: Generation) -> dict[str, np.ndarray]:
     arrays = {
         "clip": np.array([pair.clip for pair in first]),
         "reference_frame": np.array([pair.reference for pair in first]),
-        "successor_frame": np.array([pair.successor for pair in first]),
+        "successor_frame": np.where(made.truth.is_present[:, 1], [pair.successor for pair in first], -1),
     }
     predicted, given, truth = made.predicted.tokens, made.given.tokens, made.prompts.tokens
     assert predicted is not None and given is not None, "decoded frames keep their tokens"

@@ -143,8 +143,8 @@ class Sampling:
         name or token positions: `[tok_rgb, {coords: [head, left_hip]}]`. Empty: unconditional generation. "auto": all
         that the model takes of the reference, the frame before it, the gaps, and the clip. "others": all modalities
         that are not generated, also those of the successor.
-    generate: names of modalities in the order in which they are generated; each one sees those before it. "auto": the
-        whole successor, joints before pictures.
+    generate: names of modalities in the order in which they are generated; each one sees those before it. "auto": all
+        that training had as a target of the successor, joints before pictures.
     schemes: for each modality how it is generated, as mappings of `DecodingConfig`'s fields; "default" for all others.
     precision: of the schemes that do not name their own.
 
@@ -186,8 +186,8 @@ class Sampling:
 
         has_references: False where prompts have none of the table's `extra_vocabularies` to give, as files have not.
 
-        Raises ValueError naming `sampling.generate` for a modality of the frame before the reference, and for one that
-        training never had as a target.
+        Raises ValueError naming `sampling.generate` for a modality of the frame before the reference, for one that
+        training never had as a target, and for "auto" where no part of the successor was one.
         """
         rolled = rolled_modalities(table)
         generated, given = self.generate, self.given
@@ -195,7 +195,12 @@ class Sampling:
             _check_generated(generated, table)
         if generated == AUTO:
             joints_first = sorted(rolled, key=lambda name: (name != "coords", name != "tok_rgb"))
-            generated = [rolled[name] for name in joints_first]
+            generated = [rolled[name] for name in joints_first if table.is_ever_target(rolled[name])]
+            if not generated:
+                raise ValueError(
+                    "sampling.generate=auto: this run had no part of the successor as a target; name what to "
+                    f"generate: {', '.join(_learned(table))}"
+                )
         if given in (AUTO, OTHERS):
             extra = () if has_references else table.extra_vocabularies or ()
             names = [name for name in table.modalities if frame_of(name)[0] not in extra and name not in generated]
@@ -231,8 +236,12 @@ class Sampling:
         return given_mask(table, self.given) if self.given else torch.zeros(table.num_tokens, dtype=torch.bool)
 
 
+def _learned(table: ModalityTable) -> list[str]:
+    return [name for name in table.modalities if table.is_ever_target(name)]
+
+
 def _check_generated(names: Sequence[str], table: ModalityTable) -> None:
-    learned = [name for name in table.modalities if table.is_ever_target(name)]
+    learned = _learned(table)
     for name in names:
         if frame_of(name)[1] < 0:
             raise ValueError(

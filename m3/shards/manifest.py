@@ -16,6 +16,7 @@ from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import JOINTS, MAX_VOCAB_SIZE, PICTURE, PICTURE_STRIDE, frame_of
 from m3.core.reading import MAX_LABEL_LENGTH, Record, parse_json, read_file, shown
 from m3.core.types import Rejection
+from m3.core.validation import check
 from m3.shards.split import SPLITS
 from m3.shards.transport import MAX_BYTES, address, is_local, read_stored
 
@@ -212,6 +213,16 @@ class Manifest:
     def row_length(self) -> int:
         """Tokens of a pair and of its variants: a row of the token table."""
         return self.num_tokens * (1 + len(self.variants))
+
+    @property
+    def median_gap(self) -> int | None:
+        """Median number of frames from reference to successor; None where the statistics do not have it.
+
+        Raises ValueError for anything else than a number of frames.
+        """
+        median = (self.statistics.get("frame_distance") or {}).get("median")
+        check(f"{MANIFEST_NAME}: statistics.frame_distance.median", median, int | None, low=1)
+        return median
 
     def num_pairs(self, split: str) -> int:
         return sum(shard.num_pairs for shard in self.shards[split])

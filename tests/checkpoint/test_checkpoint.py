@@ -392,6 +392,8 @@ def test_an_identity_in_old_names_differs_in_nothing_but_its_values() -> None:
     }
     properties = {"canvas_size": 128}
     assert resume_differences({"config": old, "data": properties}, {"config": new, "data": properties}) == []
+    with_gap = {**properties, "median_gap": 4}  # follows from the shards
+    assert resume_differences({"config": old, "data": properties}, {"config": new, "data": with_gap}) == []
     new["optim"]["lr"] = 0.001
     new["loss"]["reduction"] = "all"
     assert resume_differences({"config": old, "data": properties}, {"config": new, "data": properties}) == [

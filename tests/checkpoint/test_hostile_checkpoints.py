@@ -62,6 +62,7 @@ def test_tables_are_bounded_too(tmp_path: Path, key: str, value: Any) -> None:
     ("tokenizer", ["mini"]), ("tokenizer_fingerprint", 7), ("actions", "run"), ("actions", [1]),
     ("actions", ["x" * 201]),
     ("actions", [["x"]]), ("actions", ["\ud800"]), ("preparation", [1]), ("canvas", 1), ("text_tokenizer", 3),
+    ("median_gap", 0), ("median_gap", True), ("median_gap", "4"), ("median_gap", 2.5),
 ])  # fmt: skip
 def test_facts_of_the_data_have_types(tmp_path: Path, key: str, value: Any) -> None:
     file = saved(tmp_path, {key: value}, "data")

@@ -99,6 +99,7 @@ CHANGES = {
     "callbacks.preview.folder": "elsewhere", "callbacks.preview.root": "nowhere",
     "callbacks.preview.every_n_evaluations": 2, "callbacks.preview.num_samples": 1,
     "callbacks.preview.num_frames": 2, "callbacks.preview.cell_px": 64, "callbacks.preview.seed": 1,
+    "callbacks.preview.damping": 0.9,
     "logger.csv.save_dir": "elsewhere", "logger.csv.name": "other",
     "logger.tensorboard.save_dir": "elsewhere", "logger.tensorboard.name": "other",
     "logger.tensorboard.default_hp_metric": True,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 from PIL import Image
 from support.frames import known_tokens
 from support.train_runs import ROOT, TINY, assert_same_training_state, config, state_of, write_data
@@ -157,6 +158,28 @@ def test_a_run_without_a_successor_has_no_previews_and_says_so(data, tmp_path, c
     train.run(config(data, tmp_path, *poses_alone("coords")))
     assert capsys.readouterr().out.count("no previews: modalities.modalities=['coords'] has no successor") == 1
     assert not (tmp_path / "preview").exists()
+
+
+def test_a_successor_that_is_never_learned_has_no_previews(data, tmp_path, capsys) -> None:
+    never = "modalities.target_alphas=[1,0]"
+    train.run(config(data, tmp_path, *poses_alone("coords", "coords_next"), never, "trainer.max_steps=0"))
+    message = "no previews: modalities.target_alphas: coords_next of the successor is never a target"
+    assert capsys.readouterr().out.count(message) == 1
+
+
+def test_previews_damp_as_roll_outs_do(data, tmp_path, monkeypatch) -> None:
+    factors, rolled_out = [], m3.reporting.preview.roll_out
+
+    def spy(*arguments, damping, **named):
+        factors.append(damping)
+        return rolled_out(*arguments, damping=damping, **named)
+
+    monkeypatch.setattr(m3.reporting.preview, "roll_out", spy)
+    for name, options in (("own", ["callbacks.preview.damping=0.8"]), ("default", [])):
+        parts = train.assemble(config(data, tmp_path / name, *PREVIEW, *options))
+        preview = next(callback for callback in parts.trainer.callbacks if isinstance(callback, Preview))
+        preview.draw(parts.module.evaluated_model, 0, [])
+    assert factors == [0.8, OmegaConf.load(ROOT / "conf/generate.yaml").rollout.damping]
 
 
 @pytest.mark.parametrize(

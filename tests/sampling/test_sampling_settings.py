@@ -210,5 +210,10 @@ def test_what_was_never_a_target_is_not_generated_unless_no_one_asks():
     with pytest.raises(ValueError, match=message + "tok_rgb_next, coords_next, or train"):
         Sampling(["tok_rgb"], ["coords"], schemes).for_model(never)
     assert Sampling("auto", "auto", schemes).for_model(never).generate == ["coords_next", "tok_rgb_next"]
+    joints_alone = replace(small_table(), target_alphas=[0, 1, 0, 1])
+    assert Sampling("auto", "auto", schemes).for_model(joints_alone).generate == ["coords_next"]
+    reference_alone = replace(small_table(), target_alphas=[0, 1, 0, 0], target_tokens_range=[8, 39])
+    with pytest.raises(ValueError, match="generate=auto: this run had no part of the successor .*: coords$"):
+        Sampling("auto", "auto", schemes).for_model(reference_alone)
     mixed = replace(never, mixture=[{"weight": 1}, {"weight": 0.1, "target_alphas": [0, 1, 0, 0]}])
     assert Sampling(["tok_rgb"], ["coords"], schemes).for_model(mixed).generate == ["coords"]

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from support.tiny_shards import modality_table, small_manifest
 
+from m3.batches.samples import SampleAssembler
 from m3.batches.stream import StreamedSplit, StreamWorker
 from m3.batches.table import TokenTable
+from m3.core.modalities import ModalityTable
 from m3.core.types import FramePair, PairInfo
 from m3.shards.manifest import PAIR_MODALITIES, STORED_MODALITIES, Manifest, ShardError, pair_modalities, stored_for
 from m3.shards.meta import captions_of, pair_info, pair_meta
@@ -212,6 +214,26 @@ def test_version_2_is_read_as_before(tmp_path: Path):
     assert TokenTable.open(tmp_path, "train").pairs == table.pairs  # from the file
     streamed = StreamedSplit(str(tmp_path), manifest, "train", modality_table())
     assert np.array_equal([each.stored for each in streamed.samples(StreamWorker(0, 1))], rows)
+
+
+def test_version_2_has_no_labels_until_it_is_made_again(tmp_path: Path):
+    write_version_2(tmp_path)
+    table = ModalityTable(["coords", "action"], [8192, 8], [39, 1], [1, 0], [0, 1], [1, 39], [1, 1])
+    with pytest.raises(ValueError, match="schema version 2, which lists no labels for action; make it again with"):
+        SampleAssembler(Manifest.load(tmp_path), table)
+
+
+@pytest.mark.parametrize("statistics, gap", [
+    ({}, None), ({"frame_distance": None}, None), ({"frame_distance": {"min": 1, "median": 4, "max": 9}}, 4),
+    ({"frame_distance": {"median": 2.5}}, "need int"), ({"frame_distance": {"median": 0}}, "need at least 1"),
+])  # fmt: skip
+def test_the_usual_gap_of_a_data_set(statistics: dict, gap: int | str | None):
+    manifest = replace(small_manifest(), statistics=statistics)
+    if isinstance(gap, str):
+        with pytest.raises(ValueError, match=f"dataset.json: statistics.frame_distance.median=.*{gap}"):
+            _ = manifest.median_gap
+    else:
+        assert manifest.median_gap == gap
 
 
 def test_version_2_has_every_member_in_every_sample(tmp_path: Path):

@@ -69,7 +69,7 @@ def write_motion_data(root: Path, num_pairs: dict[str, int], without_joints: int
         captioner={"name": "none", "fingerprint": None, "settings": {}},
         text_tokenizer={"file": TEXT_TOKENIZER_NAME, "sha256": sha256, "num_ids": TextTokenizer(text).num_ids},
         tokenizer={"name": "none", "fingerprint": None, "settings": {}}, num_clips=num_pairs, shards=shards,
-        statistics={}, rejected=(), notes=(), actions=("bowl", "jump", "run"),
+        statistics={"frame_distance": {"median": 4}}, rejected=(), notes=(), actions=("bowl", "jump", "run"),
     ).save(root)  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def test_the_samples_differ_in_length(data: Path) -> None:
     lengths = module.train_rows.read(np.arange(40))[1]
     assert lengths is not None and len(lengths.unique(dim=0)) > 5
     assert module.identity["actions"] == ["bowl", "jump", "run"] and "[EOS]" in module.identity["text_tokenizer"]
+    assert module.identity["median_gap"] == 4
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data: Path, tmp_path: Path) -> None:
