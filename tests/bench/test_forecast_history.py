@@ -63,7 +63,7 @@ def test_the_model_is_given_what_the_data_set_holds(world: Path, model: LoadedMo
     with initialize_config_dir(CONF, version_base="1.3"):
         preprocess.run(compose("preprocess", [
             "source=poses", f"source.labels={world / 'labels'}", f"out={tmp_path / 'data'}", "canvas=pad",
-            "canvas.size=32", "pairs=stride", "pairs.step=2", "split=official", "tokenizer=none", "workers=1",
+            "canvas.size=32", "pairs=stride", "pairs.step=2", "split.ratios=[0,0,1]", "tokenizer=none", "workers=1",
             "contact_sheet.num_pairs=0",
         ]))  # fmt: skip
     split = TokenTable.open(tmp_path / "data", "test")
