@@ -24,7 +24,7 @@ from m3.reporting.files import write_json, write_npz, write_png
 from m3.reporting.html import Report, write_report
 from m3.reporting.metrics_file import SCHEMA_VERSION, confusion_record, metrics_record
 from m3.reporting.plots import confusion_plot, plot_title, scores_plot
-from m3.reporting.tables import print_confusion, print_scores
+from m3.reporting.tables import print_confusion, print_in_words, print_scores
 from m3.reporting.token_files import completion_arrays, rollout_arrays
 from m3.reporting.video import write_gif, write_mp4
 
@@ -133,6 +133,7 @@ def _write_roll_outs(
         for n in choose_samples(chains, amounts.num_reported)
     ]
     print_scores(console, found, f"{len(chains)} roll-outs")
+    print_in_words(console, found)
     if not has_truth:
         console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
     lead = f"{len(chains)} roll-outs of {made.prompts.num_frames} frames, from {about.origin}.{about.all_asked}"
@@ -178,6 +179,8 @@ def _write_completion(
     strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
     for frame, found in scores.items():
         print_scores(console, found, f"{frame} of {len(chains)} pairs")
+        if frame == FRAMES[1]:
+            print_in_words(console, found)
     if recognized is not None:
         print_confusion(console, recognized, f"{recognized.num_samples} actions")
     lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}.{about.all_asked}"

@@ -91,8 +91,6 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
         console.print(f"{of_what}; {legend}:", highlight=False)
         for table in score_tables(found):
             console.print(table)
-    for sentence in in_words(scores):
-        console.print(sentence, highlight=False)
     for caveat in [score.caveat for score in scores if score.caveat is not None]:
         console.print(caveat, highlight=False)
     for ceiling, (baseline, legend) in _CEILINGS.items():
@@ -102,6 +100,12 @@ def print_scores(console: Console, scores: Sequence[Score], of_what: str) -> Non
             for table in score_tables(bounded, (baseline, ceiling)):
                 console.print(table)
     _print_samples(console, [score for score in scores if _SAMPLE_SERIES.keys() & score.series.keys()])
+
+
+def print_in_words(console: Console, scores: Sequence[Score]) -> None:
+    """Where the model is better and where worse than a copy of the reference."""
+    for sentence in in_words(scores):
+        console.print(sentence, highlight=False)
 
 
 def print_confusion(console: Console, confusion: Confusion, of_what: str) -> None:
