@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import math
 import time
 
 import pytorch_lightning as pl
@@ -37,7 +38,7 @@ class StopVote:
 
     def __init__(self) -> None:
         self._next_step = 0
-        self._last_step, self._last_time = 0, time.monotonic()
+        self._last_step, self._last_time = 0, -math.inf  # the first vote is followed by one after the next step
 
     def is_due(self, step: int) -> bool:
         """Whether the ranks ask each other after this step."""
