@@ -72,6 +72,7 @@ VARIANTS: dict[str, list[str]] = {
     "maskgit 1 + 1": [*GREEDY, *steps(1, 1)],
     "maskgit 2 + 2": [*GREEDY, *steps(2, 2)],
     "maskgit 4 + 4": [*GREEDY, *steps(4, 4)],
+    "maskgit 4 + 1, median": steps(4, 1),
     "maskgit 4 + 8": [*GREEDY, *steps(4, 8)],
     "maskgit 8 + 8": [*GREEDY, *steps(8, 8)],
     "maskgit 8 + 16": [*GREEDY, *steps(8, 16)],
@@ -216,8 +217,8 @@ def seconds(work: Any, device: str) -> float:
 @torch.inference_mode()
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that --json writes."""
-    model, architecture = composed_model(arguments.model, "model.logits=table", "model.head=flat",
-                                         "model.joints=table", "model.positions=1d")  # fmt: skip
+    model, architecture = composed_model(arguments.model, "model.logits=table", "model.head=flat", "model.joints=table",
+                                         "model.positions=1d", "model.aligned=false")  # fmt: skip
     other = Nano4M(model.table, **architecture).eval()
     other.load_state_dict(published_weights(model.state_dict()) | dict(other.named_buffers()))
     device, num_frames = arguments.device, arguments.frames

@@ -100,8 +100,8 @@ def composed(spec: Spec, *overrides: str) -> DictConfig:
     """conf/train.yaml as `python train.py` would compose it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", [
-            f"model={spec.model}", f"modalities={spec.modalities}", f"modalities.clamped={spec.clamped}",
-            f"data.root={spec.data}",
+            f"model={spec.model}", "model.aligned=false", f"modalities={spec.modalities}",
+            f"modalities.clamped={spec.clamped}", f"data.root={spec.data}",
             f"run_dir={spec.folder}/{spec.kind}", f"optim.batch_size={spec.batch_size}", f"optim.dtype={spec.dtype}",
             f"hardware.accelerator={'gpu' if spec.device == 'cuda' else 'cpu'}",
             f"trainer.max_steps={spec.num_warmup_steps + spec.num_steps}", "trainer.eval_every_tokens=1000000",

@@ -77,7 +77,8 @@ def write_data(root: Path) -> None:
         modalities=pair_modalities(GRID), has_joints=True, variants=(),
         tokenizer={"name": "random", "fingerprint": "0", "settings": {}},
         captioner={"name": "label", "fingerprint": None, "settings": {}}, text_tokenizer=None,
-        num_clips={"train": NUM_SAMPLES // 50}, shards={"train": shards}, rejected=(), notes=(), statistics={},
+        num_clips={"train": NUM_SAMPLES // 50, "eval": 0, "test": 0},
+        shards={"train": shards, "eval": (), "test": ()}, rejected=(), notes=(), statistics={},
     ).save(root)  # fmt: skip
 
 

@@ -11,11 +11,6 @@ from m3.annotation.blazepose import Estimate
 from m3.annotation.regions import Region
 from m3.core.weights import fingerprint
 
-try:
-    import onnxruntime
-except ImportError:
-    onnxruntime = None
-
 _MARGIN = 1.25
 """Height of the crop, in heights of the box around the keypoints."""
 
@@ -36,8 +31,12 @@ class OnnxPose:
     """
 
     def __init__(self, path: str | Path, mean: tuple[float, ...], std: tuple[float, ...], num_keypoints: int) -> None:
-        if onnxruntime is None:
-            raise ValueError("annotator=onnx: ONNX Runtime is not installed here; pip install 'm3-motion[onnx]'")
+        try:
+            import onnxruntime  # not above: it writes to the user's cache folder when it is imported
+        except ImportError as error:
+            raise ValueError(
+                "annotator=onnx: ONNX Runtime is not installed here; pip install 'm3-motion[onnx]'"
+            ) from error
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"annotator.path={path}: no such file; give a pose network in an .onnx file")

@@ -69,10 +69,11 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
-            set_aside(self.folder, trainer.global_step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._request.listen()  # replaces Lightning's handler, which is installed before
+        if trainer.is_global_zero:  # not before: a sharded model is restored after the start of the fit
+            set_aside(self.folder, trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

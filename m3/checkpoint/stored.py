@@ -63,11 +63,13 @@ def parse_data(data: Any, where: str) -> dict[str, Any]:
         stored.texts("actions", MAX_LABEL_LENGTH, MAX_VOCAB_SIZE)
     if not stored.is_null("text_tokenizer"):
         stored.text("text_tokenizer", max_length=_MAX_TEXT)
+    if "train_shards" in stored:
+        stored.texts("train_shards", 64)
     if "median_gap" in stored:
         stored.count("median_gap", 1)
     if "preparation" in stored:
         _check_plain(stored.mapping("preparation"), where)
-    names = ("canvas_size", "tokenizer", "tokenizer_fingerprint", *OPTIONAL_DATA)
+    names = ("canvas_size", "tokenizer", "tokenizer_fingerprint", "train_shards", *OPTIONAL_DATA)
     return {key: value for key, value in stored.items() if key in names}
 
 

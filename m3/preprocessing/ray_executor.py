@@ -297,9 +297,10 @@ class _NodeWatch:
 
 
 def _checked(outcome: Outcome[Encoded], preparer: ClipPreparer) -> Encoded:
-    """The result. Raises OSError for a clip that only the other machine cannot read."""
+    """The result. Raises it where it is an error, and OSError for a clip that only the other machine cannot read."""
     result = outcome.result
-    assert not isinstance(result, Exception)
+    if isinstance(result, Exception):
+        raise result
     clip = result.clip
     if isinstance(clip, Unreadable) and not is_death(clip) and _is_readable(clip.clip, preparer):
         raise _unreadable_there(outcome.host, clip)

@@ -112,9 +112,10 @@ def test_mirroring_without_mirrored_data_is_refused(tmp_path: Path) -> None:
 def test_an_illegal_id_in_a_damaged_table_is_named(data: Path, tmp_path, name: str, position: int, illegal: int):
     tokens = np.array(TokenTable.open(data, "train", folder=tmp_path).tokens)
     table = modality_table()
-    tokens[7, table.columns(name).start + position] = illegal
-    np.save(next(tmp_path.glob("train*.npy")), tokens)
-    rows = SampleRows(TokenTable.open(data, "train", folder=tmp_path), table)
+    tokens[7, table.columns(name).start + position] = (
+        illegal  # in memory: damage on the disk is found when it is opened
+    )
+    rows = SampleRows(replace(TokenTable.open(data, "train", folder=tmp_path), tokens=tokens), table)
     legal = table.num_legal_ids(name, position) - 1
     message = f"sample 0001-000007: {name} has id {illegal} at position {position}, legal are 0 … {legal}"
     with pytest.raises(ValueError, match=message):

@@ -88,7 +88,7 @@ CHANGES = {
     "modalities.mixture": [{"weight": 1, "input_alphas": [1, 1, 0, 0], "target_alphas": [0, 0, 1, 1]}],
     "model.width": 64, "model.encoder_depth": 2, "model.decoder_depth": 2, "model.head_width": 8, "model.mlp_ratio": 2,
     "model.logits": "table", "model.head": "factorized", "model.joints": "ordinal", "model.positions": "2d",
-    "model.init": "mimetic",
+    "model.aligned": "true", "model.init": "mimetic",
     "optim.batch_size": 8, "optim.accumulation": 2, "optim.total_tokens": 9, "optim.warmup_tokens": 2,
     "optim.num_tokens_per_sample": 128, "optim.lr": 1e-3, "optim.min_lr": 1e-5, "optim.weight_decay": 0.1,
     "optim.clip_grad": 2.0, "optim.dtype": "bf16", "optim.betas": [0.9, 0.99], "optim.ema_decay": 0.9,

@@ -201,7 +201,7 @@ def test_nothing_is_running_at_the_end_of_a_sweep(tmp_path) -> None:
     folder = tmp_path / "sweep/1"
     folder.mkdir(parents=True)
     Trial(1, ("x=7",)).write(folder)
-    said, trials = sweep(tmp_path, "x=1")
+    said, trials = sweep(tmp_path, "x=1", returns=1)  # the killed one is in its table
     assert [trial.status for trial in trials] == ["done", "killed"] and "killed its job ended" in said
 
 
