@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class Tally:
     near: tuple[int, int] = (0, 0)  # within 0.05 and 0.1 of L
     agreed: int = 0  # joints visible in both
     claimed: int = 0  # visible in the estimate
-    jitter: list[float] = None  # type: ignore[assignment]
+    jitter: list[float] = field(default_factory=list)
 
     def add(self, truth: Joints, xy: np.ndarray, is_visible: np.ndarray) -> None:
         """xy: (T, 13, 2), NaN where nobody was found. is_visible: (T, 13)."""
@@ -59,7 +59,7 @@ class Tally:
         self.agreed += int((is_visible & truth.is_visible).sum())
         self.claimed += int(is_visible.sum())
         bends = np.linalg.norm(np.diff(error, n=2, axis=0), axis=-1)
-        self.jitter = [*(self.jitter or []), *bends[np.isfinite(bends)].tolist()]
+        self.jitter += bends[np.isfinite(bends)].tolist()
 
     def __str__(self) -> str:
         joints = max(self.num_joints, 1)

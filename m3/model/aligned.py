@@ -83,12 +83,18 @@ class AlignedPictures(nn.Module):
     """Vectors for the picture tokens of a sample, from what its inputs have at the same place.
 
     An input token has those of its own frame's pose, a query those of all pictures and poses among the inputs.
+
+    Raises ValueError naming the key for pictures that are not square.
     """
 
     def __init__(self, table: ModalityTable, width: int) -> None:
         super().__init__()
         self.table = table
         self.pictures = [k for k, vocabulary in enumerate(table.vocabularies) if vocabulary == PICTURE]
+        for k in self.pictures:
+            if self._side(k) ** 2 != table.max_seq_lens[k]:
+                raise ValueError(f"model.aligned=true needs square pictures, {table.modalities[k]} has "
+                                 f"{table.max_seq_lens[k]} tokens")  # fmt: skip
         self.poses = [
             k for k, (vocabulary, length) in enumerate(zip(table.vocabularies, table.max_seq_lens))
             if vocabulary == JOINTS and length == COORDS_LENGTH

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from m3.core.joints import JOINT_NAMES, LIMBS
@@ -127,6 +128,12 @@ def test_results_do_not_depend_on_the_batch():
     for row in range(5):
         alone = hidden_of(net, tokens[row : row + 1], inputs[row : row + 1], targets[row : row + 1])
         torch.testing.assert_close(alone, together[row], rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_that_are_not_square_are_refused():
+    narrow = ModalityTable(["tok_rgb"], [65536], [12], [1], [1], [4, 4], [4, 4])
+    with pytest.raises(ValueError, match="model.aligned=true needs square pictures, tok_rgb has 12 tokens"):
+        EncoderDecoder(narrow, width=32, encoder_depth=1, decoder_depth=1, head_width=16, aligned=True)
 
 
 def test_every_weight_learns():
