@@ -137,8 +137,12 @@ def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -
     """
     num_samples, num_columns = shown[0].frames.is_present.shape
     font, small = _fonts(cell_px)
-    left, title_px, line_px, margin = cell_px // 2, cell_px // 5, cell_px // 6, 2 * _GAP
+    title_px, line_px, margin = cell_px // 5, cell_px // 6, 2 * _GAP
     step = cell_px + _GAP
+    measuring = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    labels = [_label(measuring, panel.name, font, cell_px / 2) for panel in shown]
+    widest = max(measuring.multiline_textbbox((0, 0), label, font=font)[2] for label in labels)
+    left = max(cell_px // 2, round(widest) + 2 * margin)
     block = title_px + len(shown) * step + _GAP
     sheet = Image.new("RGB", (left + num_columns * step + margin, num_samples * block + 2 * line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -148,9 +152,8 @@ def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -
     for n in range(num_samples):
         top = line_px + n * block
         pen.text((left, top + title_px // 2), titles[n], fill=FAINT, font=small, anchor="lm")
-        for row, panel in enumerate(shown):
+        for row, (panel, label) in enumerate(zip(shown, labels)):
             y = top + title_px + row * step
-            label = _label(pen, panel.name, font, left - 2 * margin)
             pen.text((left - margin, y + cell_px // 2), label, fill=INK, font=font, anchor="rm")
             for column in range(num_columns):
                 sheet.paste(panel.cell(n, column, cell_px), (left + column * step, y))
@@ -158,8 +161,8 @@ def rollout_sheet(shown: Sequence[Panel], titles: Sequence[str], cell_px: int) -
     return sheet
 
 
-def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_samples: int) -> Image.Image:
-    """A row for each of some pairs: the given parts, each generated frame, its samples, and the truth.
+def completion_panels(made: Generation, rows: Sequence[int], num_samples: int) -> list[Panel]:
+    """Of some pairs: the given parts, each generated frame, its samples, and the truth, (N, 1) frames each.
 
     Of a frame of which words alone are generated, these alone are shown as generated and as the truth.
     """
@@ -183,8 +186,13 @@ def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_sa
             show(f"sample {number}", each, place, names)
         if made.truth.is_present[chosen, place].any():
             show(f"truth, {FRAMES[place]}", made.truth, place, names)
-    titles = [made.prompts.chains[n].title for n in chosen]
-    return column_sheet(shown, titles, cell_px)
+    return shown
+
+
+def completion_sheet(made: Generation, rows: Sequence[int], cell_px: int, num_samples: int) -> Image.Image:
+    """A row for each of some pairs: the pictures of `completion_panels`."""
+    titles = [made.prompts.chains[n].title for n in rows]
+    return column_sheet(completion_panels(made, rows, num_samples), titles, cell_px)
 
 
 def column_sheet(columns: Sequence[Panel], titles: Sequence[str], cell_px: int) -> Image.Image:
@@ -255,6 +263,17 @@ def _write_legend(pen: ImageDraw.ImageDraw, place: tuple[int, int], font: ImageF
         x += 3 * radius
         pen.text((x, y), words, fill=FAINT, font=font, anchor="lm")
         x += pen.textlength(words, font=font) + 4 * radius
+
+
+def stacked_cells(shown: Sequence[Panel], sample: int, cell_px: int) -> list[tuple[str, Image.Image]]:
+    """The name and the picture (RGBA) of the reference and of each horizon: the panels below each other."""
+    stacks = []
+    for horizon in range(shown[0].frames.is_present.shape[1]):
+        stack = Image.new("RGBA", (cell_px, len(shown) * (cell_px + _GAP) - _GAP))
+        for row, panel in enumerate(shown):
+            stack.paste(panel.cell(sample, horizon, cell_px), (0, row * (cell_px + _GAP)))
+        stacks.append((_column_name(horizon), stack))
+    return stacks
 
 
 def _column_name(horizon: int) -> str:

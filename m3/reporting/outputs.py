@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.console import Console
 
 from m3.core.files import make_folder
@@ -19,9 +20,17 @@ from m3.generation.completion import FRAMES, action_confusion, generated_frames
 from m3.generation.generation import Generation
 from m3.metrics import MetricSpec, Score
 from m3.metrics.specs import NO_TRUTH
-from m3.reporting.figures import choose_samples, completion_sheet, rollout_animation, rollout_panels, rollout_sheet
+from m3.reporting.figures import (
+    choose_samples,
+    completion_panels,
+    completion_sheet,
+    rollout_animation,
+    rollout_panels,
+    rollout_sheet,
+    stacked_cells,
+)
 from m3.reporting.files import write_json, write_npz, write_png
-from m3.reporting.html import Report, write_report
+from m3.reporting.html import Exhibit, Report, write_report
 from m3.reporting.metrics_file import SCHEMA_VERSION, confusion_record, metrics_record
 from m3.reporting.plots import confusion_plot, plot_title, scores_plot
 from m3.reporting.tables import print_confusion, print_in_words, print_scores
@@ -101,7 +110,14 @@ def write_generation(
     write = _write_roll_outs if made.is_rollout else _write_completion
     report = write(out, made, scores, metrics, amounts, about, console)
     if amounts.num_reported:
-        write_report(out / "report.html", replace(report, settings=about.settings, command=about.command))
+        title = f"{report.title} of {Path(str(about.facts['checkpoint'])).name}"
+        facts = {
+            "Model": f"{about.facts['checkpoint']}, step {about.facts['step']:,}",
+            "Data": about.origin,
+            "Made": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}, by m3 {version('m3-motion')}",
+        }
+        report = replace(report, title=title, facts=facts, settings=about.settings, command=about.command)
+        write_report(out / "report.html", report)
     for path in sorted(path for path in out.iterdir() if path.name in _FILES):
         console.print(str(path), highlight=False, soft_wrap=True, markup=False)
 
@@ -128,18 +144,18 @@ def _write_roll_outs(
     write_json(out / "metrics.json", record)
     if found:
         write_png(out / "scores.png", scores_plot(found, plot_title(len(chains), len(set(made.prompts.clip)))))
-    strips = [
-        (chains[n].title, rollout_sheet(rollout_panels(made, [n], _SHEET_SAMPLES), [""], amounts.reported_cell_px))
-        for n in choose_samples(chains, amounts.num_reported)
-    ]
+    exhibits = []
+    for n in choose_samples(chains, amounts.num_reported):
+        shown = rollout_panels(made, [n], _SHEET_SAMPLES)
+        cells = stacked_cells(shown, 0, amounts.reported_cell_px)
+        exhibits.append(Exhibit(chains[n].title, cells, [panel.name for panel in shown]))
     print_scores(console, found, f"{len(chains)} roll-outs")
     print_in_words(console, found)
     if not has_truth:
         console.print(f"no scores against a truth: {NO_TRUTH}", highlight=False)
     lead = f"{len(chains)} roll-outs of {made.prompts.num_frames} frames, from {about.origin}.{about.all_asked}"
     absent = {metrics[name].title if name in metrics else name: why for name, why in record["absent"].items()}
-    plot = out / "scores.png" if found else None
-    return Report("Roll-outs", lead, out / "rollout.mp4", plot, scores, absent, strips)
+    return Report("Roll-outs", lead, out / "rollout.mp4", scores, absent, exhibits)
 
 
 def _write_completion(
@@ -152,11 +168,8 @@ def _write_completion(
     console: Console,
 ) -> Report:
     chains = made.prompts.chains
-
-    def sheet(rows: Sequence[int], cell_px: int) -> Image.Image:
-        return completion_sheet(made, rows, cell_px, _SHEET_SAMPLES)
-
-    write_png(out / "generated.png", sheet(choose_samples(chains, amounts.num_samples), amounts.cell_px))
+    rows = choose_samples(chains, amounts.num_samples)
+    write_png(out / "generated.png", completion_sheet(made, rows, amounts.cell_px, _SHEET_SAMPLES))
     write_npz(out / "tokens.npz", completion_arrays(made))
     frames, absent = {}, dict(made.undecoded)
     for frame, generated in generated_frames(made).items():
@@ -176,7 +189,11 @@ def _write_completion(
         write_png(out / "confusion.png", confusion_plot(recognized, f"{recognized.num_samples} clips and moments"))
     write_json(out / "metrics.json", record)
     rows = choose_samples(chains, amounts.num_reported)
-    strips = [(f"{len(rows)} of {len(chains)} pairs", sheet(rows, amounts.reported_cell_px))] if rows else []
+    shown, cell_px = completion_panels(made, rows, _SHEET_SAMPLES), amounts.reported_cell_px
+    exhibits = [
+        Exhibit(chains[n].title, [(panel.name, panel.cell(k, 0, cell_px)) for panel in shown])
+        for k, n in enumerate(rows)
+    ]
     for frame, found in scores.items():
         print_scores(console, found, f"{frame} of {len(chains)} pairs")
         if frame == FRAMES[1]:
@@ -184,7 +201,7 @@ def _write_completion(
     if recognized is not None:
         print_confusion(console, recognized, f"{recognized.num_samples} actions")
     lead = f"{', '.join(made.generated)} from {about.given}: {len(chains)} pairs of {about.origin}.{about.all_asked}"
-    return Report("Generated", lead, out / "generated.png", None, scores, absent, strips)
+    return Report("Completed pairs", lead, out / "generated.png", scores, absent, exhibits)
 
 
 def _is_partly_given(made: Generation, frame: int, modality: str) -> bool:

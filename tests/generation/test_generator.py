@@ -276,7 +276,7 @@ def test_how_much_is_written_is_chosen(world, tmp_path):
     assert len(list((tmp_path / "few" / "samples").iterdir())) == 2
     generated(world, f"out={tmp_path / 'all'}")
     small, large = ((tmp_path / name / "report.html").read_text() for name in ("few", "all"))
-    assert (small.count("<figcaption>"), large.count("<figcaption>")) == (1, 5) and len(small) < len(large)
+    assert (small.count('"card exhibit"'), large.count('"card exhibit"')) == (1, 5) and len(small) < len(large)
     (tmp_path / "all" / "samples" / "notes").mkdir()
     generated(world, "pictures.num_folders=0", "pictures.num_reported=0", f"out={tmp_path / 'all'}")
     assert not (tmp_path / "all" / "report.html").exists()  # nothing of an earlier run stays

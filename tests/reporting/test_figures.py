@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
 from support.frames import frames_of, without
 
 from m3.core import palette
@@ -114,13 +114,44 @@ def test_sheet_has_a_row_for_the_prediction_and_one_for_the_truth():
     truth.values["tok_rgb"][:] = 255 - truth.values["tok_rgb"]
     sheet = figures.rollout_sheet(panels(predicted=predicted, truth=truth), ["golf swing", "jump"], cell_px=96)
     pixels = np.asarray(sheet)
+    left = sheet.width - 4 * (96 + 6) - 2 * 6
     for n in range(2):
         for horizon in range(4):
             level = (n * 4 + horizon) * 15 + 20
-            x = 48 + horizon * (96 + 6) + 3
+            x = left + horizon * (96 + 6) + 3
             column = pixels[:, x, 0].tolist()
             assert column.count(level) >= 90 and column.count(255 - level) >= 90
             assert column.index(level) < column.index(255 - level)  # the truth below
+
+
+def test_labels_of_rows_are_whole(monkeypatch):
+    """No letter begins left of the sheet, however long its label and small its cells."""
+    written = []
+    text = ImageDraw.ImageDraw.text
+
+    def record(pen, place, words, **options):
+        written.append((words, pen.textbbox(place, words, font=options["font"], anchor=options["anchor"])))
+        text(pen, place, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    depth = Frames({**frames().values, "tok_depth": frames().values["tok_rgb"]}, frames().is_present)
+    interpreters = {"tok_rgb": PICTURE, "coords": JOINTS, "tok_depth": PICTURE}
+    for cell_px in (48, 128, 256):
+        written.clear()
+        figures.rollout_sheet(figures.panels([("predicted", depth)], interpreters, 64), ["a", "b"], cell_px)
+        assert [words for words, _ in written].count("predicted\ntok_depth") == 2
+        assert all(box[0] >= 0 for _, box in written)
+
+
+def test_stacked_cells_have_the_panels_below_each_other():
+    predicted, truth = frames(), frames()
+    truth.values["tok_rgb"][:] = 255 - truth.values["tok_rgb"]
+    stacks = figures.stacked_cells(panels(predicted=predicted, truth=truth), 1, cell_px=96)
+    assert [name for name, _ in stacks] == ["reference", "+1", "+2", "+3"]
+    for horizon, (_, stack) in enumerate(stacks):
+        level = (4 + horizon) * 15 + 20
+        assert stack.size == (96, 2 * 96 + 6) and stack.getpixel((2, 2)) == (level, level, level, 255)
+        assert stack.getpixel((2, 98))[3] == 0 and stack.getpixel((2, 104))[0] == 255 - level
 
 
 def test_animation_and_files(tmp_path):
