@@ -7,7 +7,9 @@ by clip. A roll-out starts where there is a frame before it and has up to six st
 `pck_both@0.05` is over the joints that are visible in the truth and in the reference, `pck@0.05` over those visible in
 the truth. Figures are means over the seeds.
 
-With --ablations also a model for each row of `ABLATIONS`, of seed 0 and --ablation-steps steps.
+With --ablations also models of seed 0 and --ablation-steps steps: one for each row of `ABLATIONS`, and, as all gaps
+are alike there, two more on data in which they differ (`pairs.step=[2,4,8,12]`), with and without the gap as an input.
+These are scored at each of the gaps alone.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ ABLATIONS = {
     "all": ("coords", "motion_prev", "gap_prev", "gap_next", "action", "motion_next"),
     "without history": ("coords", "gap_next", "action", "motion_next"),
     "without action": ("coords", "motion_prev", "gap_prev", "gap_next", "motion_next"),
-    "without gap": ("coords", "motion_prev", "action", "motion_next"),
     "places instead of displacements": ("coords", "motion_prev", "gap_prev", "gap_next", "action", "coords_next"),
 }
 """Modalities of each variant; the last one is the target, all others are inputs in every sample."""
+ABLATIONS_OF_GAPS = {"all": ABLATIONS["all"], "without gap": ("coords", "motion_prev", "action", "motion_next")}
+"""Likewise, for data of several gaps."""
+STEP, STEPS = 4, (2, 4, 8, 12)
+"""Frames from a frame to the next: of the first data, and of those of several gaps."""
 ONE_POSE = {"one pose": ("coords", "gap_next"), "one pose and its action": ("coords", "gap_next", "action")}
 """What the model of seed 0 is given without history; the first is what a photo has."""
 HORIZONS = (1, 3, 6)
@@ -64,18 +69,26 @@ def run(script: str, *overrides: str, done: Path) -> None:
         raise SystemExit(f"failed: {' '.join(command)}")
 
 
-def train(work: Path, name: str, overrides: list[str]) -> Path:
-    """The folder of the run `name`."""
-    folder = work / name
-    run("train.py", "experiment=motion", f"data.root={work / 'data'}", f"run_dir={folder}", "callbacks=none",
+def data(work: Path, labels: Path, step: int | tuple[int, ...]) -> Path:
+    """The folder of the data of one gap or of several."""
+    steps = f"[{','.join(map(str, step))}]" if isinstance(step, tuple) else str(step)
+    folder = work / ("data_of_gaps" if isinstance(step, tuple) else f"data_{step}")
+    run("preprocess.py", "source=poses", f"source.labels={labels.resolve()}", "pairs=stride", f"pairs.step={steps}",
+        "tokenizer=none", "augment.flip=true", f"out={folder}", done=folder / "dataset.json")  # fmt: skip
+    return folder
+
+
+def train(root: Path, folder: Path, overrides: list[str]) -> Path:
+    """Trains on the data `root`; returns the run's folder."""
+    run("train.py", "experiment=motion", f"data.root={root}", f"run_dir={folder}", "callbacks=none",
         *overrides, done=folder / "done")  # fmt: skip
     (folder / "done").touch()
     return folder
 
 
-def scores_of(checkpoint: Path, out: Path, *sampling: str) -> dict[str, Any]:
-    """Rolls a run out: score → series → values at `HORIZONS`."""
-    run("generate.py", f"checkpoint={checkpoint}", f"data.root={checkpoint.parent / 'data'}", "tokenizer=none",
+def scores_of(checkpoint: Path, root: Path, out: Path, *sampling: str) -> dict[str, Any]:
+    """Rolls a run out on the data `root`: score → series → values at `HORIZONS`."""
+    run("generate.py", f"checkpoint={checkpoint}", f"data.root={root}", "tokenizer=none",
         "rollout.max_samples=null", "rollout.starts=history", "rollout.batch_size=256", "pictures.num_reported=0",
         "pictures.num_folders=0", f"out={out}", *sampling, done=out / "metrics.json")  # fmt: skip
     record = json.loads((out / "metrics.json").read_text())["scores"]
@@ -104,6 +117,28 @@ def row(name: str, runs: list[dict[str, Any]], series: str = "model") -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def head(columns: tuple[str, ...]) -> str:
+    return f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+
+
+def shortened(names: tuple[str, ...], num_steps: int) -> list[str]:
+    """Overrides for a variant."""
+    tokens = num_steps * TOKENS_PER_STEP / 1e6
+    return [*modalities(names), f"optim.total_tokens={tokens}", f"optim.warmup_tokens={tokens / 20}",
+            f"trainer.eval_every_tokens={tokens}", f"trainer.checkpoint_every_tokens={tokens}"]  # fmt: skip
+
+
+def scores_by_gap(work: Path, labels: Path, num_steps: int) -> dict[str, Any]:
+    """Trains on data of several gaps, and scores at each of them: "2 frames, all" → as `scores_of`."""
+    root, found = data(work, labels, STEPS), {}
+    for name, names in ABLATIONS_OF_GAPS.items():
+        path = train(root, work / f"gaps_{name.replace(' ', '_')}", shortened(names, num_steps))
+        for step in STEPS:
+            out = work / f"{path.name}_{step}_out"
+            found[f"{step} frames, {name}"] = scores_of(path, data(work, labels, step), out)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True, help="Penn Action's labels/")
@@ -113,27 +148,31 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/bench/motion", help="folder of data and runs")
     parser.add_argument("--json", type=Path, help="file for all values")
     args = parser.parse_args()
-    run("preprocess.py", "source=poses", f"source.labels={args.labels.resolve()}", "pairs=stride", "tokenizer=none",
-        "augment.flip=true", f"out={args.work / 'data'}", done=args.work / "data/dataset.json")  # fmt: skip
-    runs = [train(args.work, f"seed_{seed}", [f"seed={seed}"]) for seed in range(args.seeds)]
-    found = {path.name: scores_of(path, args.work / f"{path.name}_out") for path in runs}
+    root = data(args.work, args.labels, STEP)
+    runs = [train(root, args.work / f"seed_{seed}", [f"seed={seed}"]) for seed in range(args.seeds)]
+    found = {path.name: scores_of(path, root, args.work / f"{path.name}_out") for path in runs}
     seeds = list(found.values())
     for name, given in ONE_POSE.items():
         out = args.work / name.replace(" ", "_")
-        found[name] = scores_of(runs[0], out, f"sampling.given=[{','.join(given)}]")
-    steps = args.ablation_steps * TOKENS_PER_STEP / 1e6
+        found[name] = scores_of(runs[0], root, out, f"sampling.given=[{','.join(given)}]")
     if args.ablations:
         for name, names in ABLATIONS.items():
-            overrides = [*modalities(names), f"optim.total_tokens={steps}", f"optim.warmup_tokens={steps / 20}",
-                         f"trainer.eval_every_tokens={steps}", f"trainer.checkpoint_every_tokens={steps}"]  # fmt: skip
-            path = train(args.work, name.replace(" ", "_"), overrides)
-            found[name] = scores_of(path, args.work / f"{path.name}_out")
-    print(f"at +{', +'.join(map(str, HORIZONS))}\n| | {' | '.join(SCORES)} |\n|{'---|' * (len(SCORES) + 1)}")
+            path = train(root, args.work / name.replace(" ", "_"), shortened(names, args.ablation_steps))
+            found[name] = scores_of(path, root, args.work / f"{path.name}_out")
+    print(f"{STEP} frames to a step; at +{', +'.join(map(str, HORIZONS))}\n{head(SCORES)}")
     for series in BASELINES:
         print(row(series.replace("_", " "), seeds[:1], series))
     print(row(f"experiment=motion, mean of {len(seeds)} seeds", seeds))
     for name in (name for name in found if not name.startswith("seed_")):
         print(row(name, [found[name]]))
+    if args.ablations:
+        of_gaps = scores_by_gap(args.work, args.labels, args.ablation_steps)
+        print(f"\ntrained with {', '.join(map(str, STEPS))} frames to a step\n{head(SCORES)}")
+        for step in STEPS:
+            print(row(f"{step} frames, nothing moves", [of_gaps[f"{step} frames, all"]], "nothing_moves"))
+            for name in ABLATIONS_OF_GAPS:
+                print(row(f"{step} frames, {name}", [of_gaps[f"{step} frames, {name}"]]))
+        found |= of_gaps
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 

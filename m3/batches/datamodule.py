@@ -310,7 +310,8 @@ class TokenDataModule(pl.LightningDataModule):
     def identity(self) -> dict[str, Any]:
         """Canvas, tokenizers and labels, to which a model is bound, and data and order, to which a resumed run is.
 
-        With the modality gap_next also "median_gap", the usual gap of the data in frames, where the manifest has it.
+        With the modality gap_next also "median_gap", the usual gap of the data in frames, and with seconds_next
+        "median_gap_s", the usual gap in seconds, where the manifest has them.
         """
         manifest, order, words = self.manifest, {}, dict[str, Any]()
         if "action" in self.table.modalities:
@@ -319,6 +320,8 @@ class TokenDataModule(pl.LightningDataModule):
             words["text_tokenizer"] = self.text_tokenizer_json
         if "gap_next" in self.table.modalities and manifest.median_gap is not None:
             words["median_gap"] = manifest.median_gap
+        if "seconds_next" in self.table.modalities and manifest.median_gap_s is not None:
+            words["median_gap_s"] = manifest.median_gap_s
         if self.backend == "stream":
             order = {name: getattr(self, name) for name in ("backend", "num_workers", "shuffle_buffer")}
         return {

@@ -43,7 +43,8 @@ class LoadedModel:
         of this version. Others are not read: what a file says must not choose a path or an address.
     data: identity of the training data: canvas_size, tokenizer (name), tokenizer_fingerprint, …; with the modality
         action "actions", its labels; with captions "text_tokenizer", for `TextTokenizer`; with gap_next "median_gap",
-        the usual number of frames to a successor, where the data and the version that trained on them have it.
+        the usual number of frames to a successor, and with seconds_next "median_gap_s", the usual time to it in
+        seconds, where the data and the version that trained on them have it.
     step: number of optimizer steps.
     """
 

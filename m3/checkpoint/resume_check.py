@@ -14,7 +14,7 @@ _MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks",
 
 _DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels", "shuffle_buffer"}
 
-_FOLLOWS_FROM_SHARDS = {"preparation", "median_gap"}
+_FOLLOWS_FROM_SHARDS = {"preparation", "median_gap", "median_gap_s"}
 """Properties of the data that equal shards imply, and that checkpoints of earlier versions lack."""
 
 BINDING = ("canvas_size", "tokenizer", "tokenizer_fingerprint")

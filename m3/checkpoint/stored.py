@@ -21,9 +21,9 @@ from m3.model.encoder_decoder import EncoderDecoder
 SECTIONS = ("optim", "loss", "seed", "name")
 """Sections of a run's configuration that are read beside the model's: how it was trained."""
 
-OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer", "preparation", "median_gap")
+OPTIONAL_DATA = ("canvas", "actions", "text_tokenizer", "preparation", "median_gap", "median_gap_s")
 """Keys of the data's identity beside `BINDING` that only some models have: the canvas mode of forecasts, labels, words,
-how clips were made into pairs, and the usual gap of these."""
+how clips were made into pairs, and the usual gap of these in frames and in seconds."""
 
 _MAX_NODES, _MAX_DEPTH, _MAX_TEXT = 2**20, 64, 2**25
 _MAX_CANVAS = 4096
@@ -67,6 +67,8 @@ def parse_data(data: Any, where: str) -> dict[str, Any]:
         stored.texts("train_shards", 64)
     if "median_gap" in stored:
         stored.count("median_gap", 1)
+    if "median_gap_s" in stored:
+        stored.number("median_gap_s", 1e-6)
     if "preparation" in stored:
         _check_plain(stored.mapping("preparation"), where)
     names = ("canvas_size", "tokenizer", "tokenizer_fingerprint", "train_shards", *OPTIONAL_DATA)

@@ -180,16 +180,20 @@ def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
     """References with what is asked of their roll-outs."""
     prompts = _references(cfg, generator, num_frames)
     given = [named_modality(entry) for entry in generator.sampling.given]
-    if cfg.input is not None and "gap_next" in given and cfg.rollout.gap is None and lacks_gap(prompts):
-        print(_usual_gap(generator.loaded.data.get("median_gap")))
+    usual = {"gap_next": "median_gap", "seconds_next": "median_gap_s"}
+    keys = [key for name, key in usual.items() if name in given]
+    if cfg.input is not None and keys and cfg.rollout.gap is None and lacks_gap(prompts):
+        print(_usual_gap(*(generator.loaded.data.get(key) if key in keys else None for key in usual.values())))
     return with_conditions(prompts, generator.loaded, _conditions(cfg), generator.text_tokenizer, given)
 
 
-def _usual_gap(num_frames: int | None) -> str:
+def _usual_gap(num_frames: int | None, seconds: float | None) -> str:
     """One line on inputs without a gap of their own, to be printed."""
-    if num_frames is None:
+    usual = [] if num_frames is None else [f"{num_frames} frames"]
+    usual += [] if seconds is None else [f"{seconds:.2g} s"]
+    if not usual:
         return "input: a photo has no gap, and the checkpoint names none of its data; rollout.gap=… asks for one"
-    return f"input: a photo has no gap: {num_frames} frames, as usual in the model's data; rollout.gap=… asks otherwise"
+    return f"input: a photo has no gap: {', '.join(usual)}, as usual in the model's data; rollout.gap=… asks otherwise"
 
 
 def _conditions(cfg: DictConfig) -> Conditions:

@@ -184,6 +184,9 @@ class Record:
             return False
         return math.isfinite(_float(value))
 
+    def is_list(self, key: str) -> bool:
+        return isinstance(self._content.get(key), list)
+
     def is_null(self, key: str) -> bool:
         """Whether the key is missing or null."""
         return self._content.get(key) is None

@@ -12,7 +12,7 @@ from m3.core.frames import TokenFrames
 from m3.core.modalities import GAPS, NUM_GAP_IDS, ModalityTable
 from m3.core.validation import check
 from m3.generation.prompts import Prompts
-from m3.tokens.gaps import decode_gap, encode_gap
+from m3.tokens.gaps import decode_gap, encode_gap, encode_seconds
 from m3.tokens.text import TextTokenizer
 
 
@@ -47,8 +47,8 @@ def with_conditions(
     """The prompts with what is asked in place of what the clips have.
 
     Gaps after the last known frame of a clip are the last known one. Prompts without any, such as photos, get the
-    median gap of the model's data, where its checkpoint names it. A gap other than a clip's own ends its ground truth,
-    which holds for the clip's own frames alone.
+    median gap of the model's data, in frames and in seconds, where its checkpoint names it. A gap other than a clip's
+    own ends its ground truth, which holds for the clip's own frames alone.
 
     Args:
         text_tokenizer: of the model's captions.
@@ -64,9 +64,11 @@ def with_conditions(
             raise ValueError(f"{key}={asked}: the model is not given it; add {name} to sampling.given")
     check("rollout.gap", conditions.gap, int | None, low=1, high=NUM_GAP_IDS)
     tokens = prompts.tokens
-    if "gap_next" in table.modalities:
-        tokens = _with_gap(tokens, conditions.gap, loaded.data.get("median_gap"))
-    elif conditions.gap is not None:
+    if conditions.gap is None:
+        tokens = _with_usual_gaps(tokens, loaded.data.get("median_gap"), loaded.data.get("median_gap_s"))
+    elif "gap_next" in table.modalities:
+        tokens = _with_gap(tokens, conditions.gap)
+    else:
         raise _lacking(f"rollout.gap={conditions.gap}", "gap_next", table)
     if conditions.action is not None:
         tokens = _with_ids(tokens, "action", table, _action_ids(conditions.action, loaded))
@@ -76,8 +78,13 @@ def with_conditions(
 
 
 def lacks_gap(prompts: Prompts) -> bool:
-    """Whether some prompt has no gap of its own to a successor."""
-    return not prompts.tokens.is_known["gap"][:, 1].all()
+    """Whether some prompt has no gap of its own, neither in frames nor in seconds."""
+    return not _has_gap(prompts.tokens).all()
+
+
+def _has_gap(tokens: TokenFrames) -> np.ndarray:
+    """(N,) bool, True where the gap to the reference or to the first successor is known, in frames or in seconds."""
+    return np.any([tokens.is_known[name][:, :2, 0].any(1) for name in GAPS if name in tokens.is_known], axis=0)
 
 
 def _lacking(key: str, modality: str, table: ModalityTable) -> ValueError:
@@ -125,27 +132,42 @@ def _with_ids(tokens: TokenFrames, name: str, table: ModalityTable, ids: np.ndar
     )
 
 
-def _with_gap(tokens: TokenFrames, gap: int | None, usual: int | None) -> TokenFrames:
-    """Gaps known at all successors; index 0, the gap to the reference, stays.
+def _with_usual_gaps(tokens: TokenFrames, num_frames: int | None, seconds: float | None) -> TokenFrames:
+    """The prompts' own gaps at all successors; index 0, the gap to the reference, stays.
 
-    gap: that is asked for; None: the prompts' own, and `usual` for prompts without any; None: they stay without.
+    num_frames, seconds: for prompts without a gap of their own; None: they stay without.
     """
+    names = [name for name in GAPS if name in tokens.ids]
+    if not names:
+        return tokens
+    lacks_all, usual = ~_has_gap(tokens), {}
+    if num_frames is not None:
+        usual["gap"] = encode_gap(np.array(num_frames))
+    if seconds is not None:
+        usual["seconds"] = encode_seconds(np.array(seconds))
+    found = _copy(tokens)
+    for name in names:
+        ids, is_known = found.ids[name], found.is_known[name]
+        for frame in range(1, ids.shape[1]):
+            ids[:, frame] = np.where(is_known[:, frame], ids[:, frame], ids[:, frame - 1])
+            is_known[:, frame] |= is_known[:, frame - 1]
+        if name in usual:
+            ids[lacks_all, 1:], is_known[lacks_all, 1:] = usual[name], True
+    return found
+
+
+def _with_gap(tokens: TokenFrames, gap: int) -> TokenFrames:
+    """That number of frames to all successors; index 0, the gap to the reference, stays."""
+    found = _copy(tokens)
+    ids, is_known = found.ids["gap"], found.is_known["gap"]
+    own = np.where(is_known[:, 1:, 0], decode_gap(ids[:, 1:, 0]), gap)  # (N, T)
+    found.is_present[:, 1:] &= np.logical_and.accumulate(own == gap, axis=1)
+    ids[:, 1:], is_known[:, 1:] = encode_gap(np.array(gap)), True
+    if "seconds" in found.is_known:  # the rate is not known here; frames say enough
+        found.is_known["seconds"][:, 1:] = False
+    return found
+
+
+def _copy(tokens: TokenFrames) -> TokenFrames:
     ids, is_known = ({name: values.copy() for name, values in part.items()} for part in (tokens.ids, tokens.is_known))
-    is_present = tokens.is_present.copy()
-    if gap is None:
-        for name in [name for name in GAPS if name in ids]:
-            for frame in range(1, is_present.shape[1]):
-                is_missing = ~is_known[name][:, frame]
-                ids[name][:, frame] = np.where(is_missing, ids[name][:, frame - 1], ids[name][:, frame])
-                is_known[name][:, frame] |= is_known[name][:, frame - 1]
-        if usual is not None:
-            is_missing = ~is_known["gap"][:, 1:]
-            ids["gap"][:, 1:] = np.where(is_missing, encode_gap(np.array(usual)), ids["gap"][:, 1:])
-            is_known["gap"][:, 1:] = True
-    else:
-        own = np.where(is_known["gap"][:, 1:, 0], decode_gap(ids["gap"][:, 1:, 0]), gap)  # (N, T)
-        is_present[:, 1:] &= np.logical_and.accumulate(own == gap, axis=1)
-        ids["gap"][:, 1:], is_known["gap"][:, 1:] = encode_gap(np.array(gap)), True
-        if "seconds" in is_known:  # the rate is not known here; frames say enough
-            is_known["seconds"][:, 1:] = False
-    return TokenFrames(ids, is_known, is_present)
+    return TokenFrames(ids, is_known, tokens.is_present.copy())

@@ -27,6 +27,7 @@ from m3.core.types import Clip, PairInfo
 from m3.generation.prompts import Prompts
 from m3.pairs import Chain as ChainMiner
 from m3.pairs import Dense, Stride
+from m3.pairs.mining import MAX_STEPS
 from m3.tokens.base import PictureTokenizer
 from m3.tokens.displacement import displacement_tokens
 from m3.tokens.encoding import encode_pictures, torch_threads
@@ -87,18 +88,28 @@ def preparation(canvas_size: int, num_frames: int, settings: dict[str, Any] | No
 
 
 def _miner(stored: Record, num_frames: int) -> ChainMiner | Stride:
-    """The miner that finds the chain of successors which the data's own miner finds from the first frame on."""
+    """The miner that finds the chain of successors which the data's own miner finds from the first frame on.
+
+    Of several steps that is the middle one, of two middle ones the smaller.
+    """
     pairs = stored.record("pairs")
     kind = "" if pairs.is_null("_target_") else pairs.text("_target_").rpartition(".")[2]
     if kind == Stride.__name__:
-        step = (
-            pairs.number("step", 0, 2**31)
-            if pairs.is_number("step")
-            else pairs.text("step", "[0-9]{1,9}([./][0-9]{1,9})?")
-        )
-        return Stride(step, "chain", num_frames)
+        return Stride(_step(pairs), "chain", num_frames)
     has_threshold = kind in (ChainMiner.__name__, Dense.__name__)
     return ChainMiner(pairs.number("threshold", 0, 1) if has_threshold else _THRESHOLD, num_frames)
+
+
+def _step(pairs: Record) -> float | str:
+    """The step of the settings of a `Stride`."""
+    if pairs.is_number("step"):
+        return pairs.number("step", 0, 2**31)
+    if pairs.is_list("step"):
+        steps = sorted(pairs.counts("step", 1, 2**31 - 1, MAX_STEPS))
+        if not steps:
+            raise pairs.error("step", "at least one")
+        return steps[(len(steps) - 1) // 2]
+    return pairs.text("step", "[0-9]{1,9}([./][0-9]{1,9})?")
 
 
 def prompts_of_files(

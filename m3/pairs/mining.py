@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from m3.pairs.ssim import FastSsim, Moments, exact_ssim, gray_picture
 
 SSIM_DIGITS = 6
 """Decimals of a stored SSIM."""
+
+MAX_STEPS = 100
+"""Of one `Stride`."""
 
 
 class _SsimMiner(ABC):
@@ -128,7 +131,8 @@ class Stride:
 
     Args:
         step: a number of frames, or a fraction of the last frame's index ("1/17" or 0.25), rounded down to at least
-            one frame.
+            one frame. Several numbers of frames: the references take them in turn, so that of "every" frame n has
+            step[n % len(step)].
         starts: "every": each frame that has a successor is a reference; "chain": each successor is the next reference.
         max_pairs_per_clip: at most that many pairs, from the clip's start; None for all.
 
@@ -137,8 +141,13 @@ class Stride:
 
     needs_pictures = False
 
-    def __init__(self, step: int | float | str, starts: str = "every", max_pairs_per_clip: int | None = None) -> None:
-        self._step = _parse_step(step)
+    def __init__(
+        self,
+        step: int | float | str | Sequence[int],
+        starts: str = "every",
+        max_pairs_per_clip: int | None = None,
+    ) -> None:
+        self._steps = _parse_steps(step)
         if starts not in ("every", "chain"):
             raise ValueError(f"pairs.starts={starts}: need every or chain")
         _check_max_pairs(max_pairs_per_clip)
@@ -148,19 +157,30 @@ class Stride:
 
     def pairs(self, frames: Sequence[np.ndarray]) -> Iterator[FramePair]:
         """Pairs in order of their reference frames, without SSIM. Only the length of `frames` is read."""
-        last = len(frames) - 1
-        step = int(self._step) if self._step >= 1 else max(1, int(self._step * last))
-        references = range(0, last - step + 1, 1 if self.starts == "every" else step)
-        return (
-            FramePair(reference, reference + step, None, _mirrored(reference, reference + step))
-            for reference in references[: self.max_pairs_per_clip]
-        )
+        return islice(self._all_pairs(len(frames) - 1), self.max_pairs_per_clip)
+
+    def _all_pairs(self, last: int) -> Iterator[FramePair]:
+        """last: index of the last frame."""
+        reference, in_turn = 0, cycle([int(step) if step >= 1 else max(1, int(step * last)) for step in self._steps])
+        while reference < last:
+            step = next(in_turn)
+            if (successor := reference + step) <= last:
+                yield FramePair(reference, successor, None, _mirrored(reference, successor))
+            reference = reference + 1 if self.starts == "every" else successor
 
 
 def _mirrored(reference: int, successor: int) -> int | None:
     """The frame as far before the reference as the successor is after it, or None before the clip's start."""
     previous = 2 * reference - successor
     return previous if previous >= 0 else None
+
+
+def _parse_steps(step: int | float | str | Sequence[int]) -> list[Fraction]:
+    if isinstance(step, str) or not isinstance(step, Sequence):
+        return [_parse_step(step)]
+    if not 0 < len(step) <= MAX_STEPS or not all(type(each) is int and each > 0 for each in step):
+        raise ValueError(f"pairs.step={[*step]}: need 1 to {MAX_STEPS} whole numbers of frames")
+    return [Fraction(each) for each in step]
 
 
 def _parse_step(step: int | float | str) -> Fraction:

@@ -21,12 +21,16 @@ class DatasetStatistics:
         self._num_pairs: list[int] = []
         self._ssim: list[float] = []
         self._distance: list[int] = []
+        self._duration_s: list[float] = []
         self._num_visible = self._num_frames = self._num_invisible = 0
 
     def add(self, clip: StagedClip) -> None:
         self._num_pairs.append(len(clip.pairs))
         self._ssim += [pair.ssim for pair in clip.pairs if pair.ssim is not None]
-        self._distance += [pair.successor - pair.reference for pair in clip.pairs]
+        distances = [pair.successor - pair.reference for pair in clip.pairs]
+        self._distance += distances
+        if clip.fps is not None:
+            self._duration_s += [distance / clip.fps for distance in distances]
         if clip.has_joints and "coords" in clip.tokens:
             visible = clip.tokens["coords"][:, 2].sum(axis=1)  # (F,) visible joints of each frame
             self._num_visible += int(visible.sum())
@@ -36,7 +40,8 @@ class DatasetStatistics:
     def record(self) -> dict[str, Any]:
         """Plain numbers.
 
-        pairs_per_clip, ssim, frame_distance (successor − reference, frames): quantiles; None where no pair has one.
+        pairs_per_clip, ssim, frame_distance (successor − reference, frames), pair_duration_s (the same in seconds, of
+            clips with a known rate): quantiles; None where no pair has one.
         pairs_per_clip_histogram, ssim_histogram: counts of bins, "20–49" or "0.80–0.85".
         visible_joints: share of the joints that are visible, over all frames that occur in pairs; None without joints.
         invisible_frames: how many of these frames show no joint at all.
@@ -48,6 +53,7 @@ class DatasetStatistics:
             "ssim": _quantiles(self._ssim),
             "ssim_histogram": _histogram(self._ssim, SSIM_BINS),
             "frame_distance": _quantiles(self._distance),
+            "pair_duration_s": _quantiles(self._duration_s),
             "visible_joints": round(self._num_visible / num_joints, 4) if num_joints else None,
             "invisible_frames": self._num_invisible,
         }

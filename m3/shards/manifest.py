@@ -224,6 +224,16 @@ class Manifest:
         check(f"{MANIFEST_NAME}: statistics.frame_distance.median", median, int | None, low=1)
         return median
 
+    @property
+    def median_gap_s(self) -> float | None:
+        """Median time from reference to successor in seconds; None where the statistics do not have it.
+
+        Raises ValueError for anything else than a positive number.
+        """
+        median = (self.statistics.get("pair_duration_s") or {}).get("median")
+        check(f"{MANIFEST_NAME}: statistics.pair_duration_s.median", median, int | float | None, low=1e-6)
+        return median
+
     def num_pairs(self, split: str) -> int:
         return sum(shard.num_pairs for shard in self.shards[split])
 

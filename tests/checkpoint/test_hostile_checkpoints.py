@@ -62,7 +62,8 @@ def test_tables_are_bounded_too(tmp_path: Path, key: str, value: Any) -> None:
     ("tokenizer", ["mini"]), ("tokenizer_fingerprint", 7), ("actions", "run"), ("actions", [1]),
     ("actions", ["x" * 201]),
     ("actions", [["x"]]), ("actions", ["\ud800"]), ("preparation", [1]), ("canvas", 1), ("text_tokenizer", 3),
-    ("median_gap", 0), ("median_gap", True), ("median_gap", "4"), ("median_gap", 2.5),
+    ("median_gap", 0), ("median_gap", True), ("median_gap", "4"), ("median_gap", 2.5), ("median_gap_s", 0.0),
+    ("median_gap_s", float("nan")), ("median_gap_s", "1"), ("median_gap_s", None),
 ])  # fmt: skip
 def test_facts_of_the_data_have_types(tmp_path: Path, key: str, value: Any) -> None:
     file = saved(tmp_path, {key: value}, "data")
@@ -97,6 +98,13 @@ def test_a_path_in_a_checkpoint_is_not_followed(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "harmed").exists()
 
 
+@pytest.mark.parametrize("steps, middle", [([3], 3), ([12, 2, 8, 4], 4), ([9, 1, 5], 5)])
+def test_of_several_steps_a_video_takes_the_middle_one(steps: list[int], middle: int) -> None:
+    pairs = {"_target_": "m3.pairs.Stride", "step": steps, "starts": "every"}
+    miner = preparation(32, 3, {"canvas": "pad", "pairs": pairs}, "the model's own data").miner
+    assert [pair.successor for pair in miner.pairs(range(99))] == [middle, 2 * middle, 3 * middle]
+
+
 def test_how_clips_became_pairs_comes_with_the_model_or_with_data_root(tmp_path: Path) -> None:
     manifest = make_data(tmp_path)
     own = {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": "1/17"}, "fps": 12.5}
@@ -113,7 +121,9 @@ def test_how_clips_became_pairs_comes_with_the_model_or_with_data_root(tmp_path:
 
 @pytest.mark.parametrize("settings", [
     {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": "1e999999999"}},
-    {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": [1]}}, {"canvas": "pad", "pairs": 3},
+    {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": []}}, {"canvas": "pad", "pairs": 3},
+    {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": [0, 4]}},
+    {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride", "step": ["1/17"]}},
     {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Chain", "threshold": "x"}}, {"canvas": "pad"},
     {"canvas": ["pad"]},
     {"canvas": "pad", "pairs": {"_target_": "m3.pairs.Stride"}}, {"canvas": "pad", "pairs": {}, "fps": 1e30},

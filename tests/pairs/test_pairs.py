@@ -237,6 +237,21 @@ def test_stride_as_a_chain_and_with_a_limit():
     assert list(Stride(3, "chain", 1).pairs(range(11))) == chain[:1]
 
 
+def test_several_steps_are_taken_in_turn():
+    assert list(Stride([2, 4, 1]).pairs(range(8))) == [
+        (0, 2, None, None), (1, 5, None, None), (2, 3, None, 1), (3, 5, None, 1), (5, 6, None, 4)]  # fmt: skip
+    assert list(Stride([2, 4, 1], "chain").pairs(range(11))) == [
+        (0, 2, None, None), (2, 6, None, None), (6, 7, None, 5), (7, 9, None, 5)]  # fmt: skip
+    assert list(Stride([3]).pairs(range(9))) == list(Stride(3).pairs(range(9)))
+    assert [len(list(Stride([2, 4, 8, 12], "every", limit).pairs(range(40)))) for limit in (None, 7)] == [34, 7]
+
+
+@pytest.mark.parametrize("step", [[], [0], [2, -1], [2, 0.5], ["1/17"], [True], [2] * 101, (None,)])
+def test_impossible_lists_of_steps_name_the_key(step):
+    with pytest.raises(ValueError, match="pairs.step="):
+        Stride(step)
+
+
 def test_only_stride_needs_no_pictures():
     assert (Chain.needs_pictures, Dense.needs_pictures, Stride.needs_pictures) == (True, True, False)
 

@@ -11,7 +11,9 @@ from m3.preprocessing.staging import StagedClip
 from m3.preprocessing.statistics import DatasetStatistics
 
 
-def staged(clip: str, ssims: list[float | None], num_visible: int = 13, has_joints: bool = True) -> StagedClip:
+def staged(
+    clip: str, ssims: list[float | None], num_visible: int = 13, has_joints: bool = True, fps: float | None = None
+) -> StagedClip:
     """A clip whose pair n is of frames 2n and 2n + 2."""
     frames = tuple(2 * n for n in range(len(ssims) + 1))
     coords = np.zeros((len(frames), 3, 13), np.uint16)
@@ -28,6 +30,7 @@ def staged(clip: str, ssims: list[float | None], num_visible: int = 13, has_join
         captions=(None,) * len(ssims),
         frames=frames,
         tokens={"coords": coords},
+        fps=fps,
     )
 
 
@@ -54,3 +57,9 @@ def test_pairs_without_ssim_and_clips_without_joints():
     found = dataset_statistics([staged("a", [None, None], has_joints=False)])
     assert (found["ssim"], found["ssim_histogram"], found["visible_joints"]) == (None, {}, None)
     assert found["invisible_frames"] == 0
+
+
+def test_the_time_of_a_pair_is_known_where_the_rate_is():
+    found = dataset_statistics([staged("a", [0.5] * 3, fps=8.0), staged("b", [0.5] * 5, fps=50.0), staged("c", [0.5])])
+    assert found["pair_duration_s"] == {"min": 0.04, "p10": 0.04, "median": 0.04, "p90": 0.25, "max": 0.25}
+    assert dataset_statistics([staged("c", [0.5])])["pair_duration_s"] is None

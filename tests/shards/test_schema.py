@@ -236,6 +236,20 @@ def test_the_usual_gap_of_a_data_set(statistics: dict, gap: int | str | None):
         assert manifest.median_gap == gap
 
 
+@pytest.mark.parametrize(
+    "seconds, need", [(None, ""), (0.25, ""), (1, ""), (0.0, "at least 1e-06"), (-1.0, "at least")]
+)
+def test_the_usual_gap_in_seconds(seconds: float | None, need: str):
+    manifest = replace(
+        small_manifest(), statistics={"pair_duration_s": None if seconds is None else {"median": seconds}}
+    )
+    if need:
+        with pytest.raises(ValueError, match=f"statistics.pair_duration_s.median=.*{need}"):
+            _ = manifest.median_gap_s
+    else:
+        assert manifest.median_gap_s == seconds
+
+
 def test_version_2_has_every_member_in_every_sample(tmp_path: Path):
     write_version_2(tmp_path, lacks="coords_next")
     with pytest.raises(ShardError, match="a-000000: no member coords_next.npy"):
