@@ -282,6 +282,13 @@ class VideoFrames(LazyFrames):
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """(T,) int64: the number of each frame in the video, from 0; read-only."""
+        numbers = self._order.view()
+        numbers.flags.writeable = False
+        return numbers
+
     def frame(self, index: int) -> np.ndarray:
         """(height, width, 3) uint8. Raises DamagedFrame where the video cannot be decoded up to the frame."""
         number = int(self._order[index])

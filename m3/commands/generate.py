@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -39,7 +39,7 @@ from m3.generation.conditions import Conditions, lacks_gap, with_conditions
 from m3.generation.generation import Generation
 from m3.generation.generator import Generator
 from m3.generation.inpainting import Inpainting, InpaintingResult
-from m3.generation.input_files import preparation, prompts_of_files
+from m3.generation.input_files import Preparation, preparation, prompts_of_files
 from m3.generation.prompts import Prompts, prompt_of_nothing, prompts_of_split
 from m3.generation.real_frames import check_source, real_frames
 from m3.generation.rollout import STARTS, Starts, find_chains
@@ -80,7 +80,7 @@ class Result:
 
 def run_inpainting(cfg: DictConfig) -> InpaintingResult:
     """Hides and generates joints as described by `cfg`, conf/generate.yaml with an `inpaint`. Raises as `run` does."""
-    cfg = _checked(cfg)
+    cfg = checked(cfg)
     inpainting: Inpainting = instantiate(cfg.inpaint)
     result = inpainting.run(_loaded(cfg))
     write_inpainting(Path(cfg.out), result, PlainConsole())
@@ -89,7 +89,7 @@ def run_inpainting(cfg: DictConfig) -> InpaintingResult:
 
 def run_forecast(cfg: DictConfig) -> ForecastResult:
     """Scores the forecasts described by `cfg`, conf/generate.yaml with a `forecast`. Raises as `run` does."""
-    cfg = _checked(cfg)
+    cfg = checked(cfg)
     benchmark: Benchmark = instantiate(cfg.forecast)
     result = benchmark.run(_loaded(cfg))
     write_forecast(Path(cfg.out), result, PlainConsole())
@@ -103,20 +103,21 @@ def run(cfg: DictConfig) -> Result:
         hydra's InstantiationException, FileNotFoundError or ValueError, before any work, for settings that cannot
         be and for a checkpoint, data and tokenizer that are not compatible; each names the key or the file.
     """
-    cfg = _checked(cfg)
+    cfg = checked(cfg)
     amounts, out = Amounts(**plain(cfg.pictures)), Path(cfg.out)
-    generator = _generator(cfg)
-    if generator.rolls_out:
-        generator.check_roll_out()
-    prompts = _prompts(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1)
+    generator = generator_of(cfg, _loaded(cfg))
+    prompts = prompts_of(cfg, generator)
     make_folder(out)
     made = generator.generate(prompts)
     scores = generator.scores(made)
-    write_generation(out, made, scores, generator.metrics, amounts, _about(cfg, generator))
+    command = None
+    if HydraConfig.initialized():
+        command = shlex.join(["python", "generate.py", *HydraConfig.get().overrides.task])
+    write_generation(out, made, scores, generator.metrics, amounts, about(cfg, generator, command))
     return Result(made, scores, out)
 
 
-def _checked(cfg: DictConfig) -> DictConfig:
+def checked(cfg: DictConfig) -> DictConfig:
     """The configuration with its device chosen. Raises ValueError naming a key with an impossible value."""
     groups = ("sampling", "tokenizer", "data", "rollout", "pictures")
     check_nulls(cfg, "generate", groups, ("rollout.max_samples", "rollout.sample_schemes"), ("input",))
@@ -140,9 +141,14 @@ def _loaded(cfg: DictConfig) -> LoadedModel:
     return load_model(cfg.checkpoint, cfg.device)
 
 
-def _generator(cfg: DictConfig) -> Generator:
+def generator_of(cfg: DictConfig, loaded: LoadedModel) -> Generator:
+    """The generator of a configuration that `checked` returned. loaded: the model that `cfg.checkpoint` names.
+
+    Raises:
+        hydra's InstantiationException or ValueError naming the key that does not fit, for generated modalities that
+        were never a target of this run too.
+    """
     sampling: Sampling = instantiate(cfg.sampling)
-    loaded = _loaded(cfg)
     sampling = sampling.for_model(loaded.table, has_references=cfg.input is None)
     sampling.for_table(loaded.table)
     tokenizer = instantiate(cfg.tokenizer) if PICTURE in loaded.table.vocabularies else NoTokenizer()
@@ -160,6 +166,8 @@ def _generator(cfg: DictConfig) -> Generator:
         damping=cfg.rollout.damping,
         sample_schemes=samples,
     )
+    if generator.rolls_out:
+        generator.check_roll_out()
     return replace(generator, more_metrics=_feature_metrics(cfg, generator))
 
 
@@ -176,14 +184,18 @@ def _feature_metrics(cfg: DictConfig, generator: Generator) -> list[MetricSpec]:
     return specs if named.fvd is None else [*specs, fvd_spec(named.fvd, size, cfg.rollout.frames, device)]
 
 
-def _prompts(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
-    """References with what is asked of their roll-outs."""
-    prompts = _references(cfg, generator, num_frames)
+def prompts_of(cfg: DictConfig, generator: Generator, say: Callable[[str], object] = print) -> Prompts:
+    """References, from files, a split or nothing, with what is asked of their roll-outs.
+
+    say: takes the lines on how files are prepared.
+    Raises FileNotFoundError or ValueError naming the key or the file that cannot be used.
+    """
+    prompts = _references(cfg, generator, cfg.rollout.frames if generator.rolls_out else 1, say)
     given = [named_modality(entry) for entry in generator.sampling.given]
     usual = {"gap_next": "median_gap", "seconds_next": "median_gap_s"}
     keys = [key for name, key in usual.items() if name in given]
     if cfg.input is not None and keys and cfg.rollout.gap is None and lacks_gap(prompts):
-        print(_usual_gap(*(generator.loaded.data.get(key) if key in keys else None for key in usual.values())))
+        say(_usual_gap(*(generator.loaded.data.get(key) if key in keys else None for key in usual.values())))
     return with_conditions(prompts, generator.loaded, _conditions(cfg), generator.text_tokenizer, given)
 
 
@@ -200,7 +212,7 @@ def _conditions(cfg: DictConfig) -> Conditions:
     return Conditions(cfg.rollout.gap, cfg.action, cfg.captions)
 
 
-def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Prompts:
+def _references(cfg: DictConfig, generator: Generator, num_frames: int, say: Callable[[str], object]) -> Prompts:
     """From files, a split, or nothing."""
     loaded, tokenizer, is_given = generator.loaded, generator.tokenizer, bool(generator.sampling.given)
     if cfg.rollout["from"] != "start" and cfg.input is None:
@@ -215,12 +227,16 @@ def _references(cfg: DictConfig, generator: Generator, num_frames: int) -> Promp
     if not is_given:
         raise ValueError(f"input={cfg.input}: not used, because sampling.given=[] is empty")
     with_history = _starts(cfg.rollout.starts, loaded.table) == "history"
-    num_successors = num_frames + int(with_history)
-    how = preparation(loaded.data["canvas_size"], num_successors, *preparation_of(loaded, cfg.data.root))
-    how = replace(how, annotator=_annotator(cfg), annotations=Path(cfg.annotations), start=_start(cfg.rollout["from"]))
-    print(how.summary)
+    how = preparation_for(cfg, loaded, num_frames + int(with_history))
+    say(how.summary)
     joints = None if cfg.joints is None else Path(cfg.joints)
     return prompts_of_files(_paths(cfg), joints, num_frames, loaded.table, tokenizer, how, with_history)
+
+
+def preparation_for(cfg: DictConfig, loaded: LoadedModel, num_successors: int) -> Preparation:
+    """How the files of `input` become tokens. Raises ValueError naming a key with an impossible value."""
+    how = preparation(loaded.data["canvas_size"], num_successors, *preparation_of(loaded, cfg.data.root))
+    return replace(how, annotator=_annotator(cfg), annotations=Path(cfg.annotations), start=_start(cfg.rollout["from"]))
 
 
 def _start(start: Any) -> Literal["start", "end"] | int:
@@ -296,7 +312,8 @@ def _annotator(cfg: DictConfig) -> Annotator | None:
     return None if cfg.get("annotator") is None else instantiate(cfg.annotator)
 
 
-def _about(cfg: DictConfig, generator: Generator) -> About:
+def about(cfg: DictConfig, generator: Generator, command: str | None) -> About:
+    """What the output folder says of a run besides its results. command: that does the same, or None."""
     loaded, sampling = generator.loaded, generator.sampling
     binding = {key: loaded.data[key] for key in BINDING}
     is_of_split = cfg.input is None and len(sampling.given) > 0
@@ -320,9 +337,6 @@ def _about(cfg: DictConfig, generator: Generator) -> About:
         "Settings": OmegaConf.to_yaml(cfg),
         "Model": OmegaConf.to_yaml(OmegaConf.create({"step": loaded.step, **binding})),
     }
-    command = None
-    if HydraConfig.initialized():
-        command = shlex.join(["python", "generate.py", *HydraConfig.get().overrides.task])
     return About(facts, origin, _given(generator.sampling.given), _conditions(cfg).texts, settings, command)
 
 

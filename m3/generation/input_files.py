@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,6 +136,8 @@ def prompts_of_files(
         raise ValueError(
             f"joints={joints}: one file for the {len(paths)} files of input; put a file of joints beside each"
         )
+    if repeated := [path for path, count in Counter(map(str, paths)).items() if count > 1]:
+        raise ValueError(f"input={repeated[0]}: named twice; rollout.num_samples gives several futures of one file")
     tokens, history = (no_tokens(table, (len(paths), num)) for num in (num_frames + 1, 1))
     codec = JointCodec(how.canvas.size)
     real = np.zeros((len(paths), num_frames + 1, codec.canvas_size, codec.canvas_size, 3), np.uint8)

@@ -212,6 +212,16 @@ def _stages(schemes: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
     return [list(stage) for stage in (schemes[:after], schemes[after:]) if stage]
 
 
+def first_input(given: tuple[TokenFrames, TokenFrames], table: ModalityTable) -> tuple[Tensor, Tensor]:
+    """The tokens with which a roll-out, or a completion, begins.
+
+    given: from `Prompts.given`: (N, 2) frames or more, and (N, 1) frames of the history.
+    Returns (N, S) int64 tokens in the order of the table, 0 where unknown, and (N, S) bool is_known, on the CPU.
+    """
+    state = _State.of(*given, table, torch.device("cpu"), damping=1.0)
+    return state.tokens, state.is_known
+
+
 class _State:
     """The state of a roll-out of B samples.
 
