@@ -1,7 +1,7 @@
 """How fast and how lean a training step is, against the usual implementation of the same model.
 
     python bench/step.py [--json FILE] [--batch-size 16] [--model m3] [--data ROOT]
-    python bench/step.py --device cuda --dtype bf16 --batch-size 512
+    python bench/step.py --device cuda --dtype bf16 --batch-size 512 [--profile]
 
 Runs one after the other, each in a process of its own, round after round, on the same samples:
 
@@ -11,10 +11,11 @@ Runs one after the other, each in a process of its own, round after round, on th
       the same real tokens. m3's default, `redistribute`, gives a sample 16% more of them.
   baseline: bench/nano4m.py: padded to the largest budgets, masked sample by sample by loader workers, attention
       written out, logits of the whole table for padding too, AdamW as PyTorch has it by default.
+  tuned baseline, on a GPU: the same with PyTorch's attention kernel, compiled as one graph, with fused AdamW.
 
 First both must give the same loss and gradients from the same weights and masks (`logits=table`, `loss.reduction=all`),
-and the baseline must reach half of the machine's rate of large matrix products, padding counted: otherwise the
-comparison is void, which ends with exit status 1.
+and on a processor the baseline must reach half of the machine's rate of large matrix products, padding counted:
+otherwise the comparison is void, which ends with exit status 1. Speed and memory are compared with the faster baseline.
 
 Speed: the median over all measured steps; a step lasts from the end of the one before, loading and all. A sample has
 `num_tokens_per_sample` nominal tokens (conf/optim). Memory: on a CPU the largest resident set of the process from its
@@ -48,8 +49,7 @@ from m3.core.types import TokenizedPair  # noqa: E402
 from m3.shards.manifest import Manifest, pair_modalities  # noqa: E402
 from m3.shards.writer import write_shards  # noqa: E402
 
-VARIANTS = ("flat", "factorized", "nano4m")
-TITLES = {"flat": "m3, flat head", "factorized": "m3, factorized head", "nano4m": "baseline"}
+TITLES = {"flat": "m3, flat head", "factorized": "m3, factorized head", "nano4m": "baseline", "tuned": "tuned baseline"}
 GRID = (16, 16)
 SHARE_OF_VISIBLE_JOINTS = 0.78  # in Penn Action
 FAIR_SHARE = 0.5
@@ -95,12 +95,13 @@ def measure(arguments: argparse.Namespace, kind: str, folder: Path, samples: lis
         "kind": kind, "data": str(arguments.data), "folder": str(folder), "model": arguments.model,
         "modalities": arguments.modalities, "clamped": arguments.clamped, "batch_size": arguments.batch_size,
         "num_steps": arguments.steps, "num_warmup_steps": arguments.warmup_steps, "threads": arguments.threads,
-        "device": arguments.device, "dtype": arguments.dtype, "samples": samples,
+        "device": arguments.device, "dtype": arguments.dtype, "hardware": arguments.hardware, "samples": samples,
     }  # fmt: skip
     given, result = folder / "spec.json", folder / "result.json"
     given.write_text(json.dumps(spec), encoding="utf-8")
     threads = str(arguments.threads)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     worker = [sys.executable, str(ROOT / "bench" / "step_worker.py"), str(given), str(result)]
     done = subprocess.run(worker, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -126,6 +127,8 @@ def merged(rounds: list[dict[str, Any]], matmul: float, tokens_per_step: int) ->
         "flops_per_s": flops / median,
         "share_of_matmul": flops / median / matmul,
         "peak_bytes": max(one["peak_bytes"] for one in rounds),
+        "late_graphs": max(one["late_graphs"] for one in rounds),
+        **{name: rounds[-1][name] for name in ("kernel_s", "launches", "kernels") if name in rounds[-1]},
     }
 
 
@@ -149,26 +152,31 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         arguments.data = folder / "data"
         write_random_data(arguments.data, max(256, 4 * arguments.batch_size))
     checked = measure(arguments, "check", folder)
-    found: dict[str, list] = {kind: [] for kind in ("matmul", *VARIANTS)}
+    baselines = ("nano4m",) if arguments.device == "cpu" else ("nano4m", "tuned")
+    variants = ("flat", "factorized", *baselines)
+    found: dict[str, list] = {kind: [] for kind in ("matmul", *variants)}
     samples = None
     for number in range(arguments.rounds):
         for kind in found:
             print(f"round {number + 1} of {arguments.rounds}: {TITLES.get(kind, kind)}", file=sys.stderr, flush=True)
-            found[kind].append(measure(arguments, kind, folder, samples if kind == "nano4m" else None))
+            found[kind].append(measure(arguments, kind, folder, samples if kind in baselines else None))
             samples = found[kind][-1].get("samples", samples)
     matmul = statistics.median(one["flops_per_s"] for one in found["matmul"])
     tokens_per_step = found["flat"][0]["tokens_per_step"]
-    figures = {kind: merged(found[kind], matmul, tokens_per_step) for kind in VARIANTS}
+    figures = {kind: merged(found[kind], matmul, tokens_per_step) for kind in variants}
     available = available_flops(arguments)
-    for kind in VARIANTS:
+    for kind in variants:
         figures[kind]["mfu"] = figures[kind]["real_flops_per_s"] / available if available else None
-    baseline = figures["nano4m"]
+    strongest = max(baselines, key=lambda kind: figures[kind]["nominal_tokens_per_s"])
+    baseline = figures[strongest]
     ratios = {}
-    for kind in ("flat", "factorized"):
+    for kind in variants:
         ratios[f"ratio_{kind}"] = figures[kind]["nominal_tokens_per_s"] / baseline["nominal_tokens_per_s"]
         ratios[f"memory_ratio_{kind}"] = figures[kind]["peak_bytes"] / baseline["peak_bytes"]
     return {
         **ratios,
+        "strongest_baseline": strongest,
+        "variants": variants,
         "loss_difference": checked["loss_difference"],
         "gradient_difference": checked["gradient_difference"],
         "baseline_is_fair": baseline["share_of_matmul"] >= FAIR_SHARE,
@@ -183,32 +191,50 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     settings, machine = result["settings"], result["machine"]
     table = Table(title=f"training step of model={settings['model']}, batch {settings['batch_size']}, "
                         f"{settings['dtype']}, {settings['device']}, {settings['threads']} threads")  # fmt: skip
-    for heading in ("", "s/step: median (min … max)", "nominal tokens/s", "real tokens/s", "GFLOP/s", "of matmul",
-                    "peak memory", "speed", "memory"):  # fmt: skip
+    for heading in ("", "ms/step: median (min … max)", "nominal tokens/s", "real tokens/s", "GFLOP/s", "of matmul",
+                    "kernels, ms", "launches", "peak memory", "speed", "memory"):  # fmt: skip
         table.add_column(heading, justify="right" if heading else "left")
-    for kind in VARIANTS:
+    for kind in result["variants"]:
         one = result[kind]
-        is_m3 = kind != "nano4m"
         table.add_row(
             TITLES[kind],
-            f"{one['step_s']:.3f} ({min(one['step_s_all']):.3f} … {max(one['step_s_all']):.3f})",
+            f"{one['step_s'] * 1e3:,.1f} ({min(one['step_s_all']) * 1e3:,.1f} … {max(one['step_s_all']) * 1e3:,.1f})",
             f"{one['nominal_tokens_per_s']:,.0f}",
             f"{one['real_tokens_per_s']:,.0f}",
             f"{one['flops_per_s'] / 1e9:,.0f}",
             f"{one['share_of_matmul']:.0%}",
+            f"{one['kernel_s'] * 1e3:,.1f}" if "kernel_s" in one else "",
+            f"{one['launches']:,.0f}" if "launches" in one else "",
             f"{one['peak_bytes'] / 2**20:,.0f} MiB",
-            f"{result[f'ratio_{kind}']:.2f} ×" if is_m3 else "1",
-            f"{result[f'memory_ratio_{kind}']:.2f}" if is_m3 else "1",
+            f"{result[f'ratio_{kind}']:.2f} ×",
+            f"{result[f'memory_ratio_{kind}']:.2f}",
         )
     console.print(table)
     console.print(
         f"large matrix products: {result['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s; "
         f"medians of {result['flat']['num_steps']} steps in {settings['rounds']} rounds; {machine}"
     )
+    if late := {
+        TITLES[kind]: result[kind]["late_graphs"] for kind in result["variants"] if result[kind]["late_graphs"]
+    }:
+        console.print(f"graphs compiled after the warm-up: {late}")
     console.print(
         f"same weights and masks: losses differ by {result['loss_difference']:.1e}, "
         f"gradients by {result['gradient_difference']:.1e} of their norm"
     )
+
+
+def print_kernels(result: dict[str, Any], console: Console) -> None:
+    """The kernels of a step that take longest, for each variant."""
+    for kind in result["variants"]:
+        table = Table(title=f"kernels of a step: {TITLES[kind]}")
+        for heading in ("ms", "launches", "kernel"):
+            table.add_column(
+                heading, justify="right" if heading != "kernel" else "left", overflow="ellipsis", no_wrap=True
+            )
+        for name, ms, count in result[kind].get("kernels", []):
+            table.add_row(f"{ms:.2f}", f"{count:.0f}", name)
+        console.print(table)
 
 
 def main() -> int:
@@ -221,23 +247,31 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="data set of preprocess.py; random legal ids if absent")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--hardware", help="of conf/hardware; cpu, and on a GPU bf16_h100, if absent")
+    parser.add_argument("--profile", action="store_true", help="on a GPU: also print the kernels of a step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--steps", type=int, default=5, help="measured in each round")
-    parser.add_argument("--warmup-steps", type=int, default=2, help="of each round, not measured")
+    parser.add_argument("--steps", type=int, help="measured in each round; 5, and on a GPU 60, if absent")
+    parser.add_argument("--warmup-steps", type=int, help="of each round, not measured; 2, and on a GPU 20, if absent")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    is_gpu = arguments.device == "cuda"
+    arguments.hardware = arguments.hardware or ("bf16_h100" if is_gpu else "cpu")
+    arguments.steps = arguments.steps or (60 if is_gpu else 5)
+    arguments.warmup_steps = arguments.warmup_steps or (20 if is_gpu else 2)
     if min(arguments.steps, arguments.warmup_steps, arguments.rounds, arguments.batch_size, arguments.threads) < 1:
         parser.error("--steps, --warmup-steps, --rounds, --batch-size and --threads must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         result = run(arguments, Path(folder))
-    print_table(result, Console(width=160))
+    print_table(result, Console(width=180))
+    if arguments.profile:
+        print_kernels(result, Console(width=180))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     if result["loss_difference"] > LARGEST_DIFFERENCE:
         print(f"error: the losses differ by more than {LARGEST_DIFFERENCE}: not the same model", file=sys.stderr)
         return 1
-    if not result["baseline_is_fair"]:
-        share = result["nano4m"]["share_of_matmul"]
+    if not is_gpu and not result["baseline_is_fair"]:
+        share = result[result["strongest_baseline"]]["share_of_matmul"]
         print(f"error: the baseline uses {share:.0%} of the machine, less than {FAIR_SHARE:.0%}: no fair comparison",
               file=sys.stderr)  # fmt: skip
         return 1

@@ -41,9 +41,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Spec:
     """What to measure.
 
-    kind: "matmul", "check", "flat", "factorized" or "nano4m".
+    kind: "matmul", "check", "flat", "factorized", "nano4m" or "tuned".
     data: folder of shards. folder: for the files of a run.
     num_steps: measured, after num_warmup_steps.
+    hardware: of conf/hardware.
     """
 
     kind: str
@@ -58,14 +59,20 @@ class Spec:
     threads: int
     device: str
     dtype: str
+    hardware: str
 
 
 class Steps:
     """Ends of steps, without waiting for the device, and what the steps did."""
 
+    NUM_PROFILED = 5
+
     def __init__(self, spec: Spec) -> None:
         self.is_cuda = spec.device == "cuda"
-        self.num_warmup_steps = spec.num_warmup_steps
+        self.num_warmup_steps, self.num_steps = spec.num_warmup_steps, spec.num_steps
+        self.num_graphs = 0
+        self.profiler: torch.profiler.profile | None = None
+        self.peak_bytes = 0
         self.ends: list[Any] = []
         self.lengths: list[tuple[Tensor, Tensor, Tensor]] = []  # of inputs (B,), of targets (B,), of modalities (K,)
 
@@ -76,10 +83,39 @@ class Steps:
         else:
             self.ends.append(time.perf_counter())
         self.lengths.append((input_lengths, target_lengths, target_counts))
+        if len(self.ends) == self.num_warmup_steps:
+            self.num_graphs = num_compiled_graphs()
+        if len(self.ends) == self.num_warmup_steps + self.num_steps:
+            self.peak_bytes = peak_bytes(torch.device("cuda" if self.is_cuda else "cpu"))
+            if self.is_cuda:
+                torch.cuda.synchronize()
+                self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+                self.profiler.start()
+        if self.profiler is not None and len(self.ends) == self.num_warmup_steps + self.num_steps + self.NUM_PROFILED:
+            torch.cuda.synchronize()
+            self.profiler.stop()
+
+    @property
+    def num_all(self) -> int:
+        """Steps to do: warm-up, measured, and on a GPU those that are profiled."""
+        return self.num_warmup_steps + self.num_steps + (self.NUM_PROFILED if self.is_cuda else 0)
+
+    def kernels(self) -> dict[str, Any]:
+        """Time and launches of a step's kernels, and those that take longest: (name, ms, launches) of a step."""
+        if self.profiler is None:
+            return {}
+        events = [event for event in self.profiler.key_averages() if event.self_device_time_total > 0]
+        n = self.NUM_PROFILED
+        per_step = [(event.key, event.self_device_time_total / 1000 / n, event.count / n) for event in events]
+        return {
+            "kernel_s": sum(ms for _, ms, _ in per_step) / 1000,
+            "launches": sum(count for _, _, count in per_step),
+            "kernels": sorted(per_step, key=lambda each: -each[1])[:40],
+        }
 
     def durations_s(self) -> list[float]:
         """Of the measured steps: from the end of one to the end of the next, loading and all."""
-        ends = self.ends[self.num_warmup_steps - 1 :]
+        ends = self.ends[self.num_warmup_steps - 1 : self.num_warmup_steps + self.num_steps]
         if not self.is_cuda:
             return [b - a for a, b in zip(ends, ends[1:])]
         torch.cuda.synchronize()
@@ -87,24 +123,31 @@ class Steps:
 
     def facts(self, model: torch.nn.Module) -> dict[str, Any]:
         """Times, tokens and operations of the measured steps, and the peak memory of the process until now."""
-        measured = self.lengths[self.num_warmup_steps :]
+        measured = self.lengths[self.num_warmup_steps : self.num_warmup_steps + self.num_steps]
         return {
             "step_s": self.durations_s(),
             "real_tokens": [int(n.sum() + m.sum()) for n, m, _ in measured],
             "real_flops": [train_step_flops(model, *lengths) for lengths in measured],
-            "peak_bytes": peak_bytes(torch.device("cuda" if self.is_cuda else "cpu")),
+            "peak_bytes": self.peak_bytes,
+            "late_graphs": num_compiled_graphs() - self.num_graphs,
+            **self.kernels(),
         }
+
+
+def num_compiled_graphs() -> int:
+    """Graphs that `torch.compile` has made in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"] if "torch._dynamo" in sys.modules else 0
 
 
 def composed(spec: Spec, *overrides: str) -> DictConfig:
     """conf/train.yaml as `python train.py` would compose it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", [
-            f"model={spec.model}", "model.aligned=false", f"modalities={spec.modalities}",
+            f"model={spec.model}", "model.aligned=false", f"hardware={spec.hardware}", f"modalities={spec.modalities}",
             f"modalities.clamped={spec.clamped}", f"data.root={spec.data}",
             f"run_dir={spec.folder}/{spec.kind}", f"optim.batch_size={spec.batch_size}", f"optim.dtype={spec.dtype}",
             f"hardware.accelerator={'gpu' if spec.device == 'cuda' else 'cpu'}",
-            f"trainer.max_steps={spec.num_warmup_steps + spec.num_steps}", "trainer.eval_every_tokens=1000000",
+            f"trainer.max_steps={Steps(spec).num_all}", "trainer.eval_every_tokens=1000000",
             *overrides,
         ])  # fmt: skip
 
@@ -129,20 +172,14 @@ def measure_m3(spec: Spec) -> dict[str, Any]:
     import train
 
     parts = train.assemble(composed(spec, "model.logits=legal", f"model.head={spec.kind}"))
-    steps, samples, lengths = Steps(spec), [], []
-    num_modalities = parts.module.table.num_modalities
-
-    def remember(_: torch.nn.Module, arguments: tuple) -> None:
-        inputs, targets = arguments
-        counts = torch.bincount(targets.modality, minlength=num_modalities)
-        lengths.append((inputs.lengths, targets.lengths, counts))
+    steps, samples = Steps(spec), []
 
     class Clock(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            steps.done(*lengths[-1])
+            facts = pl_module.last_step
+            steps.done(facts.input_lengths, facts.target_lengths, facts.counts)
             samples.append(batch.sample)
 
-    parts.module.model.register_forward_pre_hook(remember)
     fit(parts, Clock())
     return {
         **steps.facts(parts.module.model),
@@ -172,7 +209,7 @@ def measure_nano4m(spec: Spec, samples: list[int]) -> dict[str, Any]:
     cfg = composed(spec)
     table, optim = instantiate(cfg.modalities), instantiate(cfg.optim)
     torch.manual_seed(cfg.seed)
-    model = Nano4M(table, **architecture(cfg)).to(spec.device)
+    model = Nano4M(table, **architecture(cfg), is_tuned=spec.kind == "tuned").to(spec.device)
     loader = DataLoader(
         MaskedSamples(TokenTable.open(spec.data, "train").columns(table.modalities), table, cfg.seed),
         batch_size=spec.batch_size,
@@ -182,8 +219,10 @@ def measure_nano4m(spec: Spec, samples: list[int]) -> dict[str, Any]:
     )
     steps = Steps(spec)
 
-    def after_step(batch, loss: float) -> None:
-        counts = torch.bincount(batch.target_modalities[batch.is_target], minlength=table.num_modalities)
+    def after_step(batch, loss: float | Tensor) -> None:
+        modalities = torch.arange(table.num_modalities, device=batch.is_target.device)
+        is_of = (batch.target_modalities[..., None] == modalities) & batch.is_target[..., None]  # (B, M, K)
+        counts = is_of.sum((0, 1))  # without a wait for the device
         steps.done(batch.is_input.sum(1), batch.is_target.sum(1), counts)
 
     train_steps(model, loader, optim, torch.device(spec.device), DTYPES[spec.dtype], after_step)
@@ -213,7 +252,7 @@ def check(spec: Spec) -> dict[str, Any]:
     import train
 
     size = min(CHECKED_SAMPLES, spec.batch_size)
-    spec = replace(spec, batch_size=size, num_steps=1, num_warmup_steps=0, device="cpu", dtype="fp32")
+    spec = replace(spec, batch_size=size, num_steps=1, num_warmup_steps=0, device="cpu", dtype="fp32", hardware="cpu")
     as_published = ("model.logits=table", "model.head=flat", "model.joints=table", "model.positions=1d")
     cfg = composed(spec, *as_published, "loss.reduction=all")
     parts = train.assemble(cfg)
@@ -253,7 +292,7 @@ def main() -> None:
         result = measure_matmul(spec)
     elif spec.kind == "check":
         result = check(spec)
-    elif spec.kind == "nano4m":
+    elif spec.kind in ("nano4m", "tuned"):
         result = measure_nano4m(spec, samples)
     else:
         result = measure_m3(spec)

@@ -18,7 +18,10 @@ from m3.tokens.fsq import basis
 from m3.tokens.motion import blurred_cells
 
 CHUNK = 384
-"""Rows whose logits exist at a time; (384, 64,000) float32 are 94 MiB."""
+"""Rows whose logits exist at a time on a processor; (384, 64,000) float32 are 94 MiB."""
+
+_LOGITS_ON_GPU = 2**29
+"""Logits that exist at a time on a GPU: 8,388 rows of 64,000, 1 GiB in 16 bits. Few large products keep it busy."""
 
 _HALF_SCALE = 2.0**10
 """Scale of the logits' gradient in 16 bits: fp16 does not hold probabilities near 1 / 64,000 with full precision."""
@@ -55,7 +58,7 @@ def training_loss(
         if motion_blur and model.vocabularies[together[0]] == MOTION:
             part, nll = blurred_cross_entropy(own_hidden, ids, weights, head, motion_blur)
         else:
-            part, nll = weighted_cross_entropy(own_hidden, ids, weights, head, label_smoothing)
+            part, nll = weighted_cross_entropy(own_hidden, ids, weights, head, label_smoothing, model.is_compiled)
         loss = loss + part
         for k, own in zip(together, nll.split([len(targets.rows[k]) for k in together])):
             sums[k] = own.sum()
@@ -85,7 +88,12 @@ def num_targets(targets: PackedTokens) -> Tensor:
 
 
 def weighted_cross_entropy(
-    hidden: Tensor, ids: Tensor, weights: Tensor, head: FlatHead | FactorizedHead, label_smoothing: float = 0.0
+    hidden: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    head: FlatHead | FactorizedHead,
+    label_smoothing: float = 0.0,
+    is_compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Σ weights · (−ln p(id)) over targets; a factorized id's −ln p is the sum over its digits.
 
@@ -97,6 +105,7 @@ def weighted_cross_entropy(
         ids: (M,) int64, legal.
         weights: (M,) float.
         label_smoothing: share of each target that is distributed evenly over all ids (all values of each digit).
+        is_compiled: whether `torch.compile` makes one kernel of what follows the logits of a flat head.
     Returns:
         Scalar to differentiate, and each target's own loss (M,), detached; both at least float32.
     """
@@ -108,7 +117,7 @@ def weighted_cross_entropy(
             losses.append(loss if is_predicted is None else loss * is_predicted)
         nll = functools.reduce(torch.add, losses)
         return (nll * weights).sum(), nll.detach()
-    return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing)
+    return _ChunkedCrossEntropy.apply(hidden, head.rows(), ids, weights, label_smoothing, is_compiled)
 
 
 def blurred_cross_entropy(
@@ -131,7 +140,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor, label_smoothing: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        label_smoothing: float,
+        is_compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -143,22 +158,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Row weights, often near 1e-4, are used relative to the largest, for 16 bits.
         largest = weights.abs().amax() if len(weights) else weights.new_ones(())
         relative = (weights / largest.clamp_min(torch.finfo(weights.dtype).tiny))[:, None]
+        loss_and_gradient = _compiled_loss_and_gradient() if is_compiled else _loss_and_gradient
+        num_rows = _rows_at_once(hidden.device, len(table))
         with torch.autocast(device, enabled=False):
-            memory = hidden.new_empty(min(CHUNK, len(hidden)), len(table), dtype=dtype)
-            for first in range(0, len(hidden), CHUNK):
-                rows = slice(first, first + CHUNK)
-                chunk, own = hidden[rows].to(dtype), ids[rows, None]
-                logits = _at_least_float32(torch.mm(chunk, table.T, out=memory[: len(chunk)]))  # (R, V)
-                mean = logits.mean(1, keepdim=True) if label_smoothing else 0
-                of_id = logits.gather(1, own)
-                log_probs = torch.log_softmax(logits, 1, out=logits)
-                log_sum = of_id - log_probs.gather(1, own)
-                nll[rows] = (log_sum - (1 - label_smoothing) * of_id - label_smoothing * mean)[:, 0]
-                probs = log_probs.exp_()
-                if label_smoothing:
-                    probs -= label_smoothing / probs.shape[1]
-                probs.scatter_add_(1, own, probs.new_full(own.shape, label_smoothing - 1))  # now the gradient
-                gradient = probs.mul_(scale).to(dtype) if scale != 1 else probs
+            memory = hidden.new_empty(min(num_rows, len(hidden)), len(table), dtype=dtype)
+            for first in range(0, len(hidden), num_rows):
+                rows = slice(first, first + num_rows)
+                chunk = hidden[rows].to(dtype)
+                logits = torch.mm(chunk, table.T, out=memory[: len(chunk)])  # (R, V)
+                if is_compiled:
+                    torch._dynamo.maybe_mark_dynamic(logits, 0)
+                    torch._dynamo.maybe_mark_dynamic(ids, 0)
+                nll[rows], gradient = loss_and_gradient(logits, ids[rows], label_smoothing, scale)
                 grad_hidden[rows] = (gradient @ table).to(weights.dtype) * (relative[rows] * largest / scale)
                 scaled = (chunk * relative[rows]).to(dtype)
                 if dtype == weight.dtype:
@@ -178,7 +189,56 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of this loss were used already: compute the loss again")
         (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
-        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None
+        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, ids: Tensor, label_smoothing: float, scale: float) -> tuple[Tensor, Tensor]:
+    """Each row's cross-entropy, and its gradient.
+
+    Args:
+        logits: (R, V); float32 logits are overwritten.
+        ids: (R,) int64.
+        scale: factor of the gradient.
+    Returns:
+        (R,) at least float32, and (R, V) in the dtype of `logits`.
+    """
+    own, dtype = ids[:, None], logits.dtype
+    logits = _at_least_float32(logits)
+    mean = logits.mean(1, keepdim=True) if label_smoothing else 0
+    of_id = logits.gather(1, own)
+    log_probs = torch.log_softmax(logits, 1, out=logits)
+    log_sum = of_id - log_probs.gather(1, own)
+    nll = (log_sum - (1 - label_smoothing) * of_id - label_smoothing * mean)[:, 0]
+    probs = log_probs.exp_()
+    if label_smoothing:
+        probs -= label_smoothing / probs.shape[1]
+    probs.scatter_add_(1, own, probs.new_full(own.shape, label_smoothing - 1))  # now the gradient
+    return nll, probs.mul_(scale).to(dtype) if scale != 1 else probs
+
+
+def _fused_loss_and_gradient(
+    logits: Tensor, ids: Tensor, label_smoothing: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`_loss_and_gradient` without steps in place, for a compiler: two passes over the logits, in 16 bits where they
+    have 16 bits."""
+    values = _at_least_float32(logits)
+    own = ids[:, None]
+    log_sum = torch.logsumexp(values, 1, keepdim=True)
+    nll = log_sum - (1 - label_smoothing) * values.gather(1, own)
+    if label_smoothing:
+        nll = nll - label_smoothing * values.mean(1, keepdim=True)
+    is_own = (torch.arange(values.shape[1], device=ids.device) == own).to(values.dtype)
+    gradient = (values - log_sum).exp() - label_smoothing / values.shape[1] - (1 - label_smoothing) * is_own
+    return nll[:, 0], (gradient * scale).to(logits.dtype)
+
+
+@functools.cache
+def _compiled_loss_and_gradient() -> Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]:
+    return torch.compile(_fused_loss_and_gradient)
+
+
+def _rows_at_once(device: torch.device, num_ids: int) -> int:
+    return CHUNK if device.type == "cpu" else max(_LOGITS_ON_GPU // num_ids, 1)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
@@ -241,7 +301,8 @@ def _scores(hidden: Tensor, ids: Tensor, position: Tensor, model: EncoderDecoder
     num_legal = torch.tensor(sizes, device=ids.device)[position]  # (M,)
     worths = basis(head.levels) if isinstance(head, FactorizedHead) else (1,)
     nll, num_right = hidden.new_zeros((), dtype=torch.float32), ids.new_zeros(())
-    for rows, row_ids, legal in zip(hidden.split(CHUNK), ids.split(CHUNK), num_legal.split(CHUNK)):
+    num_rows = _rows_at_once(ids.device, model.num_logits(k))
+    for rows, row_ids, legal in zip(hidden.split(num_rows), ids.split(num_rows), num_legal.split(num_rows)):
         is_right = torch.ones_like(row_ids, dtype=torch.bool)
         digit_logits = head.digit_logits(rows) if weight is None else (F.linear(rows, weight),)
         digits = zip(digit_logits, head.digits_of(row_ids), head.is_predicted(row_ids), worths)

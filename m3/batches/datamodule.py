@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sized
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from m3.batches.ahead import ahead
 from m3.batches.samples import SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.stream import StreamedBatches, StreamedSplit, StreamLoader
 from m3.batches.table import TokenTable
@@ -36,6 +37,15 @@ class Rows(Protocol):
     def read(self, sample: np.ndarray, is_flipped: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, …) int64 tokens of some samples (B,), mirrored where `is_flipped` (B,); and their lengths (B, K), or None
         where they are whole."""
+        ...
+
+
+@runtime_checkable
+class MasksBatches(Protocol):
+    """A module that chooses inputs and targets of a batch."""
+
+    def masked(self, batch: TokenBatch, purpose: Literal["train", "eval"]) -> TokenBatch:
+        """The batch with `packed`, on the same device."""
         ...
 
 
@@ -198,24 +208,49 @@ class _FromStep(Sampler):
         return self.length
 
 
-class ResumableLoader(DataLoader):
-    """Yields the items of `dataset` in order.
+Preparation = Callable[[TokenBatch], TokenBatch]
+"""What is done with a batch before a step asks for it, on another thread (`m3.batches.ahead`)."""
+
+
+class PreparedLoader(DataLoader):
+    """Yields the items of `dataset` in order, each prepared ahead where there is a preparation."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        num_workers: int,
+        pin_memory: bool,
+        prepare: Preparation | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.prepare = prepare
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            pin_memory=pin_memory and prepare is None,
+            persistent_workers=num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # Lightning needs no more than an iterator
+        items = super().__iter__()
+        return items if self.prepare is None else ahead(items, self.prepare)
+
+
+class ResumableLoader(PreparedLoader):
+    """Yields the items of `dataset` in order, each prepared ahead where there is a preparation.
 
     Its state counts the batches handed out, without those that are prefetched, so that a resumed run continues with the
     batch that would have come next.
     """
 
-    def __init__(self, dataset: Dataset, num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, num_workers: int, pin_memory: bool, prepare: Preparation | None = None
+    ) -> None:
         assert isinstance(dataset, Sized)
         self._order = _FromStep(len(dataset))
-        super().__init__(
-            dataset,
-            batch_size=None,
-            sampler=self._order,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-        )
+        super().__init__(dataset, num_workers, pin_memory, prepare, self._order)
         self._num_yielded = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # Lightning needs no more than an iterator
@@ -344,19 +379,19 @@ class TokenDataModule(pl.LightningDataModule):
             streamed = StreamedBatches(
                 self.train_stream, self.batch_size, rank, num_ranks, self.num_workers, num_batches=num_steps
             )
-            return StreamLoader(streamed, self._pin_memory)
+            return StreamLoader(streamed, self._is_on_gpu, self._preparation("train"))
         batches = TrainBatches(
             self.train_rows, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches, self.flip
         )
-        return ResumableLoader(batches, self.num_workers, self._pin_memory)
+        return ResumableLoader(batches, self.num_workers, self._is_on_gpu, self._preparation("train"))
 
-    def val_dataloader(self) -> DataLoader | StreamLoader:
+    def val_dataloader(self) -> PreparedLoader | StreamLoader:
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         if self.backend == "stream":
             streamed = StreamedBatches(self.eval_stream, self.eval_batch_size, rank, num_ranks, self.num_workers)
-            return StreamLoader(streamed, self._pin_memory)
+            return StreamLoader(streamed, self._is_on_gpu, self._preparation("eval"))
         batches = EvalBatches(self.eval_rows, self.eval_batch_size, rank, num_ranks)
-        return DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
+        return PreparedLoader(batches, self.num_workers, self._is_on_gpu, self._preparation("eval"))
 
     def _warn_of_many_processes(self, num_processes: int) -> None:
         """Logs how often shards are fetched where several loader processes share one."""
@@ -370,6 +405,12 @@ class TokenDataModule(pl.LightningDataModule):
                 len(evaluation.shards), evaluation.num_fetches(num_processes),
             )  # fmt: skip
 
+    def _preparation(self, purpose: Literal["train", "eval"]) -> Preparation | None:
+        """On a GPU, where the module masks batches: their masks, so that no step waits for the sizes of its own."""
+        if not self._is_on_gpu or not isinstance(module := self.trainer.lightning_module, MasksBatches):
+            return None
+        return lambda batch: module.masked(batch, purpose).pin_memory()
+
     @property
-    def _pin_memory(self) -> bool:
+    def _is_on_gpu(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"

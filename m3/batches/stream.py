@@ -14,7 +14,7 @@ all samples have been handed out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from m3.batches.ahead import ahead
 from m3.batches.samples import SampleAssembler, has_input_and_target, lengths_unless_whole
 from m3.batches.shuffle import shuffled_order
 from m3.batches.table import columns_of
@@ -326,10 +327,17 @@ class StreamLoader:
 
     Its state counts the batches handed out, without those that are prefetched, so that a resumed run continues with the
     batch that would have come next.
+
+    prepare: applied to each batch ahead of the loop (`m3.batches.ahead`), or None.
     """
 
-    def __init__(self, batches: StreamedBatches, pin_memory: bool) -> None:
-        self._batches, self._pin_memory = batches, pin_memory
+    def __init__(
+        self,
+        batches: StreamedBatches,
+        pin_memory: bool,
+        prepare: Callable[[TokenBatch], TokenBatch] | None = None,
+    ) -> None:
+        self._batches, self._pin_memory, self._prepare = batches, pin_memory and prepare is None, prepare
         self._num_yielded = 0
 
     def __len__(self) -> int:
@@ -340,7 +348,7 @@ class StreamLoader:
         loader = DataLoader(
             self._batches, batch_size=None, num_workers=self._batches.num_workers, pin_memory=self._pin_memory
         )
-        for batch in loader:
+        for batch in loader if self._prepare is None else ahead(loader, self._prepare):
             self._num_yielded += 1
             yield batch
         self._batches.first = 0

@@ -10,11 +10,12 @@ Arrays before batching are NumPy, from batching on they are torch. The name of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from m3.core.joints import Joints
@@ -118,12 +119,31 @@ class TokenBatch(NamedTuple):
     epoch: (B,) int64 complete passes over the split before the sample was drawn.
     lengths: (B, K) int64 tokens that each sample has of each modality, its first ones; 0 where it lacks the modality.
         None: all samples have all tokens.
+    packed: inputs and targets of each micro-batch, where they were chosen ahead of the step; else None.
     """
 
     tokens: Tensor
     sample: Tensor
     epoch: Tensor
     lengths: Tensor | None = None
+    packed: tuple[tuple[PackedTokens, PackedTokens], ...] | None = None
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """On a device; from pinned memory without a wait for the copy. Lightning calls it."""
+        own = (None if each is None else each.to(device, non_blocking=True) for each in self[:4])
+        return TokenBatch(*own, self._packed(lambda each: each.to(device)))  # pyright: ignore[reportArgumentType]
+
+    def pin_memory(self) -> TokenBatch:
+        """In pinned memory of the host."""
+        own = (None if each is None else each.pin_memory() for each in self[:4])
+        return TokenBatch(*own, self._packed(PackedTokens.pin_memory))  # pyright: ignore[reportArgumentType]
+
+    def _packed(
+        self, function: Callable[[PackedTokens], PackedTokens]
+    ) -> tuple[tuple[PackedTokens, PackedTokens], ...] | None:
+        if self.packed is None:
+            return None
+        return tuple((function(inputs), function(targets)) for inputs, targets in self.packed)
 
 
 @dataclass(frozen=True)
@@ -150,3 +170,16 @@ class PackedTokens:
     lengths: Tensor
     max_seqlen: int
     rows: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> PackedTokens:
+        """On a device; from pinned memory without a wait for the copy."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PackedTokens:
+        """In pinned memory of the host."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> PackedTokens:
+        fields = {name: getattr(self, name) for name in ("ids", "modality", "position", "sample", "lengths")}
+        moved = {name: function(tensor) for name, tensor in fields.items()}
+        return replace(self, **moved, rows=tuple(map(function, self.rows)))

@@ -74,7 +74,8 @@ def packed_attention(
 
 def _has_varlen(query: Tensor) -> bool:
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    return query.is_cuda and is_half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    # Not get_device_capability, which `torch.compile` cannot trace.
+    return query.is_cuda and is_half and torch.cuda.get_device_properties(query.device).major >= 8
 
 
 class SelfAttention(nn.Module):

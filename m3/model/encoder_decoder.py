@@ -59,9 +59,13 @@ class EncoderDecoder(nn.Module):
             their grid (`m3.model.aligned`); needs square pictures.
         init: "normal": linear and embedding weights from N(0, 0.02) (published); "mimetic": queries of the decoder
             attend to their own position from the start (see `_initialize_mimetic`).
+    Attributes:
+        is_compiled: see `choose_kernels`.
     Raises:
         ValueError naming the key for impossible or contradictory options.
     """
+
+    is_compiled = False
 
     def __init__(
         self,
@@ -106,7 +110,8 @@ class EncoderDecoder(nn.Module):
 
         Args:
             attention: see `m3.model.attention.packed_attention`.
-            compile: `torch.compile` each block in place, for any number of tokens; names of weights do not change.
+            compile: `torch.compile` each block in place, for any number of tokens; names of weights do not change. The
+                loss of flat heads is compiled too (`is_compiled`).
         Raises:
             ValueError naming the key for an unknown attention.
         """
@@ -115,6 +120,7 @@ class EncoderDecoder(nn.Module):
         for module in self.modules():
             if isinstance(module, SelfAttention | CrossAttention):
                 module.kernel = attention
+        self.is_compiled = compile
         if compile:
             for block in [*self.encoder, *self.decoder]:
                 block.compile(dynamic=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -178,9 +178,11 @@ class MaskedTraining(pl.LightningModule):
         """
         span = profiler_of(self.trainer).profile
         with span("masks"):
-            packed = [self._mask(part, self.seed, "train") for part in _micro_batches(batch, self.optim.batch_size)]
-        self._check_last_step()
-        self.model.zero_grad()  # Lightning does so after the forward pass, when two gradients would exist at a time
+            packed = batch.packed or self.masked(batch, "train").packed
+            assert packed is not None  # `masked` gives it
+        is_on_gpu = self.device.type == "cuda"
+        if not is_on_gpu:  # here, so that no gradients exist beside the activations
+            self._clear_gradients()
         counts = torch.stack([num_targets(targets) for _, targets in packed]).sum(0)  # (K,)
         global_counts = sum_over_ranks(counts)
         # DDP takes the mean over ranks of what they back-propagate.
@@ -195,6 +197,8 @@ class MaskedTraining(pl.LightningModule):
                     self.model, hidden, targets, weights, self.label_smoothing, self.motion_blur
                 )
             sums += part_sums
+            if is_on_gpu and not index:  # here, since it waits for the last step: the GPU has this forward pass to do
+                self._clear_gradients()
             if is_logged:
                 with span("scores"):
                     num_right += modality_scores(self.model, hidden.detach(), targets)[1]
@@ -208,7 +212,7 @@ class MaskedTraining(pl.LightningModule):
         return loss
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """Does nothing: `training_step` has zeroed the gradients at its start."""
+        """Does nothing: `training_step` has cleared the gradients."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Updates `ema_model` after the weights, before a checkpoint of this step can be saved."""
@@ -230,7 +234,9 @@ class MaskedTraining(pl.LightningModule):
         if not len(batch.sample):  # this rank has run out of samples before others
             dummy_forward(model)
             return
-        inputs, targets = self._mask(batch, self.eval_seed, "eval")
+        packed = batch.packed or self.masked(batch, "eval").packed
+        assert packed is not None  # `masked` gives it
+        ((inputs, targets),) = packed
         sums, num_right = modality_scores(model, model(inputs, targets), targets)
         self._eval += torch.stack([sums.double(), num_right, num_targets(targets)])
 
@@ -240,10 +246,23 @@ class MaskedTraining(pl.LightningModule):
         for each in self._models:
             reshard(each)
 
-    def _mask(self, batch: TokenBatch, seed: int, purpose: str) -> tuple[PackedTokens, PackedTokens]:
-        epoch = batch.epoch if purpose == "train" else 0
-        generator = SampleGenerator(seed, purpose, batch.sample, epoch)
-        return choose_and_pack(batch.tokens, self.table, generator, batch.lengths)
+    def masked(self, batch: TokenBatch, purpose: Literal["train", "eval"]) -> TokenBatch:
+        """The batch with the inputs and targets of its micro-batches, chosen on its device.
+
+        Choosing waits for the sizes. So on a GPU the loader calls this ahead, for a batch on the host, where it takes
+        less time than the launches of its kernels would.
+        """
+        if not len(batch.sample):
+            return batch
+        is_training = purpose == "train"
+        parts = _micro_batches(batch, self.optim.batch_size) if is_training else [batch]
+        seed = self.seed if is_training else self.eval_seed
+
+        def packed(part: TokenBatch) -> tuple[PackedTokens, PackedTokens]:
+            generator = SampleGenerator(seed, purpose, part.sample, part.epoch if is_training else 0)
+            return choose_and_pack(part.tokens, self.table, generator, part.lengths)
+
+        return batch._replace(packed=tuple(map(packed, parts)))
 
     def _backward_locally(self, loss: Tensor) -> None:
         """Adds to this rank's gradients; DDP exchanges them only in the backward pass after `training_step`."""
@@ -289,13 +308,18 @@ class MaskedTraining(pl.LightningModule):
         if not is_scaled:  # a GradScaler skips such steps itself; without one the fused optimizer reads `found_inf`
             optimizer.found_inf = is_bad.float()  # pyright: ignore[reportAttributeAccessIssue]
 
+    def _clear_gradients(self) -> None:
+        """Checks the last step, then removes its gradients."""
+        self._check_last_step()
+        self.model.zero_grad()
+
     def _check_last_step(self) -> None:
         """Raises NonFiniteError if the previous step had a loss or a gradient that is not finite."""
         if self.last_step is None or (fault := self._guard.fault(self.model, self.last_step.sums)) is None:
             return
         rank = f"_rank_{self.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(self.trainer.default_root_dir) / f"bad_batch_step_{fault.step:08d}{rank}.safetensors"
-        batch = self.last_step.batch
+        batch = self.last_step.batch._replace(packed=None).to(torch.device("cpu"))  # where masks are chosen
         generator = SampleGenerator(self.seed, "train", batch.sample, batch.epoch)
         masks = choose(batch.tokens, self.table, generator, batch.lengths)
         kept = {name: part for name, part in batch._asdict().items() if part is not None}
@@ -313,5 +337,5 @@ class MaskedTraining(pl.LightningModule):
 
 
 def _micro_batches(batch: TokenBatch, batch_size: int) -> list[TokenBatch]:
-    fields = {name: field.split(batch_size) for name, field in batch._asdict().items() if field is not None}
+    fields = {name: field.split(batch_size) for name, field in batch._asdict().items() if isinstance(field, Tensor)}
     return [TokenBatch(**dict(zip(fields, parts))) for parts in zip(*fields.values())]

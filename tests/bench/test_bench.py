@@ -82,7 +82,7 @@ def test_a_worker_finds_both_equal(tmp_path: Path) -> None:
     step.write_random_data(tmp_path / "data", 8)
     arguments = argparse.Namespace(
         data=tmp_path / "data", model="demo", modalities="m3", clamped="redistribute", batch_size=2, steps=1,
-        warmup_steps=1, threads=1, device="cpu", dtype="fp32",
+        warmup_steps=1, threads=1, device="cpu", dtype="fp32", hardware="cpu",
     )  # fmt: skip
     found = step.measure(arguments, "check", tmp_path)
     assert found["loss"] > 11.5  # ln 65,536 is 11.1: not the loss of equal odds
