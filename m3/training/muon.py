@@ -5,23 +5,25 @@ Not `torch.optim.Muon`: it takes two-dimensional parameters only, and needs a se
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 
-def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
-    """(R, C) → (R, C) float32 with the same singular vectors and singular values of 0.7 … 1.2, by Newton-Schulz."""
-    x = matrix.bfloat16()
-    x = x / (x.norm() + 1e-7)
-    is_tall = x.shape[0] > x.shape[1]
-    x = x.T if is_tall else x
+def orthogonalized(matrices: Tensor, num_iterations: int = 5) -> Tensor:
+    """(…, R, C) → (…, R, C) float32 with the same singular vectors and singular values of 0.7 … 1.2, by Newton-Schulz."""
+    x = matrices.bfloat16()
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    is_tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if is_tall else x
     for _ in range(num_iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-    return (x.T if is_tall else x).float()
+    return (x.mT if is_tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -78,29 +80,36 @@ class Muon(torch.optim.Optimizer):
         if self.found_inf is not None and self.found_inf.item():
             return loss
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    (self._muon_step if group["is_muon"] else self._adam_step)(p, p.grad, group)
+            if parameters := [p for p in group["params"] if p.grad is not None]:
+                update = self._update_by_muon if group["is_muon"] else self._update_by_adam
+                update(parameters, [p.grad for p in parameters], group)
         return loss
 
-    def _muon_step(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(grad, 1 - group["momentum"])
-        step = orthogonalized(grad.lerp(state["momentum"], group["momentum"]).flatten(1))
-        scale = 0.2 * max(step.shape) ** 0.5
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(step.view_as(p), alpha=-group["lr"] * scale)
+    def _update_by_muon(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Kernels of one shape are orthogonalized together: a GPU's host launches a tenth of the operations."""
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        of_shape = defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)
+        for p, direction in zip(parameters, directions):
+            matrix = direction.flatten(1)
+            of_shape[matrix.shape].append((p, matrix))
+        for shape, members in of_shape.items():
+            steps = orthogonalized(torch.stack([matrix for _, matrix in members]))
+            alike = [step.view_as(p) for (p, _), step in zip(members, steps)]
+            torch._foreach_add_([p for p, _ in members], alike, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
-    def _adam_step(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state, (beta_1, beta_2) = self.state[p], group["betas"]
-        if not state:
-            state["mean"], state["square"], state["count"] = torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())
-        state["count"] += 1
-        state["mean"].lerp_(grad, 1 - beta_1)
-        state["square"].lerp_(grad.square(), 1 - beta_2)
-        count = state["count"].item()
-        mean = state["mean"] / (1 - beta_1**count)
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.sub_(group["lr"] * mean / ((state["square"] / (1 - beta_2**count)).sqrt() + 1e-8))
+    def _update_by_adam(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p), count=torch.zeros(()))
+        means, squares, counts = ([self.state[p][name] for p in parameters] for name in ("mean", "square", "count"))
+        beta_1, beta_2 = group["betas"]
+        adamw(
+            parameters, gradients, means, squares, [], counts, foreach=True, amsgrad=False, beta1=beta_1, beta2=beta_2,
+            lr=group["lr"], weight_decay=group["weight_decay"], eps=1e-8, maximize=False,
+        )  # fmt: skip
