@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw
 
 
 def orthogonalized(matrices: Tensor, num_iterations: int = 5) -> Tensor:
-    """(…, R, C) → (…, R, C) float32 with the same singular vectors, and singular values of 0.7 … 1.2 (Newton-Schulz)."""
+    """(…, R, C) → (…, R, C) float32: the same singular vectors, singular values of 0.7 … 1.2, by Newton-Schulz."""
     x = matrices.bfloat16()
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     is_tall = x.shape[-2] > x.shape[-1]
