@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from m3.batches.datamodule import EvalBatches, ResumableLoader, SampleRows, TokenDataModule, TrainBatches
+from m3.batches.datamodule import (
+    EvalBatches,
+    PreparedLoader,
+    ResumableLoader,
+    SampleRows,
+    TokenDataModule,
+    TrainBatches,
+)
 from m3.batches.table import TokenTable
 from m3.core.joints import NUM_JOINTS
 from m3.core.modalities import COORDS_LENGTH, MOTION_LENGTH, NUM_HORIZONS, NUM_STEP_IDS, ModalityTable
@@ -168,12 +175,12 @@ class FutureDataModule(TokenDataModule):
             self.train_frames, self.batch_size, num_steps, self.seed, rank, num_ranks, self.repeat_batches
         )
         futures = FutureBatches(batches, self.train_frames, self.seed, self.flip_share)
-        return ResumableLoader(futures, self.num_workers, self._pin_memory)
+        return ResumableLoader(futures, self.num_workers, self._is_on_gpu, self._preparation("train"))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> PreparedLoader:
         batches = EvalBatches(self.eval_frames, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
         futures = FutureBatches(batches, self.eval_frames)
-        return DataLoader(futures, batch_size=None, num_workers=self.num_workers, pin_memory=self._pin_memory)
+        return PreparedLoader(futures, self.num_workers, self._is_on_gpu, self._preparation("eval"))
 
 
 def check_forecast_table(table: ModalityTable) -> None:

@@ -130,20 +130,23 @@ class TokenBatch(NamedTuple):
 
     def to(self, device: torch.device) -> TokenBatch:
         """On a device; from pinned memory without a wait for the copy. Lightning calls it."""
-        own = (None if each is None else each.to(device, non_blocking=True) for each in self[:4])
-        return TokenBatch(*own, self._packed(lambda each: each.to(device)))  # pyright: ignore[reportArgumentType]
+        return self._with(lambda each: each.to(device, non_blocking=True), lambda each: each.to(device))
 
     def pin_memory(self) -> TokenBatch:
         """In pinned memory of the host."""
-        own = (None if each is None else each.pin_memory() for each in self[:4])
-        return TokenBatch(*own, self._packed(PackedTokens.pin_memory))  # pyright: ignore[reportArgumentType]
+        return self._with(Tensor.pin_memory, PackedTokens.pin_memory)
 
-    def _packed(
-        self, function: Callable[[PackedTokens], PackedTokens]
-    ) -> tuple[tuple[PackedTokens, PackedTokens], ...] | None:
-        if self.packed is None:
-            return None
-        return tuple((function(inputs), function(targets)) for inputs, targets in self.packed)
+    def _with(
+        self, function: Callable[[Tensor], Tensor], of_packed: Callable[[PackedTokens], PackedTokens]
+    ) -> TokenBatch:
+        lengths, packed = self.lengths, self.packed
+        return TokenBatch(
+            function(self.tokens),
+            function(self.sample),
+            function(self.epoch),
+            None if lengths is None else function(lengths),
+            None if packed is None else tuple((of_packed(inputs), of_packed(targets)) for inputs, targets in packed),
+        )
 
 
 @dataclass(frozen=True)

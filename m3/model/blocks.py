@@ -79,12 +79,3 @@ class DecoderBlock(nn.Module):
         x = x + self.self_attn(self.norm1(x), queries)
         x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), queries, keys)
         return x + self.mlp(self.norm2(x))
-
-
-class Blocks(nn.ModuleList):
-    """Blocks one after the other: (N, D), and what they share → (N, D)."""
-
-    def forward(self, x: Tensor, *shared: Any) -> Tensor:
-        for block in self:
-            x = block(x, *shared)
-        return x

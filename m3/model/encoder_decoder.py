@@ -13,7 +13,7 @@ from m3.core.types import PackedTokens
 from m3.core.validation import check
 from m3.model.aligned import AlignedPictures
 from m3.model.attention import KERNELS, CrossAttention, Kernel, Segments, SelfAttention
-from m3.model.blocks import Blocks, DecoderBlock, EncoderBlock, Norm
+from m3.model.blocks import DecoderBlock, EncoderBlock, Norm
 from m3.model.embeddings import (
     INIT_STD,
     POSE_EMBEDDINGS,
@@ -95,10 +95,10 @@ class EncoderDecoder(nn.Module):
         self.dec_mod_emb = nn.Embedding(table.num_modalities, width)
         self.pos_emb = PositionEmbedding(table, width, positions)
         self.aligned = AlignedPictures(table, width) if aligned else None
-        self.encoder = Blocks(EncoderBlock(width, head_width, mlp_ratio) for _ in range(encoder_depth))
+        self.encoder = nn.ModuleList(EncoderBlock(width, head_width, mlp_ratio) for _ in range(encoder_depth))
         self.enc_norm = Norm(width)
         self.dec_context_proj = nn.Linear(width, width)
-        self.decoder = Blocks(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
+        self.decoder = nn.ModuleList(DecoderBlock(width, head_width, mlp_ratio) for _ in range(decoder_depth))
         self.dec_norm = Norm(width)
         self.to_logits = nn.ModuleDict({n: build_head(v, width, head, joints) for n, v in distinct.items()})
         self._initialize()
@@ -122,8 +122,8 @@ class EncoderDecoder(nn.Module):
                 module.kernel = attention
         self.is_compiled = compile
         if compile:
-            for blocks in (self.encoder, self.decoder):
-                blocks.compile(dynamic=True)
+            for block in [*self.encoder, *self.decoder]:
+                block.compile(dynamic=True)
 
     def encode(self, inputs: PackedTokens) -> Context:
         """N input tokens → their (N, D) context."""
@@ -132,7 +132,8 @@ class EncoderDecoder(nn.Module):
         x = self._embed_ids(inputs) + self.enc_mod_emb(inputs.modality) + positions  # (N, D)
         if self.aligned is not None:
             x = self.aligned.of_inputs(x, inputs)
-        x = self.encoder(x, segments)
+        for block in self.encoder:
+            x = block(x, segments)
         return Context(self.dec_context_proj(self.enc_norm(x)) + positions, segments, inputs)
 
     def decode(self, context: Context, targets: PackedTokens) -> Tensor:
@@ -141,7 +142,8 @@ class EncoderDecoder(nn.Module):
         x = self.dec_mod_emb(targets.modality) + self.pos_emb(targets.modality, targets.position)  # (M, D)
         if self.aligned is not None:
             x = self.aligned.of_queries(x, context.inputs, targets)
-        x = self.decoder(x, context.rows, segments, context.segments)
+        for block in self.decoder:
+            x = block(x, context.rows, segments, context.segments)
         return self.dec_norm(x)
 
     def forward(self, inputs: PackedTokens, targets: PackedTokens) -> Tensor:

@@ -3,6 +3,8 @@
 Not `torch.optim.Muon`: it takes two-dimensional parameters only, and needs a second optimizer for the others.
 """
 
+# pyright: reportPrivateImportUsage=false    (torch documents its foreach functions, under names that begin with "_")
+
 from __future__ import annotations
 
 from collections import defaultdict

@@ -18,9 +18,11 @@ ON_GPU = ["hardware=bf16_h100", "hardware.compile=false", "hardware.accelerator=
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_device(tmp_path: Path) -> None:
-    """Between log steps; torch reports every operation that does. Events are not among them (`m3.training.guards`)."""
+    """Between log steps and checkpoints; torch reports every operation that waits, but not events
+    (`m3.training.guards`)."""
     write_data(tmp_path / "data", {"train": 30, "eval": 7, "test": 2})
-    options = [*ON_GPU, "optim.batch_size=4", "optim.accumulation=2", "trainer.log_every_n_steps=100"]
+    options = [*ON_GPU, "optim.batch_size=4", "optim.accumulation=2", "trainer.log_every_n_steps=100",
+               "trainer.checkpoint_every_tokens=100", "trainer.eval_every_tokens=100"]  # fmt: skip
     parts = train.assemble(config(tmp_path / "data", tmp_path / "run", *options, "trainer.max_steps=8"))
 
     class Watch(pl.Callback):
