@@ -3,7 +3,8 @@
 Not `torch.optim.Muon`: it takes two-dimensional parameters only, and needs a second optimizer for the others.
 """
 
-# pyright: reportPrivateImportUsage=false    (torch documents its foreach functions, under names that begin with "_")
+# torch documents its foreach functions, under names that begin with "_":
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
