@@ -45,6 +45,7 @@ import scipy.io
 import torch
 from PIL import Image
 
+from m3.app.browse import runs
 from m3.batches.table import TokenTable
 from m3.checkpoint import load_model
 from m3.checkpoint.files import AtomicCheckpointIO
@@ -453,6 +454,28 @@ def read_media(root: Path) -> None:
                 assert frames[number].shape == (*index.size, 3)
 
 
+def make_run(root: Path) -> None:
+    horizons = [{"horizon": k, "num_samples": 8, "model": 0.5 / k, "model_ci95": [0.1, 0.9]} for k in (1, 2, 3)]
+    entry = {"unit": "share", "is_better": "higher", "horizons": horizons}
+    record = {"schema_version": 2, "checkpoint": "x", "absent": {}, "scores": {"pck@0.1": entry, "psnr": entry}}
+    (root / "metrics.json").write_text(json.dumps(record))
+    (root / "csv" / "version_0").mkdir(parents=True)
+    rows = ["epoch,eval/loss,step,train/loss", *(f"0,{9 - t / 8},{t},{9 - t / 9}" for t in range(8)), "1,,9,8.5"]
+    (root / "csv" / "version_0" / "metrics.csv").write_text("\n".join(rows) + "\n")
+
+
+def change_run(root: Path, rng: np.random.Generator) -> str:
+    if rng.uniform() < 0.6:
+        return change_file(root, "metrics.json", odd_json if rng.uniform() < 0.8 else damaged, rng)
+    return change_file(root, "csv/version_0/metrics.csv", damaged, rng)
+
+
+def read_run(root: Path) -> None:
+    found = runs(root.parent, [root.name])
+    assert all(np.isfinite(row["value"]) for row in (*found["curves"], *found["horizons"]))
+    json.dumps(found, allow_nan=False)
+
+
 KINDS = (
     Kind("manifest", 7000, make_data, change_manifest, read_manifest),
     Kind("shard", 4000, make_data, change_shard, read_shards),
@@ -464,6 +487,7 @@ KINDS = (
     Kind("sidecar", 2500, make_sidecars, change_sidecar, read_sidecars),
     Kind("label", 1500, make_labels, change_sidecar, read_labels),
     Kind("media", 2000, make_media, change_sidecar, read_media),
+    Kind("run", 1500, make_run, change_run, read_run),
 )  # fmt: skip
 
 
