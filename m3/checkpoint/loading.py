@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ from m3.masking.select import pack
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.text import TextTokenizer
 
+_ROWS_OF_MODALITIES = ("enc_mod_emb.weight", "dec_mod_emb.weight")
+_OF_ALL_MODALITIES = "aligned."
 _MODEL_PREFIXES = ("average.", "model.")
 """Prefixes of the weights in a checkpoint, by preference: the moving average (`ema_model`), then the latest weights."""
 
@@ -239,12 +241,16 @@ def _with_ids_of(data: dict[str, Any], table: ModalityTable) -> ModalityTable:
     return replace(table, vocab_sizes=sizes) if num_ids else table
 
 
-def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) -> None:
+def initialize(
+    model: EncoderDecoder, path: str | Path, data: dict[str, Any], modalities: Literal["all", "common"] = "all"
+) -> None:
     """Gives a new model the weights of a run, of a shared model, or of the published run.
 
     Args:
         path: as for `load_model`, or a state dict for `load_published` (safetensors or torch).
         data: identity of the training data.
+        modalities: "all": the model has those of the checkpoint; "common": it may have others, whose weights stay as
+            they are. Those of `model.aligned`, which depend on all modalities, stay so too.
     Raises:
         FileNotFoundError; ValueError naming what does not fit: model options, modalities, canvas, tokenizer.
     """
@@ -255,24 +261,53 @@ def initialize(model: EncoderDecoder, path: str | Path, data: dict[str, Any]) ->
     else:
         file = _file(path)
         if not is_m3_checkpoint(file):
+            if modalities == "common":
+                raise ValueError(f"init_modalities=common: {file} does not name its modalities; leave it out")
             load_published(model, read_published(file), str(file))
             return
         checkpoint = read_checkpoint(file)
     saved, lines = _identity(checkpoint, f"init_from={path}"), []
-    for key in ("modalities", "max_seq_lens"):
-        then, now = saved["config"]["model"]["table"][key], getattr(model.table, key)
-        lines += differences(f"modalities.{key}", list(then), list(now))
+    table = saved["config"]["model"]["table"]
+    then, now = (dict(zip(t["modalities"], t["max_seq_lens"])) for t in (table, vars(model.table)))
+    if modalities == "common":
+        shared = [name for name in now if name in then]
+        then, now = ({name: lengths[name] for name in shared} for lengths in (then, now))
+        if not shared:
+            lines.append(f"modalities.modalities has none of {', '.join(table['modalities'])}")
+    for key, part in (("modalities", list), ("max_seq_lens", lambda lengths: [*lengths.values()])):
+        lines += differences(f"modalities.{key}", part(then), part(now))
     lines += [line for key in BINDING for line in differences(f"data.{key}", saved["data"][key], data[key])]
     if saved["data"].get("actions", data.get("actions")) != data.get("actions"):
         lines.append(f"data.actions was {saved['data']['actions']} and is {data.get('actions')}")
     if saved["data"].get("text_tokenizer", data.get("text_tokenizer")) != data.get("text_tokenizer"):
         lines.append("data.text_tokenizer: the data have another text tokenizer")
     weights, wanted = _weights(checkpoint, f"init_from={path}"), model.state_dict()
+    if modalities == "common":
+        weights = _common_weights(weights, table["modalities"], wanted, model.table.modalities)
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, wanted)]
     lines += differences("model", *shapes)
     if lines:
         raise ValueError(f"init_from={path} does not fit this run: " + "; ".join(lines))
     model.load_state_dict(weights)
+
+
+def _common_weights(
+    weights: Mapping[str, torch.Tensor], then: Sequence[str], own: Mapping[str, torch.Tensor], now: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The weights of a model of the modalities `then` that one of `now` has too, and the others of its `own`.
+
+    Embeddings and heads are named by the vocabulary; those of modalities have a row for each.
+    """
+    found = dict(own)
+    for name, tensor in weights.items():
+        if name in _ROWS_OF_MODALITIES and name in own and tensor.shape[1:] == own[name].shape[1:]:
+            found[name] = own[name].clone()
+            for row, modality in enumerate(now):
+                if modality in then:
+                    found[name][row] = tensor[list(then).index(modality)]
+        elif name in own and not name.startswith(_OF_ALL_MODALITIES):
+            found[name] = tensor
+    return found
 
 
 def _file(path: str | Path) -> Path:

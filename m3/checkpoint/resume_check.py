@@ -9,7 +9,10 @@ from typing import Any
 from m3.checkpoint.files import read_checkpoint
 from m3.core.renames import current_config
 
-_MAY_CHANGE = {"name", "run_dir", "resume", "init_from", "trainer", "callbacks", "logger", "debug", "experiment"}
+_MAY_CHANGE = {
+    "name", "run_dir", "resume", "init_from", "init_modalities", "trainer", "callbacks", "logger", "debug",
+    "experiment",
+}  # fmt: skip
 """Sections of the configuration that may differ in a continued run, because they do not change weights."""
 
 _DATA_MAY_CHANGE = {"root", "num_workers", "eval_batch_size", "backend", "table", "labels", "shuffle_buffer"}

@@ -126,6 +126,8 @@ def assemble(cfg: DictConfig) -> Assembled:
     run_dir = Path(cfg.run_dir)
     resume_from = _resume_from(cfg.resume, run_dir)
     check("seed", cfg.seed, int, low=0)
+    if cfg.init_modalities not in ("all", "common"):
+        raise ValueError(f"init_modalities={cfg.init_modalities}: choose all or common")
     pl.seed_everything(cfg.seed, verbose=False)
     _choose_arithmetic(cfg.hardware)
     module = instantiate(cfg.task)
@@ -134,7 +136,7 @@ def assemble(cfg: DictConfig) -> Assembled:
     if resume_from:
         check_resumable(resume_from, module.identity)
     elif cfg.init_from is not None:
-        initialize(module.model, cfg.init_from, datamodule.identity)
+        initialize(module.model, cfg.init_from, datamodule.identity, cfg.init_modalities)
         if module.ema_model is not None:
             module.ema_model.load_state_dict(module.model.state_dict())
     checkpoints = _checkpoints(cfg, module, run_dir)

@@ -10,12 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
 from m3.checkpoint import SHIPPED, load_model
 from m3.checkpoint.loading import initialize
 from m3.clips.demo import demo_clip
 from m3.commands import generate
+from m3.core.modalities import ModalityTable
 from m3.model.encoder_decoder import EncoderDecoder
 from m3.tokens.mini import MiniTokenizer
 
@@ -54,6 +56,46 @@ def test_a_training_can_start_from_it():
         assert torch.equal(model.state_dict()[name], tensor), name
     with pytest.raises(ValueError, match="init_from=pretrained does not fit this run: .*canvas_size"):
         initialize(model, SHIPPED, {**loaded.data, "canvas_size": 256})
+
+
+def test_a_model_of_other_modalities_takes_what_both_have():
+    loaded = load_model(SHIPPED)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        section = compose("train", ["modalities=describe", "model=pretrained"]).model
+    model = instantiate(section)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    initialize(model, SHIPPED, {**loaded.data, "actions": ["run"], "text_tokenizer": "x"}, "common")
+    shipped = loaded.model.state_dict()
+    places = {0: 0, 1: 1, 2: 2}  # tok_rgb, coords, motion_prev; action and captions are new
+    for name, tensor in model.state_dict().items():
+        if name in ("enc_mod_emb.weight", "dec_mod_emb.weight"):
+            expected = before[name].clone()
+            for row, place in places.items():
+                expected[row] = shipped[name][place]
+            assert not torch.equal(expected, before[name])
+        elif name.startswith("aligned.") or any(f".{new}." in name for new in ("action", "text")):
+            expected = before[name]
+        else:
+            expected = shipped[name]
+        assert torch.equal(tensor, expected), name
+    with pytest.raises(ValueError, match="modalities.modalities was"):
+        initialize(model, SHIPPED, {**loaded.data, "actions": ["run"], "text_tokenizer": "x"})
+
+
+@pytest.mark.parametrize("names, lengths, width, match", [
+    (["coords", "action"], [39, 1], 96, r"model.dec_context_proj.weight was \(192, 192\) and is \(96, 96\)"),
+    (["action", "tok_rgb"], [1, 256], 192, r"modalities.max_seq_lens was \[64\] and is \[256\]"),
+    (["action", "captions"], [1, 32], 192, "modalities.modalities has none of tok_rgb, coords"),
+])  # fmt: skip
+def test_what_both_have_must_fit(names: list[str], lengths: list[int], width: int, match: str):
+    loaded = load_model(SHIPPED)
+    table = ModalityTable(names, [65536] * 2, lengths, [1, 0], [0, 1], [1, lengths[0]], [1, lengths[1]])
+    options = {
+        key: value for key, value in loaded.config["model"].items() if key not in ("_target_", "table", "aligned")
+    }
+    model = EncoderDecoder(table, **{**options, "width": width})
+    with pytest.raises(ValueError, match=match):
+        initialize(model, SHIPPED, {**loaded.data, "actions": ["run"], "text_tokenizer": "x"}, "common")
 
 
 def test_rounded_weights_are_written_in_half_the_bytes(tmp_path: Path):

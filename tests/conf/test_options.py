@@ -74,7 +74,8 @@ def test_the_check_of_arguments_finds_one_that_nobody_reads() -> None:
 
 
 CHANGES = {
-    "name": "other", "resume": "soon", "init_from": "nowhere.ckpt", "seed": 1, "run_dir": "elsewhere",
+    "name": "other", "resume": "soon", "init_from": "nowhere.ckpt", "init_modalities": "some", "seed": 1,
+    "run_dir": "elsewhere",
     "loss.reduction": "token", "loss.label_smoothing": 0.1, "loss.motion_blur": 0.1, "loss.eval_seed": 1,
     "trainer.log_every_n_steps": 3, "trainer.eval_every_tokens": 7, "trainer.checkpoint_every_tokens": 7,
     "trainer.keep_checkpoints": 5, "trainer.max_steps": 2,
