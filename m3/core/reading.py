@@ -12,6 +12,7 @@ import math
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -239,6 +240,26 @@ def read_npy(file: IO[bytes], max_bytes: int) -> np.ndarray:
         raise ValueError(f"{len(content):,} bytes of numbers, {shown(shape)} of {dtype} are {num_bytes:,}")
     array = np.frombuffer(content, dtype) if num_bytes else np.zeros(0, dtype)
     return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def read_npz(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file, of at most `max_bytes` bytes together.
+
+    Raises as `open_regular`, and ValueError for anything else and for a damaged file.
+    """
+    arrays, left = {}, max_bytes
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as content:
+                    array = read_npy(content, left)
+                arrays[member.removesuffix(".npy")] = array
+                left -= array.nbytes
+    except OSError:
+        raise
+    except Exception as error:  # zip, header and memory errors of all kinds
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+    return arrays
 
 
 def npy_of(content: bytes, max_bytes: int) -> np.ndarray:

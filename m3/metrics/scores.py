@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,12 +40,14 @@ class Score:
     gains: baseline → how much better the model is on the samples that the baseline has too; positive is better. Empty
         where neither higher nor lower values are better.
     by_action: action → the same score over its samples.
+    measured: series → the values of each sample, which the numbers are made of; not of a score by action.
     """
 
     spec: MetricSpec
     series: dict[str, Series]
     gains: dict[str, Series]
     by_action: dict[str, Score] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -100,7 +102,7 @@ def score(
         if series := _measured(spec, compared):
             found[name] = series
         on_metric()
-    scores = _summarized(found, compared.clips, metrics)
+    scores = [replace(each, measured=found[each.name]) for each in _summarized(found, compared.clips, metrics)]
     for action, rows in _rows_of_actions(compared.action):
         chosen = {name: {label: each.rows(rows) for label, each in series.items()} for name, series in found.items()}
         for whole, part in zip(scores, _summarized(chosen, compared.clips[rows], metrics)):
@@ -149,24 +151,29 @@ def _summarized(
     scores = []
     for name, ratios in found.items():
         spec = metrics[name]
-        series = {label: _series(ratio, spec, bootstrap) for label, ratio in ratios.items()}
+        series = {label: series_of(ratio, spec, bootstrap) for label, ratio in ratios.items()}
         baselines = [] if spec.is_better == "neither" else [label for label in BASELINES if label in ratios]
-        gains = {label: _gain(ratios["model"], ratios[label], spec, bootstrap) for label in baselines}
+        gains = {label: gain_over(ratios["model"], ratios[label], spec, bootstrap) for label in baselines}
         scores.append(Score(spec, series, gains))
     return scores
 
 
-def _series(ratio: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+def series_of(ratio: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+    """The score over all samples of the bootstrap, with its intervals."""
     value = _value(ratio, spec)
     # The scores of sets take time to resample; most actions have too few samples for them.
     resampled = _resampled(ratio, spec, bootstrap) if not np.isnan(value).all() else value[None]
     return _with_interval(value, _centered(resampled, value, spec), ratio, bootstrap)
 
 
-def _gain(model: Measured, baseline: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+def gain_over(model: Measured, baseline: Measured, spec: MetricSpec, bootstrap: ClipBootstrap) -> Series:
+    """How much better the model is than the baseline on the samples that both have, in the same resamples of clips.
+
+    Positive is better; of a metric of which no value is better it is the plain difference.
+    """
     has_both = (model.denominator > 0) & (baseline.denominator > 0)
     model, baseline = model.only(has_both), baseline.only(has_both)
-    sign = 1 if spec.is_better == "higher" else -1
+    sign = -1 if spec.is_better == "lower" else 1
     value = sign * (_value(model, spec) - _value(baseline, spec))
     if np.isnan(value).all():
         return _with_interval(value, value[None], model, bootstrap)

@@ -34,7 +34,7 @@ from m3.reporting.html import Exhibit, Report, write_report
 from m3.reporting.metrics_file import SCHEMA_VERSION, confusion_record, metrics_record
 from m3.reporting.plots import confusion_plot, plot_title, scores_plot
 from m3.reporting.tables import print_confusion, print_in_words, print_scores
-from m3.reporting.token_files import completion_arrays, rollout_arrays
+from m3.reporting.token_files import completion_arrays, rollout_arrays, sample_arrays
 from m3.reporting.video import write_gif, write_mp4
 
 Scores = Mapping[str, list[Score]]
@@ -46,7 +46,7 @@ _SHEET_SAMPLES = 3
 _REPORTED_CELL_PX = 128
 _PARTLY_GIVEN = "parts of it were given"
 _FILES = ("report.html", "rollout.png", "rollout.gif", "rollout.mp4", "generated.png", "metrics.json", "scores.png",
-          "confusion.png", "tokens.npz", FOLDER)  # fmt: skip
+          "confusion.png", "tokens.npz", "samples.npz", FOLDER)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def write_generation(
     for name, reason in made.undecoded.items():
         console.print(f"{name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     write = _write_roll_outs if made.is_rollout else _write_completion
+    if any(scores.values()):
+        write_npz(out / "samples.npz", sample_arrays(made, scores))
     report = write(out, made, scores, metrics, amounts, about, console)
     if amounts.num_reported:
         title = f"{report.title} of {Path(str(about.facts['checkpoint'])).name}"

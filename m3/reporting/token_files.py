@@ -1,14 +1,16 @@
-"""Arrays of `tokens.npz`: all tokens, for further use."""
+"""Arrays for further use: all tokens in `tokens.npz`, the scores of every sample in `samples.npz`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from m3.core.frames import TokenFrames
 from m3.core.modalities import frame_of
 from m3.generation.generation import Generation
+from m3.metrics import Score
+from m3.metrics.measures import Ratio
 from m3.vocabularies.text import TextInterpreter
 
 
@@ -51,6 +53,32 @@ def _arrays(made: Generation, name: str, frames: TokenFrames | None, rows: Seque
         interpreter = made.interpreters.get(modality)
         shape = ids.shape[2:] if interpreter is None else interpreter.stored_shape(ids.shape[2])
         arrays[f"{name}_{modality}"] = ids.reshape(*ids.shape[:2], *shape).astype(np.uint16)
+    return arrays
+
+
+def sample_arrays(made: Generation, scores: Mapping[str, Sequence[Score]]) -> dict[str, np.ndarray]:
+    """The arrays of `samples.npz`: what every score is a sum of. N roll-outs or pairs, T horizons.
+
+    clip (N,) text, frames (N, T + 1): the reference and its successors in the clip, −1 without truth.
+    SCORE/SERIES/sum and SCORE/SERIES/weight, (N, T) float64, the sum also (N, T, M), for the series "model" and
+    "nothing_moves": the score is a function of the quotient of both summed over N; a weight of 0 is not scored.
+    FRAME/SCORE/… of completed pairs, whose FRAME is "reference" or "successor".
+    """
+    chains = made.prompts.chains
+    frames = np.full((len(chains), made.truth.is_present.shape[1]), -1)
+    for n, chain in enumerate(chains):
+        known = [chain.pairs[0].reference, *(pair.successor for pair in chain.pairs[: len(chain.rows)])]
+        known = known[: frames.shape[1]]
+        frames[n, : len(known)] = known
+    frames[~made.truth.is_present] = -1
+    arrays: dict[str, np.ndarray] = {"clip": np.array([chain.pairs[0].clip for chain in chains]), "frames": frames}
+    for frame, found in scores.items():
+        for score in found:
+            for name in ("model", "nothing_moves"):
+                ratio = score.measured.get(name)
+                if isinstance(ratio, Ratio):
+                    key = "/".join([*([frame] if frame else []), score.name, name])
+                    arrays |= {f"{key}/sum": ratio.numerator, f"{key}/weight": ratio.denominator}
     return arrays
 
 

@@ -72,7 +72,7 @@ def test_padding_is_neither_known_nor_content(world: Path, described: generate.R
 def test_the_files_show_and_score_them(world: Path, described: generate.Result) -> None:
     out = world / "described"
     assert {path.name for path in out.iterdir()} == {
-        "generated.png", "confusion.png", "metrics.json", "report.html", "tokens.npz"}  # fmt: skip
+        "generated.png", "confusion.png", "metrics.json", "report.html", "samples.npz", "tokens.npz"}  # fmt: skip
     record = json.loads((out / "metrics.json").read_text())["frames"]["reference"]
     assert {"captions_exact", "captions_accuracy", "action_accuracy"} <= record["scores"].keys()
     assert record["scores"]["captions_exact"]["unit"] == "share"

@@ -42,7 +42,7 @@ def stored(world: Path, name: str) -> np.ndarray:
 def test_a_past_from_its_future(world):
     made = completed(world, "tok_rgb_next,coords_next", "coords,tok_rgb", f"out={world / 'past'}")
     assert sorted(path.name for path in (world / "past").iterdir()) == [
-        "generated.png", "metrics.json", "report.html", "tokens.npz"]  # fmt: skip
+        "generated.png", "metrics.json", "report.html", "samples.npz", "tokens.npz"]  # fmt: skip
     tokens = np.load(world / "past" / "tokens.npz", allow_pickle=False)
     for name in ("tok_rgb_next", "coords_next"):
         assert (tokens[name] == stored(world, name)).all() and tokens[f"is_given_{name}"].all()

@@ -34,8 +34,8 @@ def test_from_a_checkpoint_to_pictures_and_scores(random_world, monkeypatch):
     result = generate.run(config(random_world))
     made, truth, predicted = result.made, result.made.truth, result.made.predicted
     assert sorted(p.name for p in (random_world / "out").iterdir()) == [
-        "metrics.json", "report.html", "rollout.gif", "rollout.mp4", "rollout.png", "samples", "scores.png",
-        "tokens.npz"]  # fmt: skip
+        "metrics.json", "report.html", "rollout.gif", "rollout.mp4", "rollout.png", "samples",
+        "samples.npz", "scores.png", "tokens.npz"]  # fmt: skip
     assert [len(chain.rows) for chain in made.prompts.chains] == [6, 1, 2]  # a: 6 of 7 pairs, then the last; b
     assert predicted.values["tok_rgb"].shape == (3, 7, 32, 32, 3)
     # The truth of a frame is one frame, whether it comes as a successor or as the next reference.

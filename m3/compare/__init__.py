@@ -1,0 +1,1 @@
+"""Comparing runs: `m3-compare`."""
