@@ -15,11 +15,18 @@ from torch import Tensor
 from m3.checkpoint.card import model_card
 from m3.checkpoint.evaluations import Subject, read_evaluations
 from m3.checkpoint.files import newest_checkpoint, read_checkpoint
-from m3.checkpoint.pretrained import CARD, pretrained_folder, read_pretrained, upload, write_pretrained
+from m3.checkpoint.pretrained import (
+    CARD,
+    pretrained_folder,
+    read_picture,
+    read_pretrained,
+    upload,
+    write_pretrained,
+)
 from m3.checkpoint.published import is_m3_checkpoint, load_published, read_published
 from m3.checkpoint.resume_check import BINDING, differences, missing
 from m3.checkpoint.stored import build_model, parse_config, parse_data
-from m3.core.files import make_folder, write_text_atomic
+from m3.core.files import make_folder, write_atomic, write_text_atomic
 from m3.core.modalities import ModalityTable
 from m3.core.reading import shown
 from m3.core.validation import check
@@ -69,6 +76,7 @@ class LoadedModel:
         scores: Sequence[str | Path] = (),
         license: str | None = None,
         repository: str | None = None,
+        picture: str | Path | None = None,
     ) -> Path:
         """Writes `model.safetensors`, `config.json` and the model card; the same model gives the same bytes.
 
@@ -77,14 +85,20 @@ class LoadedModel:
             scores: files of generate.py for this model: metrics.json, forecast.json, inpainting.json.
             license: of the weights, by its identifier on the hub: "apache-2.0", "cc-by-nc-4.0" ….
             repository: OWNER/NAME of the future upload, for the card.
+            picture: a .gif, .png or .webp of at most 10 MB, such as rollout.gif of generate.py; it is copied beside the
+                card, which shows it.
         Raises:
-            FileNotFoundError, or ValueError for scores of another model or an unknown schema, before writing anything.
+            FileNotFoundError, or ValueError for another picture, scores of another model or an unknown schema, before
+                writing anything.
         """
         folder, subject = Path(folder), self._subject
         evaluations = [each for file in scores for each in read_evaluations(file, subject)]
-        card = model_card(subject, evaluations, license, repository)
+        shown = None if picture is None else read_picture(picture)
+        card = model_card(subject, evaluations, license, repository, None if shown is None else shown[0])
         make_folder(folder)
         write_pretrained(folder, self.model, self.config, self.data, self.step)
+        if shown is not None:
+            write_atomic(folder / shown[0], shown[1])
         write_text_atomic(folder / CARD, card)
         return folder
 
@@ -94,10 +108,11 @@ class LoadedModel:
         scores: Sequence[str | Path] = (),
         license: str | None = None,
         private: bool = False,
+        picture: str | Path | None = None,
     ) -> str:
         """Uploads the files of `save_pretrained` and returns the url of the repository; raises the errors of both."""
         with tempfile.TemporaryDirectory() as folder:
-            return upload(self.save_pretrained(folder, scores, license, repository), repository, private)
+            return upload(self.save_pretrained(folder, scores, license, repository, picture), repository, private)
 
     def rounded(self) -> LoadedModel:
         """The model with weights rounded to float16, which `save_pretrained` writes in half the bytes."""

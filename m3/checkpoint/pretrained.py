@@ -38,6 +38,11 @@ _SECTIONS = ("optim", "loss", "seed")
 
 _MAX_CONFIG_BYTES = 2**26
 
+_SIGNATURES = {".gif": b"GIF8", ".png": b"\x89PNG", ".webp": b"RIFF"}
+PICTURES = tuple(f"picture{suffix}" for suffix in _SIGNATURES)
+"""Names of the card's picture."""
+_MAX_PICTURE_BYTES = 10 * 10**6
+
 _ADVICE = (
     "Train a model with `python train.py name=NAME`, share one with `python -m m3.hub`; "
     "private ones need `hf auth login` or HF_TOKEN"
@@ -136,8 +141,21 @@ def _say_without_fingerprint(folder: str) -> None:
     _log.warning("%s: written by an earlier version, without a fingerprint that would show damage", folder)
 
 
+def read_picture(path: str | Path) -> tuple[str, bytes]:
+    """The name that a picture has beside the card, and its content.
+
+    Raises FileNotFoundError, and ValueError for more than 10 MB and for what is no .gif, .png or .webp.
+    """
+    suffix = Path(path).suffix.lower()
+    name = f"picture{suffix}"
+    content = read_file(path, _MAX_PICTURE_BYTES)
+    if name not in PICTURES or not content.startswith(_SIGNATURES[suffix]):
+        raise ValueError(f"{path}: need a picture, .gif, .png or .webp")
+    return name, content
+
+
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Uploads a folder with all three files as one commit; returns the url of the repository.
+    """Uploads the files of a folder, with the card's picture, as one commit; returns the url of the repository.
 
     The repository OWNER/NAME is created if it does not exist. The token is that of `hf auth login` or HF_TOKEN; the hub
     is huggingface.co or HF_ENDPOINT.
@@ -147,7 +165,8 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
     if not is_repository(repository):
         raise ValueError(f"{repository}: need OWNER/NAME, a repository of the hub")
     hub = HfApi()
-    additions = [CommitOperationAdd(name, folder / name) for name in (WEIGHTS, CONFIG, CARD)]
+    names = [WEIGHTS, CONFIG, CARD, *(name for name in PICTURES if (folder / name).is_file())]
+    additions = [CommitOperationAdd(name, folder / name) for name in names]
     try:
         url = hub.create_repo(repository, private=private, exist_ok=True)
         hub.create_commit(repository, additions, commit_message="Upload of an m3 model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,24 @@ def test_without_scores_the_card_has_no_index(loaded: LoadedModel, tmp_path) -> 
     assert card.data.eval_results is None and "None were given." in card.text
     assert "checkpoint=FOLDER" in card.text and "tokenizer=mini" in card.text
     assert loaded.data["tokenizer_fingerprint"] in card.text
+
+
+def test_the_card_has_a_picture_an_install_line_and_code_to_run(
+    loaded: LoadedModel, rolled_out: Path, tmp_path
+) -> None:
+    picture = rolled_out.parent / "rollout.gif"
+    card = card_of(loaded, tmp_path / "model", rolled_out, repository="acme/walker", picture=picture)
+    assert "](picture.gif)" in card.text and (tmp_path / "model/picture.gif").read_bytes() == picture.read_bytes()
+    assert "pip install m3-motion" in card.text and "m3-generate checkpoint=acme/walker input=clip.mp4" in card.text
+    assert "https://arxiv.org/abs/2312.06647" in card.text
+    code = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0]
+    compile(code, "card", "exec")
+    assert 'm3.load("acme/walker")' in code and "continue_video" in code
+    (tmp_path / "words.png").write_text("words")
+    for other in (tmp_path / "words.png", rolled_out):
+        with pytest.raises(ValueError, match="need a picture, .gif, .png or .webp"):
+            loaded.save_pretrained(tmp_path / "other", picture=other)
+    assert not (tmp_path / "other").exists()
 
 
 def changed(file: Path, folder: Path, **changes: Any) -> Path:
