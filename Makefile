@@ -1,11 +1,12 @@
 # make demo      install, then videos → shards → training → roll-outs (8 to 9 minutes on 2 cores without the install)
 # make test      install, then the tests (no network)
 # make test-all  the slow tests too
+# make docs      the documentation, in site/
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint clean-demo
+.PHONY: install demo test test-all lint docs clean-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -37,3 +38,6 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

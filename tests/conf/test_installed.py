@@ -79,6 +79,7 @@ def test_the_wheel_has_all_options_and_weights_and_nothing_else(wheel: Path) -> 
 
     assert files(wheel / "m3", "*.yaml") == files(ROOT / "m3", "*.yaml")
     assert files(wheel / "m3", "*.safetensors") == files(ROOT / "m3", "*.safetensors") != set()
+    assert files(wheel / "m3", "*.j2") == files(ROOT / "m3", "*.j2") != set()  # the report
     assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == {"m3", "hydra_plugins"}
     (entry_points,) = wheel.glob("*.dist-info/entry_points.txt")
     for command in ("train", "preprocess", "generate"):
