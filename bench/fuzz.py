@@ -40,16 +40,20 @@ from pathlib import Path
 from typing import Any
 
 import av
+import h5py
 import numpy as np
 import scipy.io
 import torch
 from PIL import Image
 
+from m3.annotation.formats.reader import read_poses, tracks_of
 from m3.app.browse import runs
 from m3.batches.table import TokenTable
 from m3.checkpoint import load_model
 from m3.checkpoint.files import AtomicCheckpointIO
 from m3.checkpoint.loading import LoadedModel
+from m3.clips.base import JointFile
+from m3.clips.joint_options import USUAL_OPTIONS
 from m3.clips.penn_action import read_label
 from m3.clips.picture_files import PictureFiles, picture_size
 from m3.clips.sidecar import read_sidecar
@@ -393,6 +397,44 @@ def make_sidecars(root: Path) -> None:
     (root / "a.csv").write_text("\n".join(map(",".join, [header, *rows])) + "\n")
 
 
+def make_joint_files(root: Path) -> None:
+    """A file of each kind of other programs; a video of 6 frames of 32 px is what they speak of."""
+    x, y = (values[:, :1] + np.append(np.linspace(0, 0.5, 5), np.linspace(0.8, 3, 12)) for values in joints(6))
+    points = np.stack([x, y, np.full_like(x, 0.9)], -1)
+    flat = [frame.ravel().tolist() for frame in points]
+    (root / "a.json").write_text(
+        json.dumps([{"image_id": f"{t}.jpg", "keypoints": each} for t, each in enumerate(flat)])
+    )
+    images = [{"id": t, "file_name": f"{t}.jpg", "width": 32, "height": 32} for t in range(6)]
+    annotations = [{"image_id": t, "keypoints": each} for t, each in enumerate(flat)]
+    (root / "b.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    info = [{"frame_id": t, "instances": [{"keypoints": frame[:, :2].tolist(), "keypoint_scores": [0.9] * 17}]}
+            for t, frame in enumerate(points)]  # fmt: skip
+    (root / "c.json").write_text(json.dumps({"instance_info": info, "meta_info": {}}))
+    landmarks = [[{"x": 0.1 + 0.02 * k, "y": 0.03 * k, "visibility": 1} for k in range(33)] for _ in range(6)]
+    (root / "d.json").write_text(json.dumps(landmarks))
+    np.save(root / "e.npy", points)
+    np.savez(root / "f.npz", keypoints=points[..., :2], scores=points[..., 2])
+    names = [
+        f"{side}_{part}"
+        for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ]
+    rows = [["scorer"] + ["DLC"] * 36, ["bodyparts", *(n for n in names for _ in "xyl")],
+            ["coords"] + ["x", "y", "likelihood"] * 12]  # fmt: skip
+    rows += [[str(t), *(f"{v:.2f}" for v in frame[5:].ravel())] for t, frame in enumerate(points)]
+    (root / "g.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    with h5py.File(root / "h.h5", "w") as file:
+        file["tracks"], file["node_names"] = points[:, 5:, :2].transpose(2, 1, 0)[None], [n.encode() for n in names]
+
+
+def read_joint_files(root: Path) -> None:
+    for path in root.iterdir():
+        _, poses = read_poses(JointFile(path), "a.mp4", USUAL_OPTIONS, 6, (32, 32), 25.0)
+        assert np.isfinite(poses.xy[poses.confidence > 0]).all()
+        tracks_of(poses, (), 25.0, 0.3)
+
+
 def change_sidecar(root: Path, rng: np.random.Generator) -> str:
     return change_file(root, _keep_one(root, rng), damaged, rng)
 
@@ -485,14 +527,15 @@ KINDS = (
     Kind("checkpoint", 1500, make_checkpoint, change_checkpoint, read_checkpoint),
     Kind("hub folder", 1500, make_hub_folder, change_hub_folder, read_hub_folder),
     Kind("sidecar", 2500, make_sidecars, change_sidecar, read_sidecars),
+    Kind("joint file", 2500, make_joint_files, change_sidecar, read_joint_files),
     Kind("label", 1500, make_labels, change_sidecar, read_labels),
     Kind("media", 2000, make_media, change_sidecar, read_media),
     Kind("run", 1500, make_run, change_run, read_run),
 )  # fmt: skip
 
 
-LABEL_READER = "from m3.clips.mat_process import serve"
-"""In the command of m3's own process for MATLAB files."""
+READERS = "from m3.clips.mat_process import serve", "from m3.clips.hdf5_files import serve"
+"""In the commands of m3's own processes for MATLAB and HDF5 files."""
 
 # ── the process that reads ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -505,7 +548,7 @@ def watch(folder: Path) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"):
-            if LABEL_READER in repr(arguments):
+            if any(reader in repr(arguments) for reader in READERS):
                 return
             _escapes.append(f"{event} {arguments!r}"[:200])
         elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):

@@ -16,15 +16,16 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from m3.annotation.blazepose import BlazePose, Detector
-from m3.annotation.keypoints import LAYOUTS, KeypointMap, checked_map
 from m3.annotation.networks import DETECTOR, LANDMARKS
 from m3.annotation.onnx_pose import OnnxPose
-from m3.annotation.people import PERSONS, Belief, Person, chosen, person_of
+from m3.annotation.people import Belief, Person, chosen, person_of
 from m3.annotation.regions import Region
 from m3.annotation.tracking import Track, Tracker, TrackingSettings
 from m3.clips.base import ClipError, FirstFrames
+from m3.clips.joint_options import PERSONS
 from m3.clips.sanitize_joints import sanitize_joints
 from m3.core.joints import NUM_JOINTS, Joints
+from m3.core.keypoints import LAYOUTS, KeypointMap, checked_map
 from m3.core.types import Clip
 from m3.core.validation import check
 from m3.core.weights import fingerprint
@@ -173,7 +174,7 @@ class OnnxAnnotator(TrackingAnnotator):
     """A pose network of one's own, see `m3.annotation.onnx_pose`; people are detected by BlazePose's detector.
 
     path: the .onnx file.
-    keypoints: the layout of its keypoints: a name of `m3.annotation.keypoints.LAYOUTS`, or for each of the 13 joints a
+    keypoints: the layout of its keypoints: a name of `m3.core.keypoints.LAYOUTS`, or for each of the 13 joints a
         keypoint's number or several.
     mean, std: of the red, green and blue values of its input, 0 … 255.
     """

@@ -13,7 +13,8 @@ from typing import Any
 from m3.annotation.annotators import Annotator
 from m3.annotation.people import chosen
 from m3.annotation.survey import Survey, SurveyedPerson, Surveyor
-from m3.clips.base import ClipError, VideoSource
+from m3.clips.base import ClipError, ClipSource, VideoSource
+from m3.clips.joint_paths import joint_identity
 from m3.core.files import make_folder, write_atomic, write_text_atomic
 from m3.core.progress import progress_callback
 from m3.core.reading import Record, parse_json, read_file
@@ -23,6 +24,12 @@ _VERSION = 1
 _DIGITS = 8
 _MAX_BYTES = 2**28
 """Of a stored survey."""
+
+
+def has_foreign_joints(source: ClipSource) -> bool:
+    """Whether joints of another program are beside any clip of a source, or of the source that it divides."""
+    source = source.source if isinstance(source, DividedSource) else source
+    return isinstance(source, VideoSource) and any(map(source.has_foreign_joints, source.clip_ids()))
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ class DividedSource:
     def fingerprint(self) -> str:
         """That of the source, and of the joint files that a person has mended."""
         digest, num_mended = hashlib.sha256(self.source.fingerprint().encode()), 0
-        for clip_id in [] if self.annotator is None else self.source.clip_ids():
+        for clip_id in self.source.clip_ids():
+            if self.annotator is None and not self.source.has_foreign_joints(clip_id):
+                continue
             for person in (self._stored(clip_id) or {}).get("people") or []:
                 path = self.folder / person["file"]
                 if (content := path.read_bytes()) and hashlib.sha256(content).hexdigest() != person["sha256"]:
@@ -127,6 +136,8 @@ class DividedSource:
             "cuts": list(survey.cuts),
             "people": people,
             "dropped": list(survey.dropped),
+            "format": survey.format,
+            "notes": list(survey.notes),
         }
         write_text_atomic(path, json.dumps(record, indent=1) + "\n")
         self._records[survey.clip] = record
@@ -136,10 +147,11 @@ class DividedSource:
         if (part := self._parts[clip_id]) is None:
             raise ClipError(self._reason(clip_id))
         clip = self.read_part(part)
-        dropped = self._record(part.clip)["dropped"]
+        record = self._record(part.clip)
+        dropped = record["dropped"]
         more = f" (and {len(dropped) - 1} more)" if len(dropped) > 1 else ""
         notes = (f"left out {dropped[0]}{more}",) if dropped else ()
-        return replace(clip, id=clip_id, video=part.clip, notes=(*clip.notes, *notes))
+        return replace(clip, id=clip_id, video=clip.video or part.clip, notes=(*clip.notes, *record["notes"], *notes))
 
     def parts_in_order(self) -> list[Part]:
         """All parts, by their clips and first frames."""
@@ -173,11 +185,14 @@ class DividedSource:
         parts: dict[str, Part] = {}
         for number, (first, end) in enumerate(scenes, start=1):
             scene = f"{clip_id}-s{number}" if len(scenes) > 1 else clip_id
-            if record["people"] is None or self.annotator is None:
+            person = (
+                self.source.joint_files.person if record["format"] or self.annotator is None else self.annotator.person
+            )
+            if record["people"] is None:
                 parts[scene] = Part(clip_id, first, end)
                 continue
             here = [FoundPerson(**person) for person in record["people"] if first <= person["first"] < end]
-            kept = chosen(here, self.annotator.person)
+            kept = chosen(here, person)
             for n, person in enumerate(kept, start=1):
                 name = f"{scene}-p{n}" if len(kept) > 1 else scene
                 parts[name] = Part(clip_id, person.first, person.end, self.folder / person.file)
@@ -205,7 +220,13 @@ class DividedSource:
         return {**facts, "file": path.name, "sha256": hashlib.sha256(person.joints).hexdigest()}
 
     def _path(self, clip_id: str) -> Path:
-        digest = hashlib.sha256(self.source.identity(clip_id)).hexdigest()
+        identity = self.source.identity(clip_id)
+        for file in self.source.files_beside(clip_id):
+            identity += b"joints\n"
+            if self.source.has_foreign_joints(clip_id):
+                settings = {key: value for key, value in asdict(self.source.joint_files).items() if key != "person"}
+                identity += joint_identity(file) + json.dumps(settings, sort_keys=True).encode()
+        digest = hashlib.sha256(identity).hexdigest()
         return self.folder / f"{clip_id}-{digest[:_DIGITS]}.json"
 
     def _stored(self, clip_id: str) -> dict[str, Any] | None:
@@ -222,6 +243,8 @@ class DividedSource:
                 "cuts": record.counts("cuts", 1, 2**31 - 1, 2**20),
                 "people": people,
                 "dropped": record.texts("dropped"),
+                "format": record.text("format", "[A-Za-z0-9. ]{0,20}") if "format" in record else "",
+                "notes": record.texts("notes") if "notes" in record else [],  # surveys of older versions have none
             }
         except (OSError, ValueError):
             return None

@@ -10,8 +10,6 @@ import numpy as np
 
 from m3.annotation.tracking import Track
 
-PERSONS = ("largest", "track", "every")
-
 
 @dataclass(frozen=True)
 class Person:
@@ -73,7 +71,7 @@ def person_of(track: Track, size: tuple[int, int], fps: float, belief: Belief) -
     is_visible = (confidence >= belief.visibility) & is_inside
     if not is_visible.any():
         return f"{where}: none of its joints is visible"
-    extents = (xy[is_found].max(1) - xy[is_found].min(1)).max(-1)  # (n,)
+    extents = (np.nanmax(xy[is_found], axis=1) - np.nanmin(xy[is_found], axis=1)).max(-1)  # (n,)
     return Person(track.first, xy, is_visible, score, float(extents.mean()))
 
 

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from m3.annotation.blazepose import Detection, Detector, Estimate
-from m3.annotation.keypoints import KeypointMap, to_joints
 from m3.annotation.regions import Region
 from m3.core.joints import JOINT_NAMES, MIRRORED, NUM_JOINTS
+from m3.core.keypoints import KeypointMap, to_joints
 
 _SAME_PERSON = 0.08
 """Mean distance of the joints of two estimates of the same person, at most, in sides of their regions."""

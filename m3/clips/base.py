@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 
+from m3.clips.joint_options import JointFileOptions
 from m3.clips.names import is_clip_id
 from m3.core.joints import Joints
 from m3.core.reading import open_regular
@@ -43,6 +44,27 @@ class DamagedFrame(ClipError):
         self.index = index
 
 
+@dataclass(frozen=True)
+class JointFile:
+    """Where the joints of a clip are.
+
+    path: a file, or the folder with a file per frame.
+    frames: names of the files in the folder, in the order of their numbers; () for one file.
+    """
+
+    path: Path
+    frames: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.name + ("/" if self.frames else "")
+
+    @property
+    def files(self) -> list[Path]:
+        """All files."""
+        return [self.path / name for name in self.frames] if self.frames else [self.path]
+
+
 class ClipSource(Protocol):
     """The clips of one data set, listed by id and read one at a time."""
 
@@ -73,12 +95,16 @@ class ClipSource(Protocol):
 class WholeClip(NamedTuple):
     """All frames of a clip, before any are left out to reach a frame rate.
 
-    clip: with the joints of the file beside it, if there is one.
+    clip: with the joints of the file beside it, if there is one in m3's own formats.
     first: number of its first frame in joint files.
+    joint_file: the one of another program beside it; None for none.
+    num_video_frames: of the video that the clip is a part of, which `joint_file` speaks of; None: it is all of it.
     """
 
     clip: Clip
     first: int
+    joint_file: JointFile | None = None
+    num_video_frames: int | None = None
 
 
 @runtime_checkable
@@ -86,9 +112,19 @@ class VideoSource(ClipSource, Protocol):
     """A source whose clips may be divided, and may lack joints.
 
     finds_cuts: whether a clip is divided where the picture jumps.
+    joint_files: how joint files of other programs are understood.
     """
 
     finds_cuts: bool
+    joint_files: JointFileOptions
+
+    def files_beside(self, clip_id: str) -> list[JointFile]:
+        """The files beside the clip that hold its joints, by their names; more than one makes `whole` raise."""
+        ...
+
+    def has_foreign_joints(self, clip_id: str) -> bool:
+        """Whether the joints beside the clip are another program's, which `m3.annotation.formats` reads."""
+        ...
 
     def whole(self, clip_id: str) -> WholeClip:
         """Raises ClipError where the clip cannot be used."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from m3.clips.base import (
     ClipError,
+    JointFile,
     WholeClip,
     check_num_frames,
     evenly_spaced,
@@ -17,9 +18,11 @@ from m3.clips.base import (
     reason_of,
     replace_unencodable,
 )
+from m3.clips.joint_options import USUAL_OPTIONS, JointFileOptions
+from m3.clips.joint_paths import JointsBeside, joint_identity
 from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, display_name, picture_size
-from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar, sidecar_paths
+from m3.clips.sidecar import Sidecar, read_sidecar, sidecar_paths
 from m3.core.joints import Joints
 from m3.core.types import Clip
 
@@ -29,12 +32,14 @@ class FrameFolders:
 
     Pictures are sorted by the numbers in their names (2 before 10), whatever the first number is; gaps in the
     numbering are noted and otherwise ignored. EXIF orientation is applied. All pictures of a clip need one size.
-    Joints are read from a sidecar beside the clip's folder if there is one (`walk.csv` for `walk/`, see
-    `m3.clips.sidecar`).
+    Joints are read from the file beside the clip's folder if there is one (`walk.csv` for `walk/`, see
+    `m3.clips.joint_paths`): here if it is one of m3's own (`m3.clips.sidecar`), those of other programs by
+    `m3.annotation.divided_source`.
 
     Args:
         root: the folder.
         max_clips: use that many, evenly spaced over the sorted ids; None for all.
+        joint_files: how joint files of other programs are understood.
         name: name of the data set, for the manifest and the default output folder.
 
     Raises FileNotFoundError where there is no such folder, or no picture in it or below it.
@@ -42,8 +47,15 @@ class FrameFolders:
 
     finds_cuts = False
 
-    def __init__(self, root: str | Path, max_clips: int | None = None, name: str = "frame_folders") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        max_clips: int | None = None,
+        joint_files: JointFileOptions = USUAL_OPTIONS,
+        name: str = "frame_folders",
+    ) -> None:
         self.root = Path(root)
+        self.joint_files = joint_files
         self.name = name
         if not self.root.is_dir():
             raise FileNotFoundError(f"source.root={root}: no such folder; give one with a folder of pictures per clip")
@@ -56,6 +68,7 @@ class FrameFolders:
             {name: name for name in below.values()} | ({".": root_path.name} if root_path in folders else {})
         )
         self._folders = {clip_id: root_path / named[clip_id] for clip_id in evenly_spaced(list(named), max_clips)}
+        self._beside = JointsBeside(self._folders, is_folder=True)
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -68,8 +81,12 @@ class FrameFolders:
         digest = hashlib.sha256()
         for clip_id, folder in self._folders.items():
             digest.update(f"{clip_id}\n".encode() + self.identity(clip_id))
-            for path in sidecar_paths(folder):
+            plain = sidecar_paths(folder)
+            for path in plain:
                 digest.update(file_identity(path))
+            for file in self.files_beside(clip_id):
+                if file.path not in plain:
+                    digest.update(f"{file.name}\n".encode(errors="surrogateescape") + joint_identity(file))
         return digest.hexdigest()
 
     def identity(self, clip_id: str) -> bytes:
@@ -81,22 +98,37 @@ class FrameFolders:
             return type(error).__name__.encode()
         return listing.encode(errors="surrogateescape") + b"".join(map(file_identity, pictures[:1]))
 
+    def files_beside(self, clip_id: str) -> list[JointFile]:
+        """The files beside the folder that hold the clip's joints, by their names."""
+        return self._beside.files(clip_id)
+
+    def has_foreign_joints(self, clip_id: str) -> bool:
+        """Whether the joints beside the folder are another program's."""
+        return self._beside.is_foreign(clip_id)
+
     def whole(self, clip_id: str) -> WholeClip:
-        return WholeClip(self.read(clip_id), 0)
+        own = self._beside.own(clip_id)
+        return WholeClip(self._read(clip_id, own, None, False), 0, self._beside.foreign(clip_id))
 
     def read(self, clip_id: str, annotations: Path | None = None, frames: tuple[int, int] | None = None) -> Clip:
         """One clip, or a part of it, cut off before the first picture without a readable header.
 
-        annotations: path of its joints; None for the sidecar beside the folder.
+        annotations: path of its joints, in one of m3's own formats; None for those beside the folder.
         frames: numbers of the first picture and of the one after the last; None for all.
+
+        Raises ClipError also where the joints beside the folder are another program's, and `annotations` is None.
         """
+        if annotations is None and (file := self._beside.foreign(clip_id)) is not None:
+            raise ClipError(f"{file.name}: joints of another program, which m3.annotation.divided_source reads")
+        return self._read(clip_id, annotations or self._beside.own(clip_id), frames, annotations is not None)
+
+    def _read(self, clip_id: str, path: Path | None, frames: tuple[int, int] | None, is_partial: bool) -> Clip:
         folder = self._folders[clip_id]
         pictures, order_notes = sort_by_number(_pictures(folder), folder.name)
         size, num_frames, damage_notes = _common_size(pictures)
-        path = annotations or find_sidecar(folder)
         sidecar = Sidecar(None)
         if path is not None:
-            sidecar = read_sidecar(path, num_frames, size, is_partial=annotations is not None)
+            sidecar = read_sidecar(path, num_frames, size, is_partial)
         num_frames = num_frames if sidecar.joints is None else len(sidecar.joints.xy)
         first, end = (0, num_frames) if frames is None else (frames[0], min(frames[1], num_frames))
         check_num_frames(folder.name, max(0, end - first))

@@ -1,30 +1,14 @@
-"""Reads `.mat` files in a process of its own.
-
-SciPy's reader is compiled code that damaged files can crash, or lead to allocate any amount of memory. The process is
-started for the first file, and again after it has died; it ends with the process that started it.
-"""
+"""Reads `.mat` files in a process of its own: SciPy's reader is compiled code that damaged files can crash."""
 
 from __future__ import annotations
 
-import io
-import os
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
-from typing import Any, BinaryIO
 
 import numpy as np
 
-_SECONDS = 60.0
-"""A file that takes longer is given up."""
+from m3.clips.reader_process import ReaderProcess, answer_requests
 
-_MAX_BYTES = 2**31
-"""Address space of the process."""
-
-_START = "import sys; sys.path[:] = sys.argv[1:]; from m3.clips.mat_process import serve; serve()"
-_LENGTH_BYTES = 8
+_reader = ReaderProcess("SciPy", "m3.clips.mat_process")
 
 
 def read_mat(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -35,124 +19,12 @@ def read_mat(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     return _reader.read(content, names)
 
 
-class _Reader:
-    """The process, and the requests to it, one at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def read(self, content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
-        with self._lock:
-            process = self._running()
-            assert process.stdin is not None and process.stdout is not None
-            is_late = threading.Event()
-
-            def give_up() -> None:
-                is_late.set()
-                process.kill()
-
-            timer = threading.Timer(_SECONDS, give_up)
-            timer.start()
-            try:
-                _send(process.stdin, " ".join(names).encode())
-                _send(process.stdin, content)
-                error, answer = _receive(process.stdout), _receive(process.stdout)
-            except (OSError, EOFError) as lost:
-                self._process = None
-                process.kill()
-                raise ValueError(_how_it_ended(process.wait(), is_late.is_set())) from lost
-            finally:
-                timer.cancel()
-        if error:
-            raise ValueError(error.decode(errors="replace"))
-        return _unpacked(answer)
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            # In a session of its own: a terminal's Ctrl-C is for the process that decides.
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, *sys.path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
-            self._owner = os.getpid()
-        return self._process
-
-
-_reader = _Reader()
-
-
-def _how_it_ended(code: int, is_late: bool) -> str:
-    if is_late:
-        return f"SciPy's reader did not finish it within {_SECONDS:.0f} s"
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"SciPy's reader crashes on it: {how}"
-
-
 def serve() -> None:
-    """The process: answers each file with an error, empty if there is none, and its fields as an `.npz`."""
+    """The process."""
     from m3.clips.mat_files import load_mat  # SciPy, which processes that read no labels do not need
 
-    _limit_memory()
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while True:
-        try:
-            names, content = _receive(requests).decode().split(), _receive(requests)
-        except EOFError:
-            return
-        error, answer = b"", b""
-        try:
-            answer = _packed(load_mat(content, names), names)
-        except Exception as reason:  # SciPy raises errors of many types for damaged files
-            error = f"{type(reason).__name__}: {reason}"[:500].encode(errors="replace")
-        _send(answers, error)
-        _send(answers, answer)
+    def load(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
+        fields = load_mat(content, names)
+        return {name: fields[name] for name in names if name in fields}
 
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
-    except (ValueError, OSError):  # macOS has no such limit
-        pass
-
-
-def _packed(fields: dict[str, Any], names: Sequence[str]) -> bytes:
-    """Fields as an `.npz` without pickles."""
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(fields[name]) for name in names if name in fields}
-    np.savez(content, allow_pickle=False, **arrays)
-    return content.getvalue()
-
-
-def _unpacked(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def _send(file: BinaryIO | Any, content: bytes) -> None:
-    file.write(len(content).to_bytes(_LENGTH_BYTES, "little"))
-    file.write(content)
-    file.flush()
-
-
-def _receive(file: BinaryIO | Any) -> bytes:
-    """Raises EOFError at the end of the other side."""
-    length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "little")
-    return _exactly(file, length)
-
-
-def _exactly(file: BinaryIO | Any, length: int) -> bytes:
-    content = file.read(length)
-    if len(content) < length:
-        raise EOFError
-    return content
+    answer_requests(load)

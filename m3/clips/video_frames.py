@@ -117,6 +117,7 @@ def scan(path: Path, name: str) -> FrameIndex:
             index = _index_of_first(first, stream, name)
             claimed_frames, claimed_seconds = stream.frames, (container.duration or 0) / av.time_base
             slack_seconds = 0.2 if len(container.streams) == 1 else 1.0  # sound may last a little longer
+            index = replace(index, notes=(*index.notes, *_odd_pictures(first, stream, name)))
         with _open(path, name) as (container, stream):
             packets = _reliable_packets(container, stream, first)
         index = _index_by_decoding(path, name, index) if packets is None else _index_from_packets(packets, index)
@@ -125,12 +126,46 @@ def scan(path: Path, name: str) -> FrameIndex:
     except Exception as error:  # libav's errors of all kinds
         reason = "the file is empty" if _is_empty(path) else reason_of(error, path)
         raise ClipError(f"{name}: not a readable video ({reason})") from error
+    if index.can_seek:  # other containers' time stamps may be out of order
+        index = replace(index, notes=(*index.notes, *_uneven_times(index.seconds, name)))
     num_frames, end = len(index.ticks), index.seconds[-1]
     if claimed_frames not in (0, num_frames):
         return replace(index, notes=(*index.notes, f"{name}: says {claimed_frames} frames, {num_frames} were found"))
     if claimed_seconds > end + slack_seconds:
         return replace(index, notes=(*index.notes, f"{name}: says {claimed_seconds:.1f} s, frames end at {end:.1f} s"))
     return index
+
+
+_HDR = {16: "PQ", 18: "HLG"}
+"""FFmpeg's number of a transfer characteristic → what it is called."""
+
+_MIN_UNEVEN, _MAX_UNEVEN, _MAX_DEVIATION = 3, 0.02, 0.25
+"""A rate varies where this number of frames, and this share, differ in their distance from the frame before by more
+than the third, as a share of the usual distance."""
+
+
+def _odd_pictures(first: VideoFrame, stream: VideoStream, name: str) -> tuple[str, ...]:
+    """Notes on pictures that do not look as they should."""
+    notes: tuple[str, ...] = ()
+    if transfer := _HDR.get(int(stream.codec_context.color_trc or 0)):
+        notes += (f"{name}: HDR ({transfer}): its colors are used as stored, paler than meant",)
+    if first.interlaced_frame:
+        notes += (f"{name}: interlaced: moving edges have combs; deinterlace it (ffmpeg -vf yadif)",)
+    return notes
+
+
+def _uneven_times(seconds: np.ndarray, name: str) -> tuple[str, ...]:
+    """A note on a frame rate that varies. seconds: (T,) ascending."""
+    steps = np.diff(seconds)
+    if not len(steps) or not (usual := float(np.median(steps))) > 0:
+        return ()
+    uneven = np.abs(steps - usual) > _MAX_DEVIATION * usual
+    if uneven.sum() < _MIN_UNEVEN or uneven.mean() <= _MAX_UNEVEN:
+        return ()
+    slow, fast = 1 / steps.max(), 1 / max(float(steps[steps > 0].min()), 1e-6)
+    return (
+        f"{name}: its frame rate varies, {slow:.3g} … {fast:.4g} frames per second; source.fps takes frames by time",
+    )
 
 
 @contextmanager

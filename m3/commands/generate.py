@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from m3.annotation.annotators import Annotator
-from m3.annotation.divided_source import DividedSource
+from m3.annotation.divided_source import DividedSource, has_foreign_joints
 from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, SHIPPED, LoadedModel, load_model
 from m3.clips.base import ClipSource, VideoSource
@@ -300,7 +300,7 @@ def _divided(source: ClipSource, cfg: DictConfig, manifest: Manifest) -> ClipSou
     if not isinstance(source, VideoSource):
         return source
     source.finds_cuts = manifest.settings["source"].get("cuts", False)  # shards of older versions are not divided
-    if annotator is None and not source.finds_cuts:
+    if annotator is None and not source.finds_cuts and not has_foreign_joints(source):
         return source
     divided = DividedSource(source, annotator, cfg.annotations)
     for clip_id in divided.not_surveyed():

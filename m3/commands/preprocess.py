@@ -6,6 +6,7 @@ import copy
 import shutil
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,13 +16,14 @@ from omegaconf import DictConfig
 from rich.text import Text
 
 from m3.annotation.annotators import Annotator
-from m3.annotation.divided_source import DividedSource
+from m3.annotation.divided_source import DividedSource, has_foreign_joints
 from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import Canvas
 from m3.clips.video_files import VideoFiles
 from m3.commands.application import application, plain
 from m3.commands.nulls import check_nulls
 from m3.core.errors import one_line_errors
+from m3.core.files import make_folder
 from m3.core.modalities import frame_of
 from m3.core.signals import Interrupted, interruptible
 from m3.core.terminal import PlainConsole, printable
@@ -30,10 +32,12 @@ from m3.preprocessing.build import BuildOptions, BuildResult, BuildSpec, build_d
 from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
 from m3.preprocessing.pack import PackOptions, pack_dataset, pack_identity
 from m3.preprocessing.prepare import ClipPreparer
+from m3.preprocessing.previews import USUAL_FPS, preview_clips, preview_pictures
 from m3.preprocessing.publish import find_published, publish, working_folder
 from m3.preprocessing.summary import print_summary
 from m3.preprocessing.tokenized_folders import TokenizedFolders
 from m3.reporting.files import write_png
+from m3.reporting.video import write_film
 from m3.shards.manifest import (
     CONTACT_SHEET_NAME,
     HISTORY_MODALITIES,
@@ -48,7 +52,8 @@ from m3.tokens.base import NoTokenizer, PictureTokenizer
 
 STAGES = ("source", "canvas", "pairs", "tokenizer", "captioner", "split")
 _GROUPS = (*STAGES, "executor", "augment", "contact_sheet")
-NOT_IN_MANIFEST = ("root", "labels", "path", "device")
+_NUM_LISTED, _MAX_PREVIEW_FRAMES = 5, 900
+NOT_IN_MANIFEST = ("root", "labels", "path", "device", "clips")
 """Keys of places and devices. The manifest has fingerprints of the content instead, so that data can be moved."""
 
 
@@ -62,6 +67,8 @@ def run(cfg: DictConfig) -> Manifest:
     check_nulls(cfg, "preprocess", _GROUPS)
     for key in ("num_pairs", "cell_px"):
         check(f"contact_sheet.{key}", cfg.contact_sheet[key], int, low=0 if key == "num_pairs" else 32)
+    check("previews.num_clips", cfg.previews.num_clips, int, low=0)
+    check("previews.height_px", cfg.previews.height_px, int, low=32, high=4096)
     options = BuildOptions(
         pairs_per_shard=cfg.pairs_per_shard,
         text_vocab_size=cfg.text_vocab_size,
@@ -85,7 +92,8 @@ def run(cfg: DictConfig) -> Manifest:
     splitter = instantiate(cfg.split)
     source = _divided(cfg, annotator, instantiate(cfg.source))  # last: the demo's writes its clips
     preparer = ClipPreparer(source, canvas, pairs, names, cfg.augment.flip, captioner.needs_pictures, cfg.history)
-    spec = BuildSpec(preparer, tokenizer, captioner, splitter, _settings(cfg, names, annotator), options)
+    settings = _settings(cfg, names, annotator, has_foreign_joints(source))
+    spec = BuildSpec(preparer, tokenizer, captioner, splitter, settings, options)
     if (existing := _published(cfg, spec.identity())) is not None:
         return existing
     built = build_dataset(working_folder(cfg.out, cfg.scratch), spec, executor, cfg.overwrite)
@@ -156,19 +164,23 @@ def _divided(cfg: DictConfig, annotator: Annotator | None, source: ClipSource) -
         PlainConsole(stderr=True).print(
             f"{cfg.source.root}: no videos by their names: {source.left_out}", soft_wrap=True
         )
-    if isinstance(source, VideoSource) and (annotator is not None or source.finds_cuts):
+    if isinstance(source, VideoSource) and (annotator is not None or source.finds_cuts or has_foreign_joints(source)):
         return DividedSource(source, annotator, cfg.annotations)
     if annotator is not None:
         raise ValueError(f"annotator={annotator.name}: source={source.name} has joints of its own; leave annotator out")
     return source
 
 
-def _settings(cfg: DictConfig, modalities: Sequence[str], annotator: Annotator | None) -> dict[str, Any]:
+def _settings(
+    cfg: DictConfig, modalities: Sequence[str], annotator: Annotator | None, reads_joint_files: bool
+) -> dict[str, Any]:
     """The parts of the configuration that decide the bytes of the shards."""
     settings = plain(cfg)
     stages = {stage: _without_places(settings[stage]) for stage in STAGES}
     if annotator is not None:
         stages["annotator"] = {**annotator.settings(), "person": annotator.person}
+    if not reads_joint_files:
+        stages["source"].pop("joint_files", None)  # as in the manifests of versions that had no such key
     layout = ("augment", "history", "pairs_per_shard", "text_vocab_size", "encode_batch_size", "encode_threads")
     return {**stages, "modalities": list(modalities), **{key: settings[key] for key in layout}}
 
@@ -193,13 +205,46 @@ def _finish(
         pairs = sheet_pairs(folder, built.manifest, shown_by, source, canvas, num_pairs, cell_px)
         if pairs != []:  # empty where no modality can be drawn, as the summary mentions
             write_png(path, contact_sheet(pairs))
+    if source is not None and cfg.previews.num_clips:
+        _write_previews(cfg, source)
     if not is_local(cfg.out):
         publish(folder, cfg.out)
     elif not built.is_new:
         _say_complete(cfg.out)
-    print_summary(folder, built.manifest, PlainConsole(), cfg.out)
+    print_summary(folder, built.manifest, PlainConsole(), cfg.out, _about_source(source))
     if not is_local(cfg.out):
         shutil.rmtree(folder)
+
+
+def _write_previews(cfg: DictConfig, source: ClipSource) -> None:
+    """Videos of clips with their skeletons, in the folder of the annotations."""
+    folder = Path(cfg.annotations) / "previews" / source.name
+    make_folder(folder)
+    for clip in preview_clips(source, cfg.previews.num_clips):
+        pictures = preview_pictures(clip, cfg.previews.height_px, _MAX_PREVIEW_FRAMES)
+        write_film(folder / f"{clip.id}.mp4", pictures, clip.fps or USUAL_FPS)
+    PlainConsole().print(f"videos with skeletons, to look at: {folder}", highlight=False, soft_wrap=True)
+
+
+def _about_source(source: ClipSource | None) -> list[str]:
+    """Whose joint file was not found beside the videos of a source, and which files are nobody's."""
+    videos = source.source if isinstance(source, DividedSource) else source
+    if not isinstance(videos, VideoSource):
+        return []
+    lines = []
+    without = [clip_id for clip_id in videos.clip_ids() if not videos.files_beside(clip_id)]
+    if without and (num := len(videos) - len(without)):
+        lines.append(f"{num:,} of {len(videos):,} videos have joints beside them; without: {_listed(without)}")
+    if isinstance(videos, VideoFiles) and videos.missing:
+        lines.append(f"{len(videos.missing):,} rows of source.clips have no video: {_listed(videos.missing)}")
+    if isinstance(videos, VideoFiles) and videos.ownerless:
+        lines.append(f"joint files that belong to no video: {_listed(videos.ownerless)}")
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_LISTED:,} more" if len(names) > _NUM_LISTED else ""
+    return printable(", ".join(names[:_NUM_LISTED])) + more
 
 
 def _published(cfg: DictConfig, identity: dict[str, Any]) -> Manifest | None:

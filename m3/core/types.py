@@ -32,6 +32,7 @@ class Clip:
     joints: joints of the same T frames, or None for a video without annotations.
     action: the label as the source spells it ("golf_swing"), or None.
     is_train: the source's own split, or None where it has none.
+    is_eval: of the clips with `is_train`, those that the source itself sets apart for evaluation.
     notes: irregularities that did not prevent the clip's use, for the manifest.
     fps: frames per second, or None where the source does not know its rate.
     video: id of the video that the clip is a part of, or None where it is no part: parts of a video stay in one split.
@@ -46,6 +47,7 @@ class Clip:
     notes: tuple[str, ...] = ()
     fps: float | None = None
     video: str | None = None
+    is_eval: bool = False
 
 
 @dataclass(frozen=True)

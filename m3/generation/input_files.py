@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,24 @@ import numpy as np
 from m3.annotation.annotators import Annotator, joints_of_picture
 from m3.annotation.cuts import CUT_WINDOW, first_cut
 from m3.annotation.divided_source import DividedSource
-from m3.clips.base import ClipError, DamagedFrame, EarlierFrames, LaterFrames, first_frames, frames_before
+from m3.annotation.survey import largest_as_csv
+from m3.clips.base import (
+    ClipError,
+    DamagedFrame,
+    EarlierFrames,
+    JointFile,
+    LaterFrames,
+    first_frames,
+    frames_before,
+)
 from m3.clips.canvas import CANVASES, Canvas, CropCanvas
+from m3.clips.joint_paths import JointsBeside
 from m3.clips.names import ids_from_paths
 from m3.clips.picture_files import PICTURE_SUFFIXES, PictureFiles, picture_size
-from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
+from m3.clips.sidecar import Sidecar, is_own, read_sidecar
 from m3.clips.video_files import VIDEO_SUFFIXES, VideoFiles
 from m3.clips.video_frames import MAX_FPS
+from m3.core.files import make_folder, write_atomic
 from m3.core.frames import Frames, PairChain, Poses, no_tokens
 from m3.core.joints import NUM_JOINTS, Joints, pose_extent
 from m3.core.modalities import TRANSITIONS, ModalityTable
@@ -213,9 +225,11 @@ def read_clip(path: Path, clip_id: str, joints: Path | None, how: Preparation) -
         known = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
         raise ValueError(f"input={path}: neither a picture nor a video by its name; need one of {known}")
     size = picture_size(path, is_upright=True)
-    beside = joints or find_sidecar(path)
-    sidecar = Sidecar(None) if beside is None else read_sidecar(beside, 1, size)
     frames = PictureFiles([path], size, "its header", is_upright=True)
+    beside = JointsBeside({clip_id: path})
+    file = beside.foreign(clip_id) if joints is None else JointFile(joints)
+    own = beside.own(clip_id) if file is None else _own_joints(file, Clip(clip_id, frames, size, None), how)
+    sidecar = Sidecar(None) if own is None else read_sidecar(own, 1, size)
     clip = Clip(clip_id, frames, size, sidecar.joints, sidecar.action, notes=sidecar.notes)
     if clip.joints is None and how.annotator is not None:
         clip = replace(clip, joints=joints_of_picture(clip, how.annotator))
@@ -226,7 +240,10 @@ def _scene(path: Path, joints: Path | None, how: Preparation) -> tuple[Clip, int
     video = VideoFiles(path, how.fps, how.finds_cuts)
     (video_id,) = video.clip_ids()
     annotator = None if joints is not None or how.annotator is None else replace(how.annotator, person="largest")
-    if annotator is None and how.start == "start":
+    if joints is not None and not is_own(joints):
+        joints = _own_joints(JointFile(joints), VideoFiles(path).whole_without_joints(video_id), how)
+    is_known = joints is not None or not video.has_foreign_joints(video_id)
+    if annotator is None and how.start == "start" and is_known:
         return video.read(video_id, joints), 0
     divided = DividedSource(video, annotator, how.annotations)
     for missing in divided.not_surveyed():
@@ -246,6 +263,21 @@ def _scene(path: Path, joints: Path | None, how: Preparation) -> tuple[Clip, int
     clip = divided.read_part(holding[0], joints)
     share = (how.start - holding[0].first) / max(1, holding[0].end - holding[0].first - 1)
     return clip, round(share * (len(clip.frames) - 1))
+
+
+def _own_joints(file: JointFile, clip: Clip, how: Preparation) -> Path:
+    """A joint file in m3's own format: that file, or another program's as it is understood, which is kept.
+
+    clip: with all of its frames.
+    """
+    if not file.frames and is_own(file.path):
+        return file.path
+    content = largest_as_csv(file, clip)
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    path = how.annotations / "joints" / f"{clip.id}-{digest}.csv"
+    make_folder(path.parent)
+    write_atomic(path, content)
+    return path
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

@@ -276,7 +276,7 @@ def _summary(staging: Staging, clip_ids: Sequence[str]) -> _Summary:
         if isinstance(staged, Rejection):
             rejected.append(Rejection(replace_unencodable(staged.clip), staged.reason))
         else:
-            clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train, staged.video))
+            clips.append(ClipPairs(staged.clip, len(staged.pairs), staged.is_train, staged.video, staged.is_eval))
             actions |= {staged.action} if staged.action else set()
             has_joints = has_joints or staged.has_joints
             notes += [{"clip": staged.clip, "note": note} for note in staged.notes]

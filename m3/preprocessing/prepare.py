@@ -135,6 +135,7 @@ class ClipPreparer:
             tokens=self._joint_tokens(joints, frames) if joints is not None and self.stores("coords") else {},
             fps=clip.fps,
             video=clip.video,
+            is_eval=clip.is_eval,
         )
         return PreparedClip(staged, len(clip.frames), shown, self._carried(clip, window, shown, pictures))
 

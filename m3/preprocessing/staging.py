@@ -30,7 +30,7 @@ class Unreadable(Rejection):
 class StagedClip:
     """All pairs of one clip.
 
-    clip, action, is_train, notes, fps, video: as in the clip.
+    clip, action, is_train, notes, fps, video, is_eval: as in the clip.
     has_joints: False for a clip without annotations, which has no tokens of joints.
     canvas: mode, size in pixels, and the source rectangle it shows (left, top, width, height).
     pose_extent_px: see `m3.core.types.PairInfo`.
@@ -54,6 +54,7 @@ class StagedClip:
     tokens: dict[str, np.ndarray]
     fps: float | None = None
     video: str | None = None
+    is_eval: bool = False
 
     def sample(self, index: int, members: Sequence[str]) -> TokenizedPair:
         """Pair `index` as it goes into a shard, with those of these token members ("coords_next", "tok_rgb_prev.flip",

@@ -22,7 +22,7 @@ class DatasetStatistics:
         self._ssim: list[float] = []
         self._distance: list[int] = []
         self._duration_s: list[float] = []
-        self._num_visible = self._num_frames = self._num_invisible = 0
+        self._num_visible = self._num_frames = self._num_invisible = self._num_with_joints = 0
 
     def add(self, clip: StagedClip) -> None:
         self._num_pairs.append(len(clip.pairs))
@@ -31,6 +31,7 @@ class DatasetStatistics:
         self._distance += distances
         if clip.fps is not None:
             self._duration_s += [distance / clip.fps for distance in distances]
+        self._num_with_joints += clip.has_joints
         if clip.has_joints and "coords" in clip.tokens:
             visible = clip.tokens["coords"][:, 2].sum(axis=1)  # (F,) visible joints of each frame
             self._num_visible += int(visible.sum())
@@ -44,6 +45,7 @@ class DatasetStatistics:
             clips with a known rate): quantiles; None where no pair has one.
         pairs_per_clip_histogram, ssim_histogram: counts of bins, "20–49" or "0.80–0.85".
         visible_joints: share of the joints that are visible, over all frames that occur in pairs; None without joints.
+        clips_with_joints: how many clips have any.
         invisible_frames: how many of these frames show no joint at all.
         """
         num_joints = NUM_JOINTS * self._num_frames
@@ -56,6 +58,7 @@ class DatasetStatistics:
             "pair_duration_s": _quantiles(self._duration_s),
             "visible_joints": round(self._num_visible / num_joints, 4) if num_joints else None,
             "invisible_frames": self._num_invisible,
+            "clips_with_joints": self._num_with_joints,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from m3.vocabularies import interpreter_of
 _BAR_LENGTH = 24
 _NUM_SHOWN = 5
 
+_VIDEO_KINDS = ("HDR", "interlaced", "frame rate varies")
+"""Words of `m3.clips.video_frames` for videos that do not look as they should."""
 
-def print_summary(folder: Path, manifest: Manifest, console: PlainConsole, out: str | Path) -> None:
+
+def print_summary(
+    folder: Path, manifest: Manifest, console: PlainConsole, out: str | Path, about_source: Sequence[str] = ()
+) -> None:
     """Prints the content of the data set in `folder`, the distribution of its pairs, and the rejected clips.
 
-    out: its folder or address, for messages.
+    out: its folder or address, for messages. about_source: further lines, on what the clips were read from.
     """
     size = manifest.canvas_size
     names = ", ".join(modality.name for modality in manifest.modalities)
@@ -37,8 +43,8 @@ def print_summary(folder: Path, manifest: Manifest, console: PlainConsole, out: 
     ]
     if histograms:
         console.print(Columns(histograms, padding=(0, 4)))
-    for line in _facts(manifest):
-        console.print(line, highlight=False)
+    for line in (*_facts(manifest), *about_source):
+        console.print(line, highlight=False, soft_wrap=True)
     _print_rejected(out, manifest, console)
     if (folder / CONTACT_SHEET_NAME).exists():
         console.print(f"random pairs, to look at: {address(out, CONTACT_SHEET_NAME)}", highlight=False, soft_wrap=True)
@@ -73,6 +79,8 @@ def _facts(manifest: Manifest) -> list[str]:
                       ("ssim", "SSIM")):  # fmt: skip
         if statistics.get(key):
             lines.append(f"{what}: {_quantile_text(statistics[key])}")
+    if statistics.get("clips_with_joints"):
+        lines.append(f"clips with joints: {statistics['clips_with_joints']:,} of {sum(manifest.num_clips.values()):,}")
     if statistics.get("visible_joints") is not None:
         unseen = statistics["invisible_frames"]
         extra = f"; {unseen:,} frames show none" if unseen else ""
@@ -99,4 +107,9 @@ def _print_rejected(out: str | Path, manifest: Manifest, console: PlainConsole) 
         for rejection in manifest.rejected[:_NUM_SHOWN]:
             console.print(f"  {rejection.clip}: {rejection.reason}", highlight=False)
     if manifest.notes:
-        console.print(f"{len(manifest.notes):,} notes on odd clips are in {address(out, 'dataset.json')}")
+        counts = {kind: sum(kind in each["note"] for each in manifest.notes) for kind in _VIDEO_KINDS}
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        console.print(
+            f"{len(manifest.notes):,} notes on odd clips are in {address(out, 'dataset.json')}"
+            + f" ({kinds})" * bool(kinds)
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -35,21 +37,27 @@ def write_gif(path: Path, pictures: Sequence[Image.Image]) -> None:
 
 
 def write_mp4(path: Path, pictures: Sequence[Image.Image]) -> None:
-    """Write an MP4: each picture for 0.35 s, the last one for 1.2 s.
+    """Write an MP4: each picture for 0.35 s, the last one for 1.2 s."""
+    times = [_FRAME_MS] * (len(pictures) - 1) + [_LAST_FRAME_MS]
+    write_film(path, (picture for picture, time in zip(pictures, times) for _ in range(time * _FPS // 1000)), _FPS)
+
+
+def write_film(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
+    """Write an MP4 of pictures of one size, at least one, taken one after the other.
 
     H.264 of 4:2:0 pixels with the index first, which every browser plays. It needs even sides: the last row or column
     is repeated where they are odd.
     """
-    width, height = (side + side % 2 for side in pictures[0].size)
+    pictures = iter(pictures)
+    first = next(pictures)
+    width, height = (side + side % 2 for side in first.size)
     with atomic_path(path) as file, av.open(str(file), "w", format="mp4", options=_OPTIONS) as container:
-        stream = container.add_stream("libx264", rate=_FPS, options=_X264)
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=_X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number, picture in enumerate(pictures):
+        for picture in chain((first,), pictures):
             values = np.asarray(picture.convert("RGB"))
             even = np.pad(values, ((0, height - values.shape[0]), (0, width - values.shape[1]), (0, 0)), mode="edge")
-            milliseconds = _LAST_FRAME_MS if number == len(pictures) - 1 else _FRAME_MS
-            for _ in range(milliseconds * _FPS // 1000):
-                # Converted here: the encoder's own conversion gives other bytes now and then.
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even)).reformat(format="yuv420p")
-                container.mux(stream.encode(frame))
+            # Converted here: the encoder's own conversion gives other bytes now and then.
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even)).reformat(format="yuv420p")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -21,13 +21,14 @@ class ClipPairs:
     clip: its id.
     num_pairs: at least 1.
     is_train: the source's own flag, or None.
-    video: that the clip is a part of, or None: see `m3.core.types.Clip`.
+    video, is_eval: see `m3.core.types.Clip`.
     """
 
     clip: str
     num_pairs: int
     is_train: bool | None
     video: str | None = None
+    is_eval: bool = False
 
 
 PairRef = tuple[str, int]
@@ -102,10 +103,10 @@ class RandomSplit:
 
 
 class OfficialSplit:
-    """The data set's own train flag; eval is a part of its training clips.
+    """The data set's own train flag; eval are the training clips that it sets apart, or else a part of them.
 
     Args:
-        eval_ratio: share of the clips flagged train that becomes eval, in (0, 1).
+        eval_ratio: where it sets none apart, share of the clips flagged train that becomes eval, in (0, 1).
         seed: of the choice of eval clips.
     """
 
@@ -129,6 +130,11 @@ class OfficialSplit:
                 f"split=official: {len(train)} usable train and {len(test)} test clips cannot fill train, eval and "
                 "test; use more clips (source.max_clips) or choose split=clip"
             )
+        if own_eval := [clip for clip in train if clip.is_eval]:
+            rest = [clip for clip in train if not clip.is_eval]
+            if not rest:
+                raise ValueError("split=official: all training clips are set apart for evaluation; choose split=clip")
+            return {"train": _pair_refs(rest), "eval": _pair_refs(own_eval), "test": _pair_refs(test)}
         divided = _divided(train, (1 - self.eval_ratio, self.eval_ratio, 0), self.seed)
         return {**divided, "test": _pair_refs(test)}
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from m3.annotation.blazepose import BlazePose, Detector, refined, region_of, suppressed
-from m3.annotation.keypoints import LAYOUTS, to_joints
 from m3.annotation.networks import DETECTOR, LANDMARKS, WEIGHTS, Network
 from m3.clips.demo import demo_clip
 from m3.core.joints import MIRRORED, pose_extent
+from m3.core.keypoints import LAYOUTS, to_joints
 
 SIZE = (224, 224)
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from support.tiny_world import label_fields, write_label
 
-from m3.clips import mat_process
+from m3.clips import mat_process, reader_process
 from m3.clips.base import ClipError
 from m3.clips.mat_process import read_mat
 from m3.clips.penn_action import read_label
@@ -69,12 +69,12 @@ def test_a_reader_that_crashes_is_named_and_started_again(tmp_path: Path):
     assert read_label(path).num_frames == 6  # died between two files
     process = mat_process._reader._process
     os.kill(process.pid, signal.SIGSTOP)  # does not answer
-    mat_process._SECONDS, seconds = 0.2, mat_process._SECONDS
+    reader_process.SECONDS, seconds = 0.2, reader_process.SECONDS
     try:
         with pytest.raises(ClipError, match=r"^0007\.mat: not a readable \.mat file \(SciPy's reader did not finish"):
             read_label(path)
     finally:
-        mat_process._SECONDS = seconds
+        reader_process.SECONDS = seconds
     assert read_label(path).num_frames == 6
 
 

@@ -10,8 +10,9 @@ import pytest
 from support.tiny_world import label_fields, write_label
 
 from m3.clips.base import ClipError
-from m3.clips.sidecar import Sidecar, find_sidecar, read_sidecar
-from m3.core.joints import JOINT_NAMES
+from m3.clips.joint_paths import JointsBeside
+from m3.clips.sidecar import Sidecar, is_own, read_sidecar
+from m3.core.joints import JOINT_NAMES, pose_extent
 
 SIZE = (48, 64)
 
@@ -98,12 +99,12 @@ def test_rows_and_frames_may_differ(tmp_path: Path, num_rows: int):
 def test_no_sidecar_and_two(tmp_path: Path):
     video = tmp_path / "a.b.mp4"
     video.touch()
-    assert find_sidecar(video) is None
+    assert JointsBeside({"a": video}).own("a") is None
     write_label(tmp_path / "a.b.mat")
-    assert find_sidecar(video) == tmp_path / "a.b.mat"
+    assert JointsBeside({"a": video}).own("a") == tmp_path / "a.b.mat"
     (tmp_path / "a.b.csv").touch()
-    with pytest.raises(ClipError, match="^a.b.mat and a.b.csv: two files with joints of one clip"):
-        find_sidecar(video)
+    with pytest.raises(ClipError, match="^a.b.csv and a.b.mat: two files with joints of one clip"):
+        JointsBeside({"a": video}).own("a")
 
 
 def test_a_label_of_another_size(tmp_path: Path):
@@ -192,3 +193,77 @@ def test_any_damage_raises_clip_errors_only(tmp_path: Path, suffix: str):
             num_errors += 1
             assert str(error).startswith(f"a{suffix}: ") and str(tmp_path) not in str(error)
     assert num_errors
+
+
+# ── looks right, is wrong ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def person(num_frames: int = 10) -> dict[str, np.ndarray]:
+    """A person in 64 x 48 px who moves 1 px per frame to the right."""
+    x = np.array([30, 22, 38, 18, 42, 17, 43, 25, 35, 24, 36, 24, 36.0]) + np.arange(num_frames)[:, None]
+    y = np.tile([5, 11, 11, 18, 18, 24, 24, 26, 26, 34, 34, 43, 43.0], (num_frames, 1))
+    return {"x": x, "y": y}
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda a: {"x": a["x"] / 64, "y": a["y"] / 48}, "perhaps shares of width and height; m3's own are pixels"),
+    (lambda a: {"x": a["x"] * 3, "y": a["y"] * 3}, "lie outside the picture, .*: of another resolution"),
+    (lambda a: {"x": a["y"] + 300, "y": a["x"]}, "lie outside the picture"),
+    (lambda a: {"x": a["x"], "y": a["y"], "visibility": np.full((10, 13), 0.8)}, "found 0.8; write 1 where"),
+    (lambda a: {"x": a["x"][::2], "y": a["y"][::2]}, "5 rows for 10 frames: of another frame rate"),
+    (lambda a: {"x": a["x"][:, [0, 2, 1, *range(3, 13)]], "y": a["y"]}, "shoulders and hips are crossed in 10 frames"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_with_the_remedy(tmp_path: Path, change, reason: str):
+    for write, name in ((write_npz, "a.npz"), (lambda path, **arrays: write_csv(path, arrays), "a.csv")):
+        with pytest.raises(ClipError, match=f"^{name}: .*{reason}"):
+            read_sidecar(write(tmp_path / name, **change(person())), 10, SIZE)
+
+
+def test_exchanged_axes_are_refused_where_they_do_not_fit(tmp_path: Path):
+    """A frame that is higher than wide: y of the legs is more than its width."""
+    arrays = person()
+    path = write_csv(tmp_path / "a.csv", {"x": arrays["y"] * 3, "y": arrays["x"]})
+    with pytest.raises(ClipError, match="x and y exchanged.*exchange the columns"):
+        read_sidecar(path, 10, (140, 50))
+
+
+@pytest.mark.parametrize("missing", [(0.0, 0.0), (-1.0, -1.0), (np.nan, np.nan)])
+def test_missing_joints_are_invisible_and_do_not_widen_the_box(tmp_path: Path, missing: tuple[float, float]):
+    arrays = person()
+    arrays["x"][:, 6], arrays["y"][:, 6] = missing
+    found = read_sidecar(write_csv(tmp_path / "a.csv", arrays), 10, SIZE)
+    assert found.joints.is_visible.sum(1).tolist() == [12] * 10 and not found.joints.is_visible[:, 6].any()
+    assert pose_extent(found.joints) == 43 - 5  # y; x from 0 or -1 to the elbow would be 51 and more
+    assert found.notes == (
+        () if np.isnan(missing[0]) else ("a.csv: 10 joints at (0, 0) or the like: taken as missing",)
+    )
+
+
+def test_frames_counted_from_1_are_understood(tmp_path: Path):
+    found = read_sidecar(write_csv(tmp_path / "a.csv", person(), frame=list(range(1, 11))), 10, SIZE)
+    assert found.joints.xy[0, 0].tolist() == [30, 5] and found.joints.is_visible.all()
+    assert found.notes == ("a.csv: frames 1 … 10 are taken as counted from 1",)
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (";", "utf-8")])
+def test_separators_decimal_commas_and_byte_order_marks(tmp_path: Path, separator: str, encoding: str):
+    arrays = {axis: values + 0.25 for axis, values in person().items()}
+    text = write_csv(tmp_path / "a.csv", arrays).read_text().replace(",", separator).replace(".", ",")
+    (tmp_path / "a.csv").write_text(text, encoding=encoding)
+    assert is_own(tmp_path / "a.csv")
+    assert read_sidecar(tmp_path / "a.csv", 10, SIZE).joints.xy[0, 0].tolist() == [30.25, 5.25]
+
+
+def test_decimal_commas_between_commas_are_refused_with_the_remedy(tmp_path: Path):
+    lines = write_csv(tmp_path / "a.csv", person()).read_text().replace(".0", ",0")
+    (tmp_path / "a.csv").write_text(lines)
+    with pytest.raises(
+        ClipError, match="does not have 26 cells like the header; with decimal commas, separate cells by"
+    ):
+        read_sidecar(tmp_path / "a.csv", 10, SIZE)
+
+
+def test_two_people_in_a_frame_are_refused(tmp_path: Path):
+    path = write_csv(tmp_path / "a.csv", person(), frame=[0, 0, *range(1, 9)])
+    with pytest.raises(ClipError, match="frame 0 has several rows; a file has the joints of one person"):
+        read_sidecar(path, 10, SIZE)

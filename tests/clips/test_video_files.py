@@ -382,7 +382,8 @@ def test_other_files_are_counted(tmp_path: Path):
     write_video(tmp_path / "a.mp4")
     for name in ("a.csv", "notes.txt", "more.TXT", "b.csv", "LICENSE", ".hidden.txt"):
         (tmp_path / name).write_text("")
-    assert VideoFiles(tmp_path).left_out == "2 .txt, 1 .csv, 1 without suffix"
+    assert VideoFiles(tmp_path).left_out == "2 .txt, 1 without suffix"
+    assert VideoFiles(tmp_path).ownerless == ["b.csv"]
     assert VideoFiles(tmp_path / "a.mp4").left_out == ""
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(FileNotFoundError, match="no video there .*, only 2 .csv, 2 .txt, 1 without suffix; give"):
@@ -403,6 +404,31 @@ def test_joints_beside_two_videos_of_one_stem_are_nobodys(tmp_path: Path):
     source = VideoFiles(tmp_path)
     assert all(source.read(clip_id).joints is None for clip_id in source.clip_ids())
     write_joints(tmp_path / "walk.csv", 12)
+    source = VideoFiles(tmp_path)
     for clip_id in source.clip_ids():
         with pytest.raises(ClipError, match=r"walk.csv: whose joints are they, of walk.mov and walk.mp4\?"):
             source.read(clip_id)
+
+
+def test_frame_rates_that_vary_are_noted(tmp_path: Path):
+    write_video(tmp_path / "phone.mp4", 12, times_ms=[0, 33, 66, 100, 150, 183, 250, 283, 316, 350, 450, 483])
+    write_video(tmp_path / "even.mp4", 12, times_ms=[0, 33, 67, 100, 133, 167, 200, 233, 267, 300, 333, 367])
+    source = VideoFiles(tmp_path)
+    assert source.read("even").notes == ()
+    (note,) = source.read("phone").notes
+    assert note.startswith("phone.mp4: its frame rate varies, 10 … ")
+
+
+def test_hdr_and_interlaced_videos_are_noted(tmp_path: Path):
+    for name, options in {"hdr": {"color_trc": 16}, "tv": {}}.items():
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"x264-params": "tff=1"} if name == "tv" else {})
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for key, value in options.items():
+                setattr(stream.codec_context, key, value)
+            for number in range(6):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(number_picture(number))))
+            container.mux(stream.encode())
+    source = VideoFiles(tmp_path)
+    assert source.read("hdr").notes == ("hdr.mp4: HDR (PQ): its colors are used as stored, paler than meant",)
+    assert [note.split(":")[1] for note in source.read("tv").notes] == [" interlaced"]

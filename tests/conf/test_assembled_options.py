@@ -37,6 +37,7 @@ OTHERS = {"rollout.max_samples": 1, "source.root": "nowhere", "source.labels": "
 SEEN_ELSEWHERE = {
     "out": "test_generate.py", "device": "test_generate.py", "labels": "test_forecast.py",
     "verify": "test_verify.py", "scratch": "test_publish.py", "annotations": "test_divided_source.py",
+    "previews": "test_annotated_videos.py",
 }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def preprocessing(base: str, films: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(preprocess, "sheet_pairs", lambda *arguments: asked.update(sheet=arguments[-2:]))
     monkeypatch.setattr(preprocess, "contact_sheet", lambda pairs: None)
     monkeypatch.setattr(preprocess, "write_png", lambda path, picture: asked.update(png=path))
-    monkeypatch.setattr(preprocess, "print_summary", lambda *arguments: asked.update(shown=arguments[-1]))
+    monkeypatch.setattr(preprocess, "print_summary", lambda *arguments: asked.update(shown=arguments[3]))
     here = tmp_path / str(len([*tmp_path.iterdir()]))
     here.mkdir()
     monkeypatch.chdir(here)  # demo clips of other settings are never overwritten: each time a place of its own

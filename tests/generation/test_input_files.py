@@ -128,7 +128,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
     for name, message in [
         ("nowhere.png", "nowhere.png: no such file"), ("notes.txt", "notes.txt: neither a picture nor a video"),
         ("broken.jpg", "broken.jpg: .*the file is empty"), ("broken.mp4", "broken.mp4: .*the file is empty"),
-        ("b.png", "b.npz and b.csv"),
+        ("b.png", "b.csv and b.npz"),
     ]:  # fmt: skip
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             prompts_of(tmp_path, [tmp_path / name])

@@ -17,6 +17,7 @@ from support.tiny_videos import write_joints
 
 import preprocess
 from m3.clips.base import ClipError
+from m3.clips.video_files import VideoFiles
 from m3.shards.manifest import Manifest
 
 SQUARES = {
@@ -116,3 +117,16 @@ def test_cuts_are_found_without_an_annotator(world: Path):
     assert clips == {"v0", "v1", "v2-s1", "v2-s2", "v3-s1", "v3-s2", "own", "empty"}
     assert np.all([sample["meta.json"]["successor"] < 10 for sample in samples(world / "cuts", "train")
                    if sample["meta.json"]["clip"].startswith("v2")])  # fmt: skip
+
+
+def test_previews_show_the_skeletons_of_clips(world: Path, tmp_path: Path):
+    """At most as many as asked for; the frames of the clip, with joints drawn on them."""
+    overrides = ["previews.num_clips=2", "previews.height_px=64", f"annotations={tmp_path}"]
+    preprocess.run(config(world, "previews", *overrides))
+    films = sorted((tmp_path / "previews" / "video_files").iterdir())
+    assert len(films) == 2 and {film.stem for film in films} <= {"v0", "v1", "v2-s1", "v2-s2", "v3-s1", "v3-s2", "own"}
+    shown = VideoFiles(tmp_path / "previews").read(VideoFiles(tmp_path / "previews").clip_ids()[0])
+    assert shown.size == (64, 86) and len(shown.frames) in (10, 20) and shown.fps == 25
+    before = [film.read_bytes() for film in films]
+    preprocess.run(config(world, "previews", *overrides))
+    assert before == [film.read_bytes() for film in films]

@@ -15,7 +15,7 @@ from m3.annotation.tracking import Track
 from m3.core.types import Clip
 from support.tiny_videos import write_video
 
-SHAPE = np.stack(np.meshgrid([-6.0, -2, 2, 6], [-6.0, -2, 2, 6]), -1).reshape(-1, 2)[:13]
+SHAPE = np.stack(np.meshgrid([-6.0, 2, -2, 6], [-6.0, -2, 2, 6]), -1).reshape(-1, 2)[:13]
 """(13, 2) joints around the middle of a square, pixels."""
 
 
