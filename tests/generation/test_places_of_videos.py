@@ -11,6 +11,7 @@ import pytest
 from hydra.utils import instantiate
 from PIL import Image
 from support.annotators import SHAPE, square_annotator, square_video
+from support.joint_formats import NUM_FRAMES, TRUTH, alphapose, truth, write_json
 from support.random_world import MODALITIES
 from support.tiny_videos import number_in, write_joints, write_video
 
@@ -124,3 +125,27 @@ def test_the_joints_of_a_picture_are_found(tmp_path: Path):
     Image.fromarray(frame * 0).save(tmp_path / "empty.png")
     with pytest.raises(ValueError, match=r"input=.*empty.png: nobody found"):
         prompts(tmp_path / "empty.png", annotator=replace(square_annotator(), visibility=0.6))
+
+
+def test_joints_of_another_program_beside_a_file_and_named(tmp_path: Path):
+    """The same tokens as from m3's own file, whichever way the joints come; a picture takes them too."""
+    for name in ("own", "beside", "named"):
+        write_video(tmp_path / f"{name}.mp4", NUM_FRAMES, (64, 64))
+    header = ",".join(f"{joint}_{axis}" for joint in TRUTH for axis in "xy")
+    rows = [",".join(map(str, truth(t).ravel())) for t in range(NUM_FRAMES)]
+    (tmp_path / "own.csv").write_text("\n".join([header, *rows]))
+    write_json(tmp_path / "beside.json", alphapose())
+    there = write_json(tmp_path / "labels" / "pose.json", alphapose())
+    made = [
+        prompts(tmp_path / "own.mp4"),
+        prompts(tmp_path / "beside.mp4"),
+        prompts(tmp_path / "named.mp4", joints=there),
+    ]
+    made += [prompts(tmp_path / "beside.mp4", start="end"), prompts(tmp_path / "own.mp4", start="end")]
+    own, beside, named, end, own_end = (each.tokens.ids["coords"] for each in made)
+    assert all(each.has_joints.all() for each in made)
+    assert (beside == own).all() and (named == own).all() and (end == own_end).all() and (end[0, 0] != own[0, 0]).any()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "photo.png")
+    write_json(tmp_path / "photo.json", alphapose()[:1])
+    photo = prompts(tmp_path / "photo.png")
+    assert photo.has_joints.all() and (photo.tokens.ids["coords"][0, 0] == own[0, 0]).all()
