@@ -1,4 +1,4 @@
-# make demo      install, then videos → shards → training → roll-outs (8 to 9 minutes on 2 cores without the install)
+# make demo      install what it uses, then videos → shards → training → roll-outs (8 to 9 minutes on 2 cores without the install)
 # make test      install, then the tests (no network)
 # make test-all  the slow tests too
 # make docs      the documentation, in site/
@@ -19,7 +19,12 @@ help:
 
 install: .venv/installed
 
-demo: .venv/installed
+.venv/installed-demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+demo: .venv/installed-demo
 	$(BIN)/python preprocess.py out=outputs/data/demo_128px source.num_clips=720 canvas=zoom canvas.size=128 augment.flip=true
 	$(BIN)/python train.py experiment=demo
 	$(BIN)/python generate.py checkpoint=outputs/train/demo data.root=outputs/data/demo_128px out=outputs/demo

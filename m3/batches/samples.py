@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from m3.core.joints import NUM_JOINTS
-from m3.core.modalities import COORDS_LENGTH, JOINTS, NUM_JOINT_BINS, NUM_VISIBILITY_IDS, ModalityTable
+from m3.core.modalities import COORDS_LENGTH, JOINTS, NUM_JOINT_BINS, NUM_VISIBILITY_IDS, ModalityTable, frame_of
 from m3.core.types import PairInfo
 from m3.shards.manifest import SCHEMA_VERSION, Manifest, StoredModality, stored_for
 from m3.tokens.displacement import displacement_tokens
@@ -164,10 +164,21 @@ def _needed(manifest: Manifest, table: ModalityTable) -> list[StoredModality]:
         elif (found := stored[name].length if name in stored else 0) != length:
             raise ValueError(
                 f"modalities.max_seq_lens: the run wants {length} tokens of {name}, the data set has {found} "
-                f"(its canvas is {manifest.canvas_size} px): choose modalities=… for it, or make other data"
+                f"(its canvas is {manifest.canvas_size} px): {_fitting(name, found)}, or make other data"
             )
     own = [name for name in table.modalities if name in stored]
     return [stored[name] for name in dict.fromkeys([*own, *stored_for(table.modalities)])]
+
+
+def _fitting(name: str, length: int) -> str:
+    """The shipped options for data with so many tokens of a modality."""
+    if not length and frame_of(name)[0] == "tok_rgb":
+        return "choose experiment=motion or modalities=coords, which need no pictures"
+    if length == 64:
+        return "choose experiment=demo"
+    if length == 256:
+        return "choose experiment=small, or modalities=m3"
+    return "choose modalities=… for it"
 
 
 def _check_labels(

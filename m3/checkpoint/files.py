@@ -30,7 +30,8 @@ BEST = "best.ckpt"
 FINGERPRINT = "m3_sha256"
 """Key of a checkpoint: `content_fingerprint` of its weights and of the optimizer's state."""
 
-_NUMBERED = re.compile(r"step=([0-9]+)\.ckpt")
+_NUMBERED = re.compile(r"step[_=]([0-9]+)\.ckpt")
+"""The names of earlier versions have "=", which Hydra takes for an override of its own when it is pasted."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,15 +97,16 @@ def _what_failed(path: Path, error: Exception) -> str:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step={step:08d}.ckpt"
+    return folder / f"step_{step:08d}.ckpt"
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The files `step=….ckpt` in a folder of checkpoints, ascending by step."""
-    return sorted((path for path in folder.glob("step=*.ckpt") if _NUMBERED.fullmatch(path.name)), key=_step_of)
+    """The files `step_….ckpt`, or `step=….ckpt`, in a folder of checkpoints, ascending by step."""
+    return sorted((path for path in folder.glob("step*.ckpt") if _NUMBERED.fullmatch(path.name)), key=step_of)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step in the name of a numbered checkpoint."""
     match = _NUMBERED.fullmatch(path.name)
     assert match is not None
     return int(match[1])
@@ -137,7 +139,7 @@ def set_aside(folder: Path, step: int) -> None:
     Otherwise they would count as the newest ones.
     """
     for path in numbered_checkpoints(folder):
-        if _step_of(path) > step:
+        if step_of(path) > step:
             path.rename(path.with_name(f"{path.name}.damaged"))
 
 

@@ -12,6 +12,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from m3.commands.arguments import check_command_line, parse_arguments, version_line
+from m3.commands.help import help_text
+from m3.core.errors import one_line_errors
 from m3.core.renames import current_config, current_overrides
 from m3.sweep import ignore_sweep_warnings
 
@@ -41,7 +44,8 @@ def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     """Makes a task the main function of a command, with the options of m3/conf/NAME.yaml.
 
     The task gets the composed configuration, and returns the number that a sweep optimizes, if any. The command line
-    and the user's own files may have old names of keys (`m3.core.renames`).
+    and the user's own files may have old names of keys (`m3.core.renames`). Before the task is called, keys, groups and
+    options are checked (`m3.commands.arguments`); `--help` and `--version` are answered here.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -56,7 +60,17 @@ def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
         @functools.wraps(task)
         def main() -> Any:
             ignore_sweep_warnings()
+            if "--version" in sys.argv[1:]:
+                print(version_line())
+                return None
             sys.argv[1:] = current_overrides(sys.argv[1:])
+            args = parse_arguments(sys.argv[1:])
+            if args.help or not (args.hydra_help or args.info or args.shell_completion or args.experimental_rerun):
+                with one_line_errors():
+                    check_command_line(name, args)
+                if args.help:
+                    print(help_text(name, args))
+                    return None
             return compose_and_run()
 
         return main

@@ -22,7 +22,7 @@ from m3.batches.table import TokenTable
 from m3.checkpoint import BINDING, SHIPPED, LoadedModel, load_model
 from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import CANVASES
-from m3.commands.application import application, plain, script, sweep_direction
+from m3.commands.application import plain, script, sweep_direction
 from m3.commands.nulls import check_nulls
 from m3.core.devices import torch_device
 from m3.core.errors import naming, one_line_errors
@@ -361,8 +361,7 @@ def mean_pck(scores: Sequence[Score]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-@application("generate")
-def main(cfg: DictConfig) -> float | ReadyTrial:
+def task(cfg: DictConfig) -> float | ReadyTrial:
     """Returns the mean PCK@0.1, the number that a sweep maximizes.
 
     For forecasts it is the mean PCK@0.05, for in-painting minus the mean error in px.
@@ -385,5 +384,7 @@ def _generate(cfg: DictConfig) -> float:
     return mean_pck(run(cfg).all_scores)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # as a trial of a sweep is started where there is no script
+    from m3.commands.entry import generate
+
+    generate()

@@ -20,7 +20,7 @@ from m3.annotation.divided_source import DividedSource, has_foreign_joints
 from m3.clips.base import ClipSource, VideoSource
 from m3.clips.canvas import Canvas
 from m3.clips.video_files import VideoFiles
-from m3.commands.application import application, plain
+from m3.commands.application import plain
 from m3.commands.nulls import check_nulls
 from m3.core.errors import one_line_errors
 from m3.core.files import make_folder
@@ -272,8 +272,7 @@ def verify(root: str) -> int:
     return len(faults)
 
 
-@application("preprocess")
-def main(cfg: DictConfig) -> None:
+def task(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job a data set of its own
         if not is_local(cfg.out):
             raise SystemExit(f"error: out={cfg.out}: a sweep (-m) writes into a folder; choose one, and upload it then")
@@ -287,5 +286,7 @@ def main(cfg: DictConfig) -> None:
         raise SystemExit("stopped; run the same command again to continue: finished clips are kept") from None
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # as a trial of a sweep is started where there is no script
+    from m3.commands.entry import preprocess
+
+    preprocess()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +34,8 @@ from m3.checkpoint import (
     initialize,
     newest_checkpoint,
 )
-from m3.commands.application import application, plain, script, sweep_direction
+from m3.checkpoint.files import step_of
+from m3.commands.application import plain, script, sweep_direction
 from m3.commands.nulls import check_nulls
 from m3.core.devices import lightning_accelerator
 from m3.core.errors import naming, one_line_errors
@@ -50,7 +52,9 @@ from m3.training.memory import return_freed_memory
 from m3.training.module import MaskedTraining
 from m3.training.optim import steps_in
 from m3.training.profile import DataWait
+from m3.training.progress import ProgressLines
 from m3.training.ranks import is_first_process
+from m3.training.run_log import open_log, recorded_session, say
 from m3.training.sharding import fsdp_strategy
 from m3.training.tokenizer import TokenizerTraining
 
@@ -156,25 +160,49 @@ def fit(cfg: DictConfig, parts: Assembled) -> TrainingRun:
         than samples.
     """
     trainer, module, datamodule, checkpoints = parts.trainer, parts.module, parts.datamodule, parts.checkpoints
-    if trainer.is_global_zero:
-        parts.run_dir.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(parts.run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     return_freed_memory()
-    with open_loggers(trainer.loggers, module.identity["config"]):
-        first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
-        cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
-        start = f"from {parts.resume_from or _first_weights(cfg)}"
-        rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
-        _say(f"{parts.run_dir}: {module.plan(trainer.world_size)}{cut}, {start}; {rhythm}")
-        trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
-        last = checkpoints.last_eval_loss
-        last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
-    checkpoint = newest_checkpoint(parts.run_dir)
-    if checkpoint is None:
-        raise FileNotFoundError(f"{parts.run_dir}: the checkpoint of the last step was removed while the run ended")
-    losses = f"{'' if first is None else f'{first:.3f} → '}{last:.3f}"
-    _say(f"eval loss {losses}; checkpoint {checkpoint}{_best(checkpoints)}")
+    with _recorded(cfg, parts):
+        with open_loggers(trainer.loggers, module.identity["config"]):
+            first = _evaluate(trainer, module, datamodule) if parts.resume_from is None else None
+            _say(_plan(cfg, parts))
+            trainer.fit(module, datamodule=datamodule, ckpt_path=parts.resume_from, weights_only=True)
+            last = checkpoints.last_eval_loss
+            last = _evaluate(trainer, module, datamodule) if last is None else last  # there was nothing left to do
+        checkpoint = newest_checkpoint(parts.run_dir)
+        if checkpoint is None:
+            raise FileNotFoundError(f"{parts.run_dir}: the checkpoint of the last step was removed while the run ended")
+        losses = f"{'' if first is None else f'{first:.3f} → '}{last:.3f}"
+        _say(f"eval loss {losses}; checkpoint {checkpoint}{_best(checkpoints)}")
     return TrainingRun(trainer, module, datamodule, first, last, checkpoint, checkpoints)
+
+
+def _plan(cfg: DictConfig, parts: Assembled) -> str:
+    """One line on what the run is going to do."""
+    trainer, checkpoints = parts.trainer, parts.checkpoints
+    cut = "" if cfg.trainer.max_steps is None else f", cut to {trainer.max_steps:,} by trainer.max_steps"
+    start = f"from {parts.resume_from or _first_weights(cfg)}"
+    rhythm = f"evaluated every {checkpoints.eval_every_n_steps:,}, saved every {checkpoints.every_n_steps:,} steps"
+    return f"{parts.run_dir}: {parts.module.plan(trainer.world_size)}{cut}, {start}; {rhythm}"
+
+
+@contextmanager
+def _recorded(cfg: DictConfig, parts: Assembled) -> Iterator[None]:
+    """Keeps config.yaml, train.log and run.json in the run folder; the first process does."""
+    trainer = parts.trainer
+    if not trainer.is_global_zero:
+        yield
+        return
+    parts.run_dir.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(parts.run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    device = trainer.strategy.root_device
+    facts = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "num_devices": trainer.world_size,
+        "precision": trainer.precision,
+        "first_step": 0 if parts.resume_from is None else step_of(parts.resume_from),
+    }
+    with open_log(parts.run_dir), recorded_session(parts.run_dir, facts, lambda: trainer.global_step):
+        yield
 
 
 def _first_weights(cfg: DictConfig) -> str:
@@ -183,7 +211,7 @@ def _first_weights(cfg: DictConfig) -> str:
 
 @rank_zero_only
 def _say(line: str) -> None:
-    print(line, flush=True)
+    say(line)
 
 
 def _best(checkpoints: Checkpoints) -> str:
@@ -265,6 +293,8 @@ def _lightning_trainer(
     num_steps: int,
 ) -> pl.Trainer:
     hardware, settings = cfg.hardware, cfg.trainer
+    has_bar = sys.stdout.isatty()
+    bar = [TQDMProgressBar(refresh_rate=settings.log_every_n_steps)] if has_bar else []
     return pl.Trainer(
         default_root_dir=cfg.run_dir,
         accelerator=accelerator,
@@ -281,7 +311,8 @@ def _lightning_trainer(
         log_every_n_steps=settings.log_every_n_steps,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=[TQDMProgressBar(refresh_rate=settings.log_every_n_steps), *callbacks],
+        enable_progress_bar=has_bar,
+        callbacks=[*bar, ProgressLines(is_printed=not has_bar), *callbacks],
         plugins=[AtomicCheckpointIO(), *_slurm()],
         logger=list(instantiate(cfg.logger).values()),
         profiler=instantiate(settings.profiler) or DataWait(),
@@ -312,8 +343,7 @@ def _evaluate(trainer: pl.Trainer, module: Task, datamodule: pl.LightningDataMod
     return trainer.validate(module, datamodule=datamodule, verbose=False)[0]["eval/loss"]
 
 
-@application("train")
-def main(cfg: DictConfig) -> float | ReadyTrial:
+def task(cfg: DictConfig) -> float | ReadyTrial:
     """Returns the last eval loss, the number that a sweep minimizes."""
     _silence_start()
     with one_line_errors():
@@ -364,5 +394,7 @@ def _silence_start() -> None:
     warnings.filterwarnings("ignore", ".*(many workers|LeafSpec|exists and is not empty).*")
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # as a trial of a sweep is started where there is no script
+    from m3.commands.entry import train
+
+    train()

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Literal
 
 import torch
 
+_log = logging.getLogger(__name__)
+
+_NO_MPS = "Apple's GPU (mps) has no float64, which masks and roll-outs are computed in"
+
 
 def default_device() -> Literal["cuda", "cpu"]:
-    """What "auto" means: the GPU if there is one. Not Apple's MPS, which has no float64."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """What "auto" means: the GPU if there is one. Not Apple's, as the log then says once."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        _say_no_mps()
+    return "cpu"
+
+
+@functools.cache
+def _say_no_mps() -> None:
+    _log.warning("%s: the processor is used", _NO_MPS)
 
 
 def has_fast_bf16(kind: str) -> bool:
@@ -22,8 +37,10 @@ def has_fast_bf16(kind: str) -> bool:
 def torch_device(key: str, name: str) -> torch.device:
     """The device of this name, or the default one for "auto".
 
-    Raises ValueError naming the key where there is no such device.
+    Raises ValueError naming the key where there is no such device, and for Apple's GPU.
     """
+    if str(name).partition(":")[0] == "mps":
+        raise ValueError(f"{key}={name}: {_NO_MPS}; choose cpu")
     device = default_device() if name == "auto" else name
     try:
         torch.empty(0, device=device)
@@ -33,7 +50,12 @@ def torch_device(key: str, name: str) -> torch.device:
 
 
 def lightning_accelerator(name: str) -> str:
-    """Lightning's name of an accelerator, "cpu" or "gpu"; the default device's for "auto"."""
+    """Lightning's name of an accelerator, "cpu" or "gpu"; the default device's for "auto".
+
+    Raises ValueError for Apple's GPU.
+    """
+    if name == "mps" or name == "gpu" and not torch.cuda.is_available() and torch.backends.mps.is_available():
+        raise ValueError(f"hardware.accelerator={name}: {_NO_MPS}; choose auto or cpu")
     if name != "auto":
         return name
     return "gpu" if default_device() == "cuda" else "cpu"

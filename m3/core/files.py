@@ -6,13 +6,14 @@ temporary file is removed after any failure except the death of the process.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -134,6 +135,29 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _write_error(error, path) from error
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Raises ValueError naming the configuration key where a folder can neither be made nor written at `path`.
+
+    What it makes for the check goes again.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"{key}={path}: no folder to write to ({error.strerror}); choose another {key}=…") from error
+    finally:
+        remove_empty(missing)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, each after those in it, up to the first one that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -13,9 +13,14 @@ import threading
 import time
 from typing import Any
 
-PREEMPTION = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+WARNING: signal.Signals = getattr(signal, "SIGUSR1", signal.SIGTERM)
+"""Asks a training to save and stop, and may be repeated; Windows has SIGTERM alone."""
+
+PREEMPTION: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 """What a cluster sends before it takes a machine away: SLURM's own signal, the one that scripts ask for with
-`#SBATCH --signal=USR1@120`, and submitit's."""
+`#SBATCH --signal=USR1@120`, and submitit's. Of these Windows has the first alone."""
 
 IN_TRIAL = "M3_TRIAL"
 """Environment variable of a trial's process: the sweep that started it requeues, not the trial itself."""
@@ -86,7 +91,10 @@ def stop_with_submitit() -> None:
 
 def _stop(reason: str) -> None:
     print(reason, file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGUSR1)
+    if sys.platform == "win32":  # where os.kill ends a process without calling its handlers
+        signal.raise_signal(WARNING)
+    else:
+        os.kill(os.getpid(), WARNING)
 
 
 def requeue_submitit(handlers: dict[signal.Signals, Any]) -> None:

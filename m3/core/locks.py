@@ -12,12 +12,12 @@ try:
 except ImportError:  # Windows has other locks: two runs at once are not detected there
     fcntl = None  # type: ignore[assignment]
 
-from m3.core.files import make_folder
+from m3.core.files import make_folder, remove_empty
 
 
 @contextmanager
 def locked(folder: Path, advice: str) -> Iterator[None]:
-    """Lock the folder for this process; it is made where it is missing.
+    """Lock the folder for this process; it is made where it is missing, and goes again if it stays empty.
 
     The system releases the lock when the process ends, however it ends. Some file systems have no locks: nothing is
     locked there.
@@ -25,16 +25,29 @@ def locked(folder: Path, advice: str) -> Iterator[None]:
     advice: what else uses the folder and what to do about it, the end of the error.
     Raises ValueError where another process has locked the folder, WriteError where it cannot be made.
     """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     make_folder(folder)
+    try:
+        if fcntl is None:
+            yield
+        else:
+            with _flock(folder, advice):
+                yield
+    finally:
+        remove_empty(missing)
+
+
+@contextmanager
+def _flock(folder: Path, advice: str) -> Iterator[None]:
+    assert fcntl is not None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"{folder}: {advice}") from error
-            except OSError:  # some network file systems lock no folders
-                pass
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: {advice}") from error
+        except OSError:  # some network file systems lock no folders
+            pass
         _held.add(descriptor)
         yield
     finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -136,6 +137,19 @@ successor."""
 
 CLIP_MODALITIES = ("action", "captions")
 """Modalities that are the same for all frames of a clip."""
+
+
+def check_names(key: str, names: Iterable[str], table: ModalityTable) -> None:
+    """Raises ValueError for a name that is no modality of the table, nor one that other tables of m3 have.
+
+    key: of the configuration section whose keys the names are; "default" is one for all modalities.
+    """
+    known = {"default", *table.modalities, *_VOCABULARY_OF, *_SIZED_VOCABULARY_OF}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
+            meant = f"did you mean {close[0]}?" if close else f"choose from {', '.join(table.modalities)}"
+            raise ValueError(f"{key}.{name}: the model has no such modality; {meant}")
 
 
 def modality_at(name: str, frame: int) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3.checkpoint import LoadedModel
 from m3.core.frames import Frames, TokenFrames, rolled_modalities
-from m3.core.modalities import GAPS, ModalityTable, frame_of
+from m3.core.modalities import GAPS, ModalityTable, check_names, frame_of
 from m3.core.progress import progress_callback
 from m3.core.validation import check
 from m3.generation.completion import completion_scores
@@ -53,6 +53,7 @@ class Generator:
         check("rollout.batch_size", self.batch_size, int, low=1)
         check("rollout.num_samples", self.num_samples, int, low=1)
         check("rollout.damping", self.damping, float, low=0, high=1)
+        check_names("rollout.sample_schemes", self.sample_schemes, self.table)
         for name, changes in self.sample_schemes.items():
             if not isinstance(changes, Mapping | None):
                 raise ValueError(f"rollout.sample_schemes.{name}={changes!r}: need keys of sampling.schemes.{name}")

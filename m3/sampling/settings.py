@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from m3.core.frames import rolled_modalities
-from m3.core.modalities import DISPLACEMENT, GAPS, JOINTS, PICTURE, ModalityTable, frame_of
+from m3.core.modalities import DISPLACEMENT, GAPS, JOINTS, PICTURE, ModalityTable, check_names, frame_of
 from m3.core.validation import check
 from m3.sampling.given import GivenEntry, given_mask, named_modality
 from m3.sampling.guidance import Guidance
@@ -187,8 +187,10 @@ class Sampling:
         has_references: False where prompts have none of the table's `extra_vocabularies` to give, as files have not.
 
         Raises ValueError naming `sampling.generate` for a modality of the frame before the reference, for one that
-        training never had as a target, and for "auto" where no part of the successor was one.
+        training never had as a target, and for "auto" where no part of the successor was one; naming a scheme that is
+        of no modality.
         """
+        check_names("sampling.schemes", self.schemes, table)
         rolled = rolled_modalities(table)
         generated, given = self.generate, self.given
         if generated != AUTO:

@@ -11,13 +11,17 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from m3.core.jobs import PREEMPTION, requeue_submitit
+from m3.core.jobs import PREEMPTION, WARNING, requeue_submitit
 
 
 def end(process: subprocess.Popen) -> None:
     """Kills a session leader that is still running, and the processes that it started."""
-    if process.poll() is None:
+    if process.poll() is not None:
+        return
+    if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
+    else:  # Windows: what the process has started ends by itself
+        process.kill()
 
 
 class SweepStop:
@@ -48,7 +52,7 @@ class SweepStop:
         """Registers a process; may be called from any thread."""
         self._processes.append(process)
         if self.number is not None:  # the signal came while the process was started
-            process.send_signal(signal.SIGUSR1)
+            process.send_signal(WARNING)
 
     def remove(self, process: subprocess.Popen) -> None:
         self._processes.remove(process)
@@ -73,4 +77,4 @@ class SweepStop:
             if is_urgent:
                 end(process)
             else:
-                process.send_signal(signal.SIGUSR1)  # a repeated SIGUSR1 does not end a training
+                process.send_signal(WARNING)  # a repeated SIGUSR1 does not end a training

@@ -127,7 +127,7 @@ def run_trial(
     if can_resume and past is not None and past.job == trial.job is not None and RESUME not in given:
         given.append(RESUME)
     rank = process_rank()
-    command = (sys.executable, str(script), *given, f"{folder_key}={_quoted(folder)}")
+    command = (sys.executable, str(script), *_own_configs(job), *given, f"{folder_key}={_quoted(folder)}")
     environment = {**os.environ, IN_TRIAL: "1", "PYTHONUNBUFFERED": "1"}
     output = folder / ("output.txt" if rank == 0 else f"output.rank{rank}.txt")
     ready = ReadyTrial(trial, folder, command, environment, output, direction, rank, can_resume)
@@ -149,6 +149,13 @@ def trial_of(job: HydraConf) -> Trial:
     ignored = ("sweep=", "+sweep=", "resume=")
     overrides = (override for override in job.overrides.task if not override.startswith(ignored))
     return Trial(int(job.job.num), tuple(overrides), job=job_id())
+
+
+def _own_configs(job: HydraConf) -> list[str]:
+    """The flags that name the user's folder of options and the user's main file, if there are any."""
+    sources = [f"--config-dir={each.path}" for each in job.runtime.config_sources if each.provider == "command-line"]
+    name = job.job.config_name
+    return sources if name in (None, job.job.name) else [*sources, f"--config-name={name}"]
 
 
 def _settings(trial: Trial) -> list[str]:

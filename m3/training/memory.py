@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import re
-import resource
 import sys
 from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 _LARGE_BLOCK = 4 * 2**20
@@ -31,10 +35,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident set size of this process so far, without its children."""
+    """Peak resident set size of this process so far, without its children; 0 on Windows, which does not tell."""
     status = Path("/proc/self/status")
     # Not getrusage where there is /proc: it also counts the parent's peak before the fork.
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) * 1024
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -91,9 +91,9 @@ def test_a_signal_stops_between_steps_and_the_run_continues_to_the_bit(
         run_with(config(data, tmp_path), Nuisance(step, number, in_evaluation))
     assert stopped.value.code == 128 + number
     said = capfd.readouterr().err
-    assert number.name in said and "resume=auto continues" in said and f"step={step:08d}.ckpt" in said
+    assert number.name in said and "resume=auto continues" in said and f"step_{step:08d}.ckpt" in said
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-    assert newest_checkpoint(tmp_path).name == f"step={step:08d}.ckpt"
+    assert newest_checkpoint(tmp_path).name == f"step_{step:08d}.ckpt"
     made = train.run(config(data, tmp_path, "resume=auto"))
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
     for column in ("train/loss", "train/lr", "eval/loss"):
@@ -238,13 +238,13 @@ def test_the_best_checkpoint_is_that_of_the_lowest_eval_loss(data, tmp_path) -> 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
 def test_a_damaged_newest_checkpoint_is_passed_over_and_named(data, tmp_path, whole_run, caplog, damage) -> None:
     train.run(config(data, tmp_path, "trainer.max_steps=12"))
-    newest = tmp_path / "checkpoints" / "step=00000012.ckpt"
+    newest = tmp_path / "checkpoints" / "step_00000012.ckpt"
     content = bytearray(newest.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
     newest.write_bytes({"torn": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
-    assert newest_checkpoint(tmp_path).name == "step=00000010.ckpt"
-    assert "step=00000012.ckpt: " in caplog.text and "it is passed over" in caplog.text
+    assert newest_checkpoint(tmp_path).name == "step_00000010.ckpt"
+    assert "step_00000012.ckpt: " in caplog.text and "it is passed over" in caplog.text
     train.run(config(data, tmp_path, "resume=auto"))
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
 
@@ -259,11 +259,11 @@ def test_a_full_disk_keeps_the_previous_checkpoint(data, tmp_path, whole_run) ->
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(CheckpointWriteError, match=r"step=00000010\.ckpt.*MiB are free.*step=00000005\.ckpt"):
+        with pytest.raises(CheckpointWriteError, match=r"step_00000010\.ckpt.*MiB are free.*step_00000005\.ckpt"):
             run_with(config(data, tmp_path, "trainer.eval_every_tokens=1"), FullDisk())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step=00000005.ckpt"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
     train.run(config(data, tmp_path, "resume=auto"))
     assert_same_training_state(state_of(tmp_path), state_of(whole_run[0]))
 

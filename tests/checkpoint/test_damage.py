@@ -19,7 +19,7 @@ from m3.checkpoint.files import FINGERPRINT
 from m3.commands import train
 from m3.core.weights import content_fingerprint
 
-NEWEST, EARLIER = "step=00000010.ckpt", "step=00000005.ckpt"
+NEWEST, EARLIER = "step_00000010.ckpt", "step_00000005.ckpt"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_and_keeps_what_it_saves(data: 
     (run_dir / "checkpoints" / BEST).unlink()
     train.run(config(data, run_dir, "resume=auto", "trainer.max_steps=7", "trainer.keep_checkpoints=1"))
     names = {path.name for path in (run_dir / "checkpoints").iterdir()} - {BEST}
-    assert names == {"step=00000007.ckpt", f"{NEWEST}.damaged", f"{EARLIER}.damaged"}
+    assert names == {"step_00000007.ckpt", f"{NEWEST}.damaged", f"{EARLIER}.damaged"}
     train.run(config(data, run_dir, "resume=auto", "trainer.max_steps=10"))
     train.run(config(data, tmp_path / "whole", "trainer.max_steps=10"))
     assert_same_training_state(state_of(run_dir), state_of(tmp_path / "whole"))

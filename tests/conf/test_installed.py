@@ -15,17 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COMPOSE = """
 import contextlib, io, sys
-from importlib import import_module
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+
+from m3.commands import entry
 
 import m3, hydra_plugins.m3_launchers
 
 conf = Path(m3.__file__).parent / "conf"
 files = [path.relative_to(conf).with_suffix("") for path in sorted(conf.rglob("*.yaml"))]
 for command in ("train", "preprocess", "generate"):
-    main = import_module(f"m3.commands.{command}").main
+    main = getattr(entry, command)
     experiments = [file.name for file in files if str(file.parent) == f"{command}/experiment"]
     assert experiments
     for overrides in [[], *([f"experiment={name}"] for name in experiments)]:
@@ -83,7 +84,7 @@ def test_the_wheel_has_all_options_and_weights_and_nothing_else(wheel: Path) -> 
     assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == {"m3", "hydra_plugins"}
     (entry_points,) = wheel.glob("*.dist-info/entry_points.txt")
     for command in ("train", "preprocess", "generate"):
-        assert f"m3-{command} = m3.commands.{command}:main" in entry_points.read_text()
+        assert f"m3-{command} = m3.commands.entry:{command}" in entry_points.read_text()
 
 
 def test_every_command_composes_its_options_and_experiments(wheel: Path, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_every_command_composes_its_options_and_experiments(wheel: Path, tmp_pat
 
 
 def test_a_sweep_starts_its_trials_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
-    code = "from m3.commands.generate import main; main()"
+    code = "from m3.commands.entry import generate; generate()"
     sweep = ["-m", "seed=1", "checkpoint=nowhere", f"hydra.sweep.dir={tmp_path}/sweep"]
     run(wheel, tmp_path, "-c", code, *sweep, returns=1)  # for no trial has succeeded
     assert "nowhere: no checkpoint there" in (tmp_path / "sweep/0/output.txt").read_text()

@@ -213,3 +213,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=f"cannot write {tmp_path}/file/out .*choose another place"):
         files.make_folder(tmp_path / "file" / "out")
+
+
+def test_a_place_for_results_is_checked_by_its_key_and_nothing_is_left(tmp_path: Path) -> None:
+    files.check_writable("out", tmp_path / "a/b")
+    assert not names(tmp_path)
+    (tmp_path / "there").mkdir()
+    files.check_writable("out", tmp_path / "there")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(ValueError, match=rf"^out={path}: no folder to write to \(.*\); choose another out=…$"):
+            files.check_writable("out", path)
+    assert names(tmp_path) == ["file", "there"]

@@ -217,3 +217,20 @@ def test_what_was_never_a_target_is_not_generated_unless_no_one_asks():
         Sampling("auto", "auto", schemes).for_model(reference_alone)
     mixed = replace(never, mixture=[{"weight": 1}, {"weight": 0.1, "target_alphas": [0, 1, 0, 0]}])
     assert Sampling(["tok_rgb"], ["coords"], schemes).for_model(mixed).generate == ["coords"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        ("tok_rbg_next", "did you mean tok_rgb_next?"),
+        ("tok_depth_next", "choose from tok_rgb, coords, tok_rgb_next, coords_next"),
+    ],
+)
+def test_a_scheme_of_no_modality_is_refused(scheme, words):
+    with pytest.raises(ValueError, match=rf"^sampling\.schemes\.{scheme}: the model has no such modality; ") as error:
+        sampling(f"+sampling.schemes.{scheme}={{num_steps: 3}}")
+    assert str(error.value).endswith(words)
+
+
+def test_schemes_of_other_models_modalities_stay_unused():
+    assert "motion" in sampling("+sampling.schemes.motion={num_steps: 3}").schemes

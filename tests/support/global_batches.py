@@ -20,7 +20,7 @@ EVERY_STEP = ["trainer.checkpoint_every_tokens=0.001", "trainer.keep_checkpoints
 
 
 def checkpoint(run_dir: Path, step: int) -> dict:
-    return torch.load(run_dir / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
+    return torch.load(run_dir / "checkpoints" / f"step_{step:08d}.ckpt", weights_only=True)
 
 
 def gradients(run_dir: Path) -> list[torch.Tensor]:

@@ -175,8 +175,9 @@ def test_the_same_signal_once_more_ends_trials_at_once() -> None:
 
 @pytest.mark.parametrize("can_resume", [True, False])
 def test_a_job_that_starts_again_resumes_what_can_be_resumed(tmp_path, monkeypatch, can_resume) -> None:
-    runtime = SimpleNamespace(output_dir=str(tmp_path))
-    job = SimpleNamespace(runtime=runtime, overrides=SimpleNamespace(task=["x=1"]), job=SimpleNamespace(num=0))
+    runtime = SimpleNamespace(output_dir=str(tmp_path), config_sources=[])
+    facts = SimpleNamespace(num=0, name="app", config_name="app")
+    job = SimpleNamespace(runtime=runtime, overrides=SimpleNamespace(task=["x=1"]), job=facts)
     monkeypatch.setattr(sweep_trial.HydraConfig, "get", lambda: job)
     monkeypatch.setattr(sweep_trial, "job_id", lambda: "7")
     Trial(0, ("x=1",), status="interrupted", job="7").write(tmp_path)

@@ -109,7 +109,7 @@ def test_no_checkpoint_follows_a_bad_step(data, tmp_path, step, newest) -> None:
     _, message = failed(data, tmp_path, Spoil(step, break_a_gradient))
     assert message.startswith(f"step {step}: ")
     found = newest_checkpoint(tmp_path)
-    assert found is None if newest is None else found.name == f"step={newest:08d}.ckpt"
+    assert found is None if newest is None else found.name == f"step_{newest:08d}.ckpt"
     assert not list(tmp_path.glob("**/*.tmp"))
 
 

@@ -40,7 +40,7 @@ def test_a_run_evaluates_logs_and_saves(whole_run) -> None:
     assert made.trainer.global_step == 20
     assert made.first_eval_loss == pytest.approx((math.log(64_000) + math.log(8_192)) / 2, abs=1e-3)
     assert made.last_eval_loss < made.first_eval_loss - 0.1
-    assert newest_checkpoint(run_dir).name == "step=00000020.ckpt"
+    assert newest_checkpoint(run_dir).name == "step_00000020.ckpt"
     loaded = load_model(run_dir)
     assert loaded.step == 20 and loaded.data["canvas_size"] == 32 and not loaded.model.training
     assert torch.equal(loaded.model.dec_context_proj.weight, made.module.model.dec_context_proj.weight)
@@ -264,8 +264,8 @@ def test_only_the_newest_checkpoints_are_kept(whole_run, data, tmp_path) -> None
     train.run(config(data, tmp_path, "trainer.max_steps=12", "trainer.keep_checkpoints=2"))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "best.ckpt",
-        "step=00000010.ckpt",
-        "step=00000012.ckpt",
+        "step_00000010.ckpt",
+        "step_00000012.ckpt",
     ]
 
 
