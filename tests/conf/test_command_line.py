@@ -49,7 +49,7 @@ def said(command: str, *arguments: str) -> str:
         ("train", ["name"], "name"),
         ("preprocess", ["sourc=demo"], "did you mean source?"),
         ("preprocess", ["source=video_file"], "did you mean source=video_files?"),
-        ("preprocess", ["source=demo", "source.clips=3"], "source.clips=3: no such key"),
+        ("preprocess", ["source=demo", "source.num_clip=3"], "did you mean source.num_clips?"),
         ("generate", ["rollout.frame=3"], "did you mean rollout.frames?"),
         ("generate", ["sampling.schemes.tok_new.num_steps=3"], "+sampling.schemes.tok_new.num_steps=… adds it"),
     ],
