@@ -2,11 +2,12 @@
 # make test      install, then the tests (no network)
 # make test-all  the slow tests too
 # make docs      the documentation, in site/
+# make notebooks  runs the notebooks, some minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint docs clean-demo
+.PHONY: install demo test test-all lint docs notebooks clean-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -46,3 +47,6 @@ lint: .venv/installed
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/installed
+	$(BIN)/python -m pytest -m slow tests/docs/test_notebooks.py
