@@ -2,7 +2,7 @@
 # make test      install, then the tests (no network)
 # make test-all  the slow tests too
 # make docs      the documentation, in site/
-# make notebooks  runs the notebooks, some minutes
+# make notebooks runs the notebooks, some minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
