@@ -45,7 +45,7 @@ class DatasetStatistics:
             clips with a known rate): quantiles; None where no pair has one.
         pairs_per_clip_histogram, ssim_histogram: counts of bins, "20–49" or "0.80–0.85".
         visible_joints: share of the joints that are visible, over all frames that occur in pairs; None without joints.
-        clips_with_joints: how many clips have any.
+        clips, clips_with_joints: how many clips there are, and how many have any joints.
         invisible_frames: how many of these frames show no joint at all.
         """
         num_joints = NUM_JOINTS * self._num_frames
@@ -58,6 +58,7 @@ class DatasetStatistics:
             "pair_duration_s": _quantiles(self._duration_s),
             "visible_joints": round(self._num_visible / num_joints, 4) if num_joints else None,
             "invisible_frames": self._num_invisible,
+            "clips": len(self._num_pairs),
             "clips_with_joints": self._num_with_joints,
         }
 

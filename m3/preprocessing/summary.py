@@ -80,7 +80,7 @@ def _facts(manifest: Manifest) -> list[str]:
         if statistics.get(key):
             lines.append(f"{what}: {_quantile_text(statistics[key])}")
     if statistics.get("clips_with_joints"):
-        lines.append(f"clips with joints: {statistics['clips_with_joints']:,} of {sum(manifest.num_clips.values()):,}")
+        lines.append(f"clips with joints: {statistics['clips_with_joints']:,} of {statistics['clips']:,}")
     if statistics.get("visible_joints") is not None:
         unseen = statistics["invisible_frames"]
         extra = f"; {unseen:,} frames show none" if unseen else ""

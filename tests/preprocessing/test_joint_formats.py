@@ -322,6 +322,8 @@ def test_joint_files_of_nobody_and_videos_without_are_said(tmp_path: Path, capsy
     assert "1 of 2 videos have joints beside them; without: walk" in said
     assert "joint files that belong to no video: jump/jump*.json (12 files), run.json" in said
     assert "clips with joints: 1 of 1" in said
+    preprocess.run(config(tmp_path, "split=pair", "split.ratios=[0.5,0.25,0.25]", "overwrite=true"))
+    assert "clips with joints: 1 of 1" in " ".join(capsys.readouterr().out.split())  # in each of the splits
 
 
 @pytest.mark.parametrize(("content", "words"), [
