@@ -1,6 +1,6 @@
 """Damaged and hostile files of every kind that m3 reads: how each ends.
 
-    python bench/fuzz.py                       # 22,000 inputs, a few minutes on one core
+    python bench/fuzz.py                       # 24,500 inputs, a few minutes on one core
     python bench/fuzz.py --scale 0.01          # a hundredth of them
     python bench/fuzz.py --kinds manifest shard --seed 7
 

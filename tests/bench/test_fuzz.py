@@ -1,4 +1,4 @@
-"""Files of all kinds, damaged and hostile: a few of each here, 23,000 in the slow test."""
+"""Files of all kinds, damaged and hostile: a few of each here, 24,500 in the slow test."""
 
 from __future__ import annotations
 
