@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -110,10 +109,9 @@ def test_the_model_that_is_not_there_is_named(tmp_path):
 @pytest.mark.slow
 def test_through_the_client(page, tmp_path):
     client = gradio_client.Client(page.url, verbose=False)
-    started = time.monotonic()
     client.predict(api_name="/example")
     answer = client.predict(6, 1, 0, "", "", 1.0, 0, api_name="/roll_out")
-    assert time.monotonic() - started < 20 and any("m3-generate" in str(each) for each in answer)
+    assert any("m3-generate" in str(each) for each in answer)
     # three requests at a time: each is answered
     video = write_video(tmp_path / "walk.mp4", num_frames=12, size=(96, 96))
     waiting = [client.submit(gradio_client.handle_file(str(video)), None, api_name="/look") for _ in range(3)]
