@@ -18,6 +18,7 @@ from m3.core.terminal import printable
 from m3.metrics import METRICS
 from m3.preprocessing.contact_sheet import contact_sheet, sheet_pairs
 from m3.shards.manifest import MANIFEST_NAME, Manifest
+from m3.tokens.base import NoTokenizer
 from m3.tokens.mini import FIRST_FINGERPRINT, MiniTokenizer
 
 _MAX_DEPTH, _MAX_FOLDERS, _MAX_FOUND = 6, 5000, 200
@@ -107,7 +108,7 @@ def _facts(manifest: Manifest, lacks_tokenizer: bool) -> str:
                 f"{word} {value:.3g}" for word, value in quantiles.items() if isinstance(value, int | float)
             )
             rows.append((name, shown))
-    if lacks_tokenizer:
+    if lacks_tokenizer and manifest.tokenizer["name"] != NoTokenizer.name:
         rows.append(("pictures", "not shown: only those of tokenizer=mini are decoded here"))
     return _table(None, [], rows)
 

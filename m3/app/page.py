@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from collections.abc import Sequence
@@ -85,7 +86,8 @@ def build(worker: Worker, own: OwnFolder, facts: dict[str, Any]) -> gr.Blocks:
 
 
 def _shown(error: JobError) -> gr.Error:
-    return gr.Error(str(error), duration=15, title="That did not work", print_exception=False)
+    """What the page shows, as HTML: a message may hold names from files."""
+    return gr.Error(html.escape(str(error)), duration=15, title="That did not work", print_exception=False)
 
 
 class _Page:
@@ -103,7 +105,7 @@ class _Page:
         facts = self.facts
         with gr.Blocks(title="m3", analytics_enabled=False, delete_cache=(600, 7200)) as page:
             gr.Markdown(
-                f"# m3\n{facts['checkpoint']} · {facts['canvas_size']} px · {facts['step']:,} steps · "
+                f"# m3\n{_plain(facts['checkpoint'])} · {facts['canvas_size']} px · {facts['step']:,} steps · "
                 f"{facts['weights']}",
                 elem_id="m3-title",
             )

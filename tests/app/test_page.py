@@ -20,7 +20,7 @@ from support.random_world import write_data, write_run
 from support.tiny_videos import write_video
 
 from m3.app.__main__ import Page, serve
-from m3.app.page import harmless_name
+from m3.app.page import _plain, _shown, harmless_name
 from m3.app.worker import JobError, Worker
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -66,6 +66,11 @@ def page(root):
 )
 def test_names_of_uploads_are_harmless(path, name):
     assert harmless_name(path, "clip") == name
+
+
+def test_names_in_messages_are_no_markup():
+    assert "<img" not in str(_shown(JobError("<img src=x onerror=alert(1)>.mp4: damaged")))
+    assert _plain("<b>[x](y)*") == r"\<b\>\[x\]\(y\)\*"
 
 
 @pytest.mark.slow
