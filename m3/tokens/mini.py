@@ -81,7 +81,7 @@ class Upsample(nn.Sequential):
 
 
 class PatchEncoder(nn.Module):
-    """(B, 3, H, W) → (B, 6, h, w), each token from its own 16 × 16 pixels and, coarsely, from 8 pixels around them.
+    """(B, 3, H, W) → (B, 6, h, w), each token from its own 16 × 16 pixels and 8 pixels around them.
 
     So the tokens of what does not move stay what they are. What is around lets neighbors describe together what crosses
     their border.
@@ -89,28 +89,27 @@ class PatchEncoder(nn.Module):
     Args: see `MiniAutoEncoder`.
     """
 
-    NUM_AROUND = 48
-    """Features of the 32 × 32 pixels around, at half their resolution."""
+    NUM_AROUND = 16
+    """Features of each 4 × 4 pixels that are seen from around a patch."""
 
     def __init__(self, widths: tuple[int, int, int], depths: tuple[int, int, int]) -> None:
         super().__init__()
         fine, middle, coarse = widths
+        self.cells = nn.Sequential(nn.Conv2d(3, fine, 4, stride=4), *(PatchBlock(fine) for _ in range(depths[0])))
         self.patch = nn.Sequential(
-            nn.Conv2d(3, fine, 4, stride=4),  # (B, 96, H/4, W/4)
-            *(PatchBlock(fine) for _ in range(depths[0])),
             nn.Conv2d(fine, middle, 2, stride=2),  # (B, 192, H/8, W/8)
             *(PatchBlock(middle) for _ in range(depths[1])),
             nn.Conv2d(middle, coarse, 2, stride=2),  # (B, 256, h, w)
         )
         self.around = nn.Sequential(
-            nn.AvgPool2d(2),
-            nn.Conv2d(3, self.NUM_AROUND, 16, stride=8, padding=4),
-            nn.Conv2d(self.NUM_AROUND, coarse, 1),
+            nn.Conv2d(fine, self.NUM_AROUND, 1),
+            nn.Conv2d(self.NUM_AROUND, coarse, 8, stride=4, padding=2),  # of the 32 × 32 pixels around
         )
         self.mix = nn.Sequential(*(PatchBlock(coarse) for _ in range(depths[2])), nn.Conv2d(coarse, len(FSQ_LEVELS), 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.mix(self.patch(pixels) + self.around(pixels))
+        cells = self.cells(pixels)  # (B, 96, H/4, W/4)
+        return self.mix(self.patch(cells) + self.around(cells))
 
 
 class MiniAutoEncoder(nn.Module):
@@ -131,7 +130,7 @@ class MiniAutoEncoder(nn.Module):
         widths: tuple[int, int, int] = (64, 128, 256),
         decoder_depths: tuple[int, int, int] = (3, 3, 5),
         encoder_widths: tuple[int, int, int] = (96, 192, 256),
-        encoder_depths: tuple[int, int, int] = (1, 1, 3),
+        encoder_depths: tuple[int, int, int] = (1, 1, 2),
     ) -> None:
         super().__init__()
         self.encoder = self._encoder(encoder_widths, encoder_depths)

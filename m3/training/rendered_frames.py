@@ -32,6 +32,7 @@ from m3.core.files import atomic_file
 from m3.core.joints import Joints
 from m3.core.progress import track
 from m3.core.rng import numpy_generator
+from m3.core.validation import check
 
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
 """Pictures that scikit-image brings along, all free of rights."""
@@ -187,7 +188,7 @@ class TrainFrames(Dataset):
 
 def _filmed(frames: Tensor, rng: np.random.Generator) -> Tensor:
     """(B, 3, H, W) uint8 with noise of a camera and, half of them, of a codec."""
-    noise = rng.normal(0, rng.uniform(0, 3), size=tuple(frames.shape))
+    noise = rng.standard_normal(tuple(frames.shape), np.float32) * np.float32(rng.uniform(0, 3))
     noisy = (frames + torch.from_numpy(noise)).round().clamp(0, 255).byte()
     pictures = noisy.permute(0, 2, 3, 1).numpy()
     coded = [_coded(picture, int(rng.integers(70, 96))) if rng.uniform() < 0.5 else picture for picture in pictures]
@@ -234,6 +235,7 @@ class RenderedFrames(pl.LightningDataModule):
         pixels_per_batch: approximate height · width · frames of a batch.
         steps: number of training batches.
         seed: of frames, appearances and order.
+        num_workers: processes that prepare batches; 0 for none, 12 feed a large GPU.
 
     Raises FileNotFoundError where `labels` has no label files, ValueError for impossible sizes and without any clips.
     """
@@ -250,8 +252,10 @@ class RenderedFrames(pl.LightningDataModule):
         pixels_per_batch: int,
         steps: int,
         seed: int,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
+        check("data.num_workers", num_workers, int, low=0)
         wrong = [side for side in canvas_sizes if side % 16 or not 16 <= side <= size]
         if wrong or not canvas_sizes:
             raise ValueError(f"data.canvas_sizes={list(canvas_sizes)}: need multiples of 16, at most data.size={size}")
@@ -259,7 +263,7 @@ class RenderedFrames(pl.LightningDataModule):
         self.looks_per_clip, self.num_demo_clips = looks_per_clip, num_demo_clips
         self.num_photographs = num_photographs
         self.canvas_sizes, self.pixels_per_batch = list(canvas_sizes), pixels_per_batch
-        self.steps, self.seed = steps, seed
+        self.steps, self.seed, self.num_workers = steps, seed, num_workers
         self.clip_ids = [] if labels is None else Poses(labels).clip_ids()
         if not self.clip_ids and not num_demo_clips:
             raise ValueError("data.labels=null and data.num_demo_clips=0: nothing to train on")
@@ -311,7 +315,7 @@ class RenderedFrames(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         batches = TrainFrames(*self.train_pairs, self.canvas_sizes, self.pixels_per_batch, self.steps, self.seed)
-        return ResumableLoader(batches, num_workers=0, pin_memory=False)
+        return ResumableLoader(batches, self.num_workers, pin_memory=self.num_workers > 0 and torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(EvalFrames(*self.eval_pairs, (self.size // 2, self.size)), batch_size=None)
