@@ -55,10 +55,12 @@ def in_words(scores: Sequence[Score]) -> list[str]:
 
 def _steps_in_words(score: Score) -> str:
     gains = {
-        k + 1: round(model - copy, 6) * (1 if score.spec.is_better == "higher" else -1)
+        k + 1: (model - copy) * (1 if score.spec.is_better == "higher" else -1)
         for k, (model, copy) in enumerate(zip(score.model, score.nothing_moves))
         if model is not None and copy is not None
     }
+    none = score.spec.text(0.0)  # a gain that is shown like this is none
+    gains = {k: 0.0 if score.spec.text(abs(gain)) == none else gain for k, gain in gains.items()}
     told = []
     for word, chosen in (("better", [k for k in gains if gains[k] > 0]), ("worse", [k for k in gains if gains[k] < 0])):
         if chosen:

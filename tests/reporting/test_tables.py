@@ -106,4 +106,8 @@ def test_better_and_worse_than_a_copy_in_words():
         "pictures: better than a copy of the reference at every step, by up to 2.0 dB"
     ]
     assert told([21.0], [21.0]) == ["pictures: as good as a copy of the reference"]
+    assert told([21.02, 22.0], [21.0, 21.5]) == [  # 0.02 dB would be "0.0 dB"
+        "pictures: better than a copy of the reference at +2, by up to 0.5 dB"
+    ]
+    assert told([21.02, 21.98], [21.0, 22.0]) == ["pictures: as good as a copy of the reference"]
     assert in_words([replace(score, series={"model": score.series["model"]})]) == []
