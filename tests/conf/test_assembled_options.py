@@ -18,6 +18,7 @@ from support.tiny_videos import write_video
 from support.tiny_world import write_world
 
 from m3.annotation.divided_source import DividedSource
+from m3.checkpoint import load_model
 from m3.commands import generate, preprocess
 from m3.generation.inpainting import Inpainting
 from m3.preprocessing.build import BuildResult
@@ -114,9 +115,9 @@ def generation(world: Path, *changes: str) -> Any:
     """All that a roll-out is assembled to before the model begins."""
 
     def make() -> Any:
-        cfg = generate._checked(config(world, *changes))
-        generator = generate._generator(cfg)
-        prompts = generate._prompts(cfg, generator, cfg.rollout.frames)
+        cfg = generate.checked(config(world, *changes))
+        generator = generate.generator_of(cfg, load_model(cfg.checkpoint, cfg.device))
+        prompts = generate.prompts_of(cfg, generator, cfg.rollout.frames)
         sampling, num_frames = generator.sampling, prompts.num_frames
         schemes = [sampling.scheme(name) for name in sampling.schemes]
         of_samples = [sampling.scheme(name, changes) for name, changes in generator.sample_schemes.items()]
