@@ -117,7 +117,7 @@ def generation(world: Path, *changes: str) -> Any:
     def make() -> Any:
         cfg = generate.checked(config(world, *changes))
         generator = generate.generator_of(cfg, load_model(cfg.checkpoint, cfg.device))
-        prompts = generate.prompts_of(cfg, generator, cfg.rollout.frames)
+        prompts = generate.prompts_of(cfg, generator)
         sampling, num_frames = generator.sampling, prompts.num_frames
         schemes = [sampling.scheme(name) for name in sampling.schemes]
         of_samples = [sampling.scheme(name, changes) for name, changes in generator.sample_schemes.items()]
