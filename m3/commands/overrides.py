@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")
+_BARE = re.compile(r"(?!\.\d)[A-Za-z_./][A-Za-z0-9_./+-]*")
 """Texts that Hydra reads as they are, without quotes."""
 
 _WORDS = ("null", "true", "false", "inf", "nan")

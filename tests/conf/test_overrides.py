@@ -34,6 +34,8 @@ def read_back(value: object) -> object:
 @example("True")
 @example("12")
 @example("1e5")
+@example(".0")
+@example(".5e3")
 @example("")
 @example("a\\")
 @example('a\\"')
