@@ -1,4 +1,4 @@
-# make demo      install what it uses, then videos → shards → training → roll-outs (8 to 9 minutes on 2 cores without the install)
+# make demo      install what it uses, then videos → shards → training → roll-outs (6 to 7 minutes on 2 cores without the install)
 # make test      install, then the tests (no network)
 # make test-all  the slow tests too
 # make docs      the documentation, in site/
