@@ -76,8 +76,8 @@ def sidecar_paths(clip: Path) -> list[Path]:
 
 def is_own(path: Path) -> bool:
     """Whether a joint file is in one of m3's own formats, by what it holds: a `.csv` with head_x and left_shoulder_x in
-    its header, a `.npz` with x and y, any `.mat`. An unreadable `.csv` or `.npz` is not. A pipe or a device is: the reader
-    of m3's own formats refuses it."""
+    its header, a `.npz` with x and y, any `.mat`. An unreadable `.csv` or `.npz` is not. A pipe or a device is: the
+    reader of m3's own formats refuses it."""
     suffix = path.suffix.lower()
     if suffix == ".mat" or not path.is_file():
         return True
