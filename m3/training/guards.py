@@ -50,8 +50,9 @@ class _Watched:
 class Guard:
     """Watches the losses and gradients of a training; its findings are equal on all ranks.
 
-    The flags of a step are copied to the host asynchronously and read in the next step, after the masks, where the host
-    waits for the device anyway. Until then weights are safe: the result of `watch` skips the update on the device.
+    The flags of a step are copied to the host asynchronously and read in the next step, on a GPU after its forward
+    pass, so that the host waits while the device works. Until then weights are safe: the result of `watch` skips the
+    update on the device.
 
     Args:
         modalities: names of the K losses.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m3.core.types import PackedTokens
 from m3.loss import (
+    _fused_loss_and_gradient,
     modality_scores,
     num_targets,
     reduce_losses,
@@ -374,6 +375,22 @@ def test_gelu_computed_again_has_the_gradients_of_gelu_kept() -> None:
     assert (out.dtype, low.grad.dtype, master.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     (F.gelu(x) @ weight.T).sum().backward()
     torch.testing.assert_close(master.grad.double(), weight.grad, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_what_a_compiler_gets_is_the_loss_and_its_gradient(dtype: torch.dtype, label_smoothing: float) -> None:
+    """Against torch's cross-entropy and autograd, in float64, from the same logits."""
+    torch.manual_seed(0)
+    logits, ids = (3 * torch.randn(7, 64)).to(dtype), torch.randint(0, 64, (7,))
+    nll, gradient = _fused_loss_and_gradient(logits, ids, label_smoothing, 8.0)
+    exact = logits.double().requires_grad_()
+    truth = F.cross_entropy(exact, ids, reduction="none", label_smoothing=label_smoothing)
+    truth.sum().backward()
+    assert exact.grad is not None and gradient.dtype == dtype
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-2
+    torch.testing.assert_close(nll.double(), truth.detach(), rtol=tolerance, atol=tolerance * 1e-2)
+    torch.testing.assert_close(gradient.double(), 8 * exact.grad, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.slow
